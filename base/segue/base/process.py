@@ -1,0 +1,42 @@
+"""Living and dying as one process of several."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies, and exit at once if that has happened already.
+
+    Linux only (``prctl(2)``); elsewhere it does nothing. Call it first thing: a parent that dies earlier is noticed
+    by this process having been handed to another one.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    parent_pid = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid or parent_pid == 1:
+        os._exit(1)
+
+
+def on_stop_signals(loop: asyncio.AbstractEventLoop, drain: Callable[[], None]) -> None:
+    """First SIGTERM or SIGINT calls ``drain``; the second ends the process at once, with status 128 + signal."""
+    seen = 0
+
+    def handle(signum: int) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            drain()
+        else:
+            os._exit(128 + signum)
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, handle, signum)

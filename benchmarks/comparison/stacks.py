@@ -1,0 +1,131 @@
+"""The two stacks: the processes of each, and how to start them on the same cores."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from comparison.servers import Server, free_ports, stop_all
+
+_STOP_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What both stacks are started with."""
+
+    model: Path
+    log_dir: Path  # one log file for each process
+    ready_limit_s: float  # for a whole stack, from its start
+    cache_gib: int  # KV cache of one engine
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A serving stack. ``start`` appends each process to the list it is given and returns the base URL."""
+
+    name: str
+    start: Callable[[Setup, list[Server]], str]
+
+    @contextmanager
+    def up(self, setup: Setup) -> Iterator[str]:
+        """The stack's base URL while it is up and ready; every process of it has ended afterwards.
+
+        Raises ``ServerFailedError`` when a process does not come up, or is found dead at the end.
+        """
+        servers: list[Server] = []
+        try:
+            yield self.start(setup, servers)
+            for server in servers:
+                server.check_alive()
+        finally:
+            stop_all(servers, _STOP_PATIENCE_S)
+
+
+def stock_stack(router_command: Path, engine_args: Sequence[str] = ()) -> Stack:
+    """Two vLLM API servers joined by the NixlConnector, behind vllm-router in its prefill-decode mode."""
+
+    def start(setup: Setup, servers: list[Server]) -> str:
+        deadline_s = time.monotonic() + setup.ready_limit_s
+        router_port, metrics_port, *ports = free_ports(6)
+        cores = sorted(os.sched_getaffinity(0))
+        urls = []
+        for index, role in enumerate(("kv_producer", "kv_consumer")):
+            port, side_channel_port = ports[2 * index : 2 * index + 2]
+            command = _vllm_server_command(setup.model, port, role, engine_args)
+            # Both engines would take the same core if left to choose.
+            env = _engine_env(setup, core=cores[index % len(cores)], side_channel_port=side_channel_port)
+            servers.append(Server(f"vLLM server ({role})", command, env, setup.log_dir / f"stock-{role}.log"))
+            urls.append(f"http://127.0.0.1:{port}")
+        for server, url in zip(servers, urls, strict=True):
+            server.wait_ready(f"{url}/health", deadline_s)
+        prefill_url, decode_url = urls
+        command = [
+            str(router_command),
+            "--vllm-pd-disaggregation",
+            *("--prefill", prefill_url, "--decode", decode_url),
+            *("--host", "127.0.0.1", "--port", str(router_port)),
+            *("--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port)),
+            *("--log-level", "warning"),
+        ]
+        router = Server("vllm-router", command, {}, setup.log_dir / "stock-router.log")
+        servers.append(router)
+        base_url = f"http://127.0.0.1:{router_port}"
+        router.wait_ready(f"{base_url}/health", deadline_s)
+        return base_url
+
+    return Stack("stock", start)
+
+
+def segue_stack(segue_command: Sequence[str], args: Sequence[str] = ()) -> Stack:
+    """``segue up`` with one prefill and one decode worker and no other setting than ``args``."""
+
+    def start(setup: Setup, servers: list[Server]) -> str:
+        deadline_s = time.monotonic() + setup.ready_limit_s
+        [port] = free_ports(1)
+        command = [
+            *segue_command,
+            *("up", "--prefill", "1", "--decode", "1", "--model", str(setup.model), "--port", str(port)),
+            *args,
+        ]
+        env = {**_COMMON_ENV, "VLLM_CPU_KVCACHE_SPACE": str(setup.cache_gib)}
+        server = Server("segue up", command, env, setup.log_dir / "segue-up.log")
+        servers.append(server)
+        base_url = f"http://127.0.0.1:{port}"
+        server.wait_ready(f"{base_url}/readyz", deadline_s)
+        return base_url
+
+    return Stack("segue", start)
+
+
+# No look-ups of models and no reports of use over the network while measuring.
+_COMMON_ENV = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+
+def _engine_env(setup: Setup, core: int, side_channel_port: int) -> dict[str, str]:
+    return {
+        **_COMMON_ENV,
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": str(core),
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        "VLLM_CPU_KVCACHE_SPACE": str(setup.cache_gib),
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1",
+        "VLLM_NIXL_SIDE_CHANNEL_PORT": str(side_channel_port),
+    }
+
+
+def _vllm_server_command(model: Path, port: int, role: str, engine_args: Sequence[str]) -> list[str]:
+    kv_transfer = {"kv_connector": "NixlConnector", "kv_role": role, "kv_buffer_device": "cpu"}
+    return [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(model), "--host", "127.0.0.1", "--port", str(port)),
+        *("--kv-transfer-config", json.dumps(kv_transfer)),
+        *engine_args,
+    ]

@@ -1,0 +1,24 @@
+"""The command's entry: every subcommand by name."""
+
+from __future__ import annotations
+
+import typer
+
+from segue.cli import demo, model, router, up, version, workers
+
+app = typer.Typer(
+    name="segue",
+    help="Serve one large language model from a prefill pool and a decode pool.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("demo")(demo.demo)
+app.command("up")(up.up)
+app.command("router")(router.router)
+app.command("prefill-worker")(workers.prefill_worker)
+app.command("decode-worker")(workers.decode_worker)
+app.command("model")(model.model)
+app.command("version")(version.version)

@@ -1,0 +1,112 @@
+"""Options that several commands take, and their parsing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+
+class Transport(StrEnum):
+    """How the KV cache travels."""
+
+    auto = "auto"
+    nixl = "nixl"
+    grpc = "grpc"
+
+
+class EngineKind(StrEnum):
+    """Which adapter runs vLLM."""
+
+    auto = "auto"
+    inproc = "inproc"
+    async_ = "async"
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    auto = "auto"
+    text = "text"
+    json = "json"
+
+
+class DeviceChoice(StrEnum):
+    """What the workers compute on."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class DeathPolicy(StrEnum):
+    """What follows when one process dies."""
+
+    exit = "exit"
+    restart = "restart"
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Local folder or hub id, loaded by vLLM. Default: the embedded tiny model."),
+]
+ServedName = Annotated[
+    str | None,
+    typer.Option("--served-model-name", help="The name clients ask for. Default: the last part of --model."),
+]
+TransportOption = Annotated[Transport, typer.Option(help="How the KV cache travels from prefill to decode.")]
+KvCacheGib = Annotated[
+    float, typer.Option(min=0.01, help="KV cache of each CPU worker, in GiB. GPUs size their own.")
+]
+DrainTimeout = Annotated[
+    float, typer.Option(min=0, help="Seconds a drain may take before what is left is dropped.")
+]
+DieWithParent = Annotated[bool, typer.Option("--die-with-parent", hidden=True)]
+LogFormatOption = Annotated[LogFormat, typer.Option(help="auto: text on a terminal, JSON elsewhere.")]
+EngineArg = Annotated[
+    list[str],
+    typer.Option(
+        "--engine-arg",
+        metavar="KEY=VALUE",
+        help="Passed to vLLM's EngineArgs, which checks it; the value is JSON or a plain word. Repeatable.",
+    ),
+]
+
+
+def start_process(die_with_parent: bool) -> None:
+    """First thing in a process of a cluster, before anything slow is imported."""
+    if die_with_parent:
+        from segue.base import process
+
+        process.die_with_parent()
+
+
+def parse_engine_args(pairs: Iterable[str], option: str = "--engine-arg") -> dict[str, Any]:
+    """``key=value`` pairs as a dict; dashes in a key count as underscores, a value that isn't JSON is a
+    string.
+
+    Raises typer.BadParameter for a pair without ``=`` or a key given twice.
+    """
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        key = key.strip().lstrip("-").replace("-", "_")
+        if not equals or not key.isidentifier():
+            raise typer.BadParameter(
+                f"{pair!r} is not KEY=VALUE; write for example max_num_seqs=8", param_hint=option
+            )
+        if key in parsed:
+            raise typer.BadParameter(f"{key} is given twice; keep one of them", param_hint=option)
+        try:
+            parsed[key] = json.loads(value)
+        except json.JSONDecodeError:
+            parsed[key] = value
+    return parsed
+
+
+def as_flags(option: str, pairs: Iterable[str]) -> tuple[str, ...]:
+    """The pairs as command-line words, to hand on to a child process."""
+    return tuple(word for pair in pairs for word in (option, pair))

@@ -1,0 +1,63 @@
+"""``segue router``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from segue.cli.failures import settings_errors
+from segue.cli.model import model_and_served_name
+from segue.cli.options import (
+    DieWithParent,
+    DrainTimeout,
+    LogFormat,
+    LogFormatOption,
+    Model,
+    ServedName,
+    start_process,
+)
+
+
+def router(
+    host: Annotated[str, typer.Option(help="Address to listen on for clients.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="OpenAI-compatible HTTP.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="Public gRPC.")] = 9000,
+    worker_host: Annotated[str, typer.Option(help="Address to listen on for workers.")] = "127.0.0.1",
+    worker_port: Annotated[int, typer.Option(help="gRPC that workers dial; keep it from clients.")] = 9100,
+    model: Model = None,
+    served_model_name: ServedName = None,
+    worker_lease: Annotated[
+        float, typer.Option(help="Seconds without a word after which a worker is dropped.")
+    ] = 5.0,
+    max_concurrent_requests: Annotated[int, typer.Option(help="Beyond it, requests get a 429.")] = 1024,
+    default_timeout: Annotated[
+        float, typer.Option(help="Seconds for requests that bring no deadline.")
+    ] = 600.0,
+    drain_timeout: DrainTimeout = 30.0,
+    log_format: LogFormatOption = LogFormat.auto,
+    die_with_parent: DieWithParent = False,
+) -> None:
+    """Run one router: the front door for clients and the place where workers register."""
+    start_process(die_with_parent)
+    with settings_errors():
+        from segue.router.main import run
+        from segue.router.settings import RouterSettings
+
+        path, name = model_and_served_name(model, served_model_name)
+        settings = RouterSettings(
+            model=path,
+            served_model_name=name,
+            host=host,
+            port=port,
+            grpc_port=grpc_port,
+            worker_host=worker_host,
+            worker_port=worker_port,
+            worker_lease_s=worker_lease,
+            max_concurrent_requests=max_concurrent_requests,
+            default_timeout_s=default_timeout,
+            drain_timeout_s=drain_timeout,
+            log_format=log_format.value,
+            die_with_parent=die_with_parent,
+        )
+        raise typer.Exit(run(settings))

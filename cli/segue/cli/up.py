@@ -1,0 +1,108 @@
+"""``segue up``."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segue.cli.failures import settings_errors
+from segue.cli.model import model_and_served_name
+from segue.cli.options import (
+    DeathPolicy,
+    DeviceChoice,
+    DrainTimeout,
+    EngineArg,
+    EngineKind,
+    KvCacheGib,
+    Model,
+    ServedName,
+    Transport,
+    TransportOption,
+    as_flags,
+    parse_engine_args,
+)
+
+Log = Annotated[Path | None, typer.Option("--log-dir", help="Where the log files go. Default: a new one.")]
+Startup = Annotated[
+    float, typer.Option("--startup-timeout", min=1, help="Seconds until every engine must be ready.")
+]
+
+
+def up(
+    prefill: Annotated[int, typer.Option(min=1, help="Prefill workers.")] = 1,
+    decode: Annotated[int, typer.Option(min=1, help="Decode workers.")] = 1,
+    model: Model = None,
+    served_model_name: ServedName = None,
+    transport: TransportOption = Transport.auto,
+    host: Annotated[str, typer.Option(help="Address the router listens on for clients.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="OpenAI-compatible HTTP; 0 chooses a free one.")] = 0,
+    grpc_port: Annotated[int, typer.Option(help="Public gRPC; 0 chooses a free one.")] = 0,
+    device: Annotated[DeviceChoice, typer.Option(help="auto: GPUs if there are any.")] = DeviceChoice.auto,
+    engine: Annotated[EngineKind, typer.Option(help="As for the workers.")] = EngineKind.auto,
+    engine_arg: EngineArg = [],  # noqa: B006 - typer copies it
+    prefill_engine_arg: Annotated[list[str], typer.Option(help="As --engine-arg, prefill only.")] = [],  # noqa: B006
+    decode_engine_arg: Annotated[list[str], typer.Option(help="As --engine-arg, decode only.")] = [],  # noqa: B006
+    kv_cache_gib: KvCacheGib = 1.0,
+    drain_timeout: DrainTimeout = 10.0,
+    on_death: Annotated[
+        DeathPolicy, typer.Option(help="When a process dies: end the cluster, or restart it.")
+    ] = DeathPolicy.exit,
+    log_dir: Log = None,
+    startup_timeout: Startup = 300.0,
+) -> None:
+    """Run a cluster on this machine until Ctrl-C: a router, prefill workers and decode workers."""
+    from rich.console import Console
+
+    from segue.cli.running import Run, new_run_dir, run_cluster
+    from segue.cluster.environment import choose_device
+    from segue.cluster.local import (
+        LocalCluster,
+        PoolSettings,
+        choose_ports,
+        cuda_engine_installed,
+        this_machine,
+    )
+    from segue.cluster.restarts import RestartPolicy
+
+    pools = {"--prefill-engine-arg": prefill_engine_arg, "--decode-engine-arg": decode_engine_arg}
+    for option, own in pools.items():
+        # Said here once rather than in every worker's log.
+        parse_engine_args(engine_arg, "--engine-arg")
+        parse_engine_args([*engine_arg, *own], option)
+    with settings_errors():
+        path, name = model_and_served_name(model, served_model_name)
+        cluster = LocalCluster(
+            model=path,
+            run_dir=new_run_dir(log_dir),
+            ports=choose_ports(host, port, grpc_port),
+            device=choose_device(device.value, this_machine().gpus, cuda_engine_installed()),
+            host=host,
+            prefill=PoolSettings(prefill, as_flags("--engine-arg", prefill_engine_arg)),
+            decode=PoolSettings(decode, as_flags("--engine-arg", decode_engine_arg)),
+            router_args=("--served-model-name", name),
+            worker_args=(
+                *("--transport", transport.value, "--engine", engine.value),
+                *as_flags("--engine-arg", engine_arg),
+            ),
+            kv_cache_gib=kv_cache_gib,
+            drain_timeout_s=drain_timeout,
+        )
+    console = Console()
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    say(f"model {path}, {prefill} prefill and {decode} decode worker(s) on {cluster.device}")
+    say(f"log files in {cluster.run_dir}")
+
+    async def serve() -> None:
+        say(
+            f"ready: {cluster.http_url}/v1 (model {name}), gRPC {host}:{cluster.ports.grpc}. Ctrl-C stops it."
+        )
+        await asyncio.Event().wait()
+
+    run_cluster(Run(cluster, RestartPolicy(on_death.value), startup_timeout), console, serve)
+    say("stopped")

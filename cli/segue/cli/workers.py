@@ -1,0 +1,154 @@
+"""``segue prefill-worker`` and ``segue decode-worker``: the same options, two roles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from segue.cli.failures import settings_errors
+from segue.cli.model import model_and_served_name
+from segue.cli.options import (
+    DieWithParent,
+    DrainTimeout,
+    EngineArg,
+    EngineKind,
+    KvCacheGib,
+    LogFormat,
+    LogFormatOption,
+    Model,
+    Transport,
+    TransportOption,
+    parse_engine_args,
+    start_process,
+)
+
+if TYPE_CHECKING:
+    from segue.worker.settings import WorkerSettings
+
+Routers = Annotated[
+    list[str], typer.Option("--router", metavar="HOST:PORT", help="A router's worker port. Repeatable.")
+]
+Host = Annotated[str, typer.Option(help="Address to listen on, and that peers dial.")]
+Port = Annotated[int, typer.Option(help="gRPC of this worker; 0 chooses a free one.")]
+WorkerId = Annotated[str | None, typer.Option(help="Name in the pool. Default: made of the host's name.")]
+Engine = Annotated[
+    EngineKind,
+    typer.Option(help="inproc: one process, one thread. async: vLLM's AsyncLLM. auto: by platform."),
+]
+
+
+Lease = Annotated[float, typer.Option(min=0.1, help="Seconds that offered KV blocks wait to be claimed.")]
+
+
+def prefill_worker(
+    router: Routers,
+    model: Model = None,
+    host: Host = "127.0.0.1",
+    port: Port = 0,
+    worker_id: WorkerId = None,
+    transport: TransportOption = Transport.auto,
+    engine: Engine = EngineKind.auto,
+    engine_arg: EngineArg = [],  # noqa: B006 - typer copies it
+    kv_cache_gib: KvCacheGib = 1.0,
+    lease: Lease = 30.0,
+    drain_timeout: DrainTimeout = 60.0,
+    log_format: LogFormatOption = LogFormat.auto,
+    die_with_parent: DieWithParent = False,
+) -> None:
+    """Run one prefill worker: it reads prompts, samples the first token and offers the KV cache."""
+    start_process(die_with_parent)
+    with settings_errors():
+        from segue.prefill_worker.main import run
+
+        settings = _settings(
+            router=router,
+            model=model,
+            host=host,
+            port=port,
+            worker_id=worker_id,
+            transport=transport,
+            engine=engine,
+            engine_arg=engine_arg,
+            kv_cache_gib=kv_cache_gib,
+            lease=lease,
+            drain_timeout=drain_timeout,
+            log_format=log_format,
+            die_with_parent=die_with_parent,
+        )
+        raise typer.Exit(run(settings))
+
+
+def decode_worker(
+    router: Routers,
+    model: Model = None,
+    host: Host = "127.0.0.1",
+    port: Port = 0,
+    worker_id: WorkerId = None,
+    transport: TransportOption = Transport.auto,
+    engine: Engine = EngineKind.auto,
+    engine_arg: EngineArg = [],  # noqa: B006 - typer copies it
+    kv_cache_gib: KvCacheGib = 1.0,
+    lease: Lease = 30.0,
+    drain_timeout: DrainTimeout = 60.0,
+    log_format: LogFormatOption = LogFormat.auto,
+    die_with_parent: DieWithParent = False,
+) -> None:
+    """Run one decode worker: it takes over KV caches and generates the remaining tokens."""
+    start_process(die_with_parent)
+    with settings_errors():
+        from segue.decode_worker.main import run
+
+        settings = _settings(
+            router=router,
+            model=model,
+            host=host,
+            port=port,
+            worker_id=worker_id,
+            transport=transport,
+            engine=engine,
+            engine_arg=engine_arg,
+            kv_cache_gib=kv_cache_gib,
+            lease=lease,
+            drain_timeout=drain_timeout,
+            log_format=log_format,
+            die_with_parent=die_with_parent,
+        )
+        raise typer.Exit(run(settings))
+
+
+def _settings(
+    *,
+    router: list[str],
+    model: str | None,
+    host: str,
+    port: int,
+    worker_id: str | None,
+    transport: Transport,
+    engine: EngineKind,
+    engine_arg: list[str],
+    kv_cache_gib: float,
+    lease: float,
+    drain_timeout: float,
+    log_format: LogFormat,
+    die_with_parent: bool,
+) -> WorkerSettings:
+    from segue.worker.settings import WorkerSettings
+
+    path, _ = model_and_served_name(model, None)
+    settings = WorkerSettings(
+        model=path,
+        routers=tuple(router),
+        host=host,
+        port=port,
+        transport=transport.value,
+        engine=engine.value,
+        engine_args=parse_engine_args(engine_arg),
+        kv_cache_gib=kv_cache_gib,
+        lease_s=lease,
+        drain_timeout_s=drain_timeout,
+        log_format=log_format.value,
+        die_with_parent=die_with_parent,
+    )
+    # Without a name given, the settings' own default is it.
+    return settings if worker_id is None else settings.model_copy(update={"worker_id": worker_id})

@@ -1,0 +1,1 @@
+"""Pools of workers: starting, watching and stopping them. Here on local processes."""

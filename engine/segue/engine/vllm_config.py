@@ -1,0 +1,130 @@
+"""How vLLM is configured for one end of a hand-off."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from segue.base.errors import SettingsError
+from segue.engine.model_fingerprint import model_fingerprint
+from segue.engine.settings import EngineSettings
+from segue.kv_transfer.connector_config import ConnectorConfig
+
+# Segue sets these; a pool that could change them would break the hand-off.
+_OURS = {"model", "kv_transfer_config", "logits_processors"}
+
+
+def vllm_environment(settings: EngineSettings, nixl_port: int) -> Mapping[str, str]:
+    """What vLLM reads from the environment only. To be set before vLLM is imported; what is set already wins."""
+    common = {
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_NIXL_SIDE_CHANNEL_HOST": settings.host,
+        "VLLM_NIXL_SIDE_CHANNEL_PORT": str(nixl_port),
+        # On CPU vLLM compiles small sampler functions at their first use, 12 s each, in the middle of serving.
+        "TORCHDYNAMO_DISABLE": "1",
+    }
+    cpu = {
+        "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gib))),
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+    if settings.kind == "inproc":
+        common["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return common if has_cuda() else {**common, **cpu}
+
+
+def apply_environment(environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+
+
+def has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def resolve(settings: EngineSettings) -> EngineSettings:
+    """Replace ``auto`` by what suits the platform: on GPUs AsyncLLM and NIXL, on CPU one process and gRPC.
+
+    NIXL runs on CPU too, but its progress thread spins and takes its share of the engine's core.
+    """
+    cuda = has_cuda()
+    kind = settings.kind if settings.kind != "auto" else ("async" if cuda else "inproc")
+    transport = settings.transport if settings.transport != "auto" else ("nixl" if cuda else "grpc")
+    return settings.model_copy(update={"kind": kind, "transport": transport})
+
+
+def free_port(host: str) -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def connector_config(settings: EngineSettings, kv_port: int) -> ConnectorConfig:
+    return ConnectorConfig(
+        worker_id=settings.worker_id,
+        epoch=settings.epoch,
+        address=f"{settings.host}:{kv_port}" if settings.role == "prefill" else "",
+        lease_s=settings.lease_s,
+        model_fingerprint=model_fingerprint(settings.model, settings.engine_args.get("revision")),
+    )
+
+
+def engine_arguments(settings: EngineSettings, connector: ConnectorConfig) -> dict[str, Any]:
+    """Keyword arguments for vLLM's ``EngineArgs``.
+
+    Raises:
+        SettingsError: an unknown argument (with the nearest known name), or one that is Segue's to set.
+    """
+    from vllm import EngineArgs
+    from vllm.config import KVTransferConfig
+
+    known = {field.name for field in fields(EngineArgs)}
+    for name in settings.engine_args:
+        if name in _OURS:
+            raise SettingsError(f"engine argument {name!r} is set by Segue and can't be given; remove it")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see vLLM's EngineArgs"
+            raise SettingsError(f"vLLM has no engine argument {name!r}; {hint}")
+    nixl = settings.transport == "nixl"
+    if not nixl and int(settings.engine_args.get("tensor_parallel_size", 1)) > 1:
+        raise SettingsError(
+            "the gRPC transport needs tensor_parallel_size 1 (seen: "
+            f"{settings.engine_args['tensor_parallel_size']}); use --transport nixl"
+        )
+    platform: dict[str, Any] = {}
+    if not has_cuda():
+        platform = {"enforce_eager": True, "distributed_executor_backend": "uni"}
+    if not nixl:  # One cache group, whose blocks are the request's.
+        platform["disable_hybrid_kv_cache_manager"] = True
+    extra = connector.as_extra_config()
+    if nixl:
+        extra["kv_lease_duration"] = max(6, round(settings.lease_s))
+    arguments: dict[str, Any] = {
+        **platform,
+        **settings.engine_args,
+        "model": settings.model,
+        "kv_transfer_config": KVTransferConfig(
+            kv_connector="SegueNixlConnector" if nixl else "SegueGrpcConnector",
+            kv_connector_module_path="segue.kv_transfer.vllm_nixl" if nixl else "segue.kv_transfer.vllm_grpc",
+            kv_role="kv_producer" if settings.role == "prefill" else "kv_consumer",
+            kv_buffer_device="cuda" if has_cuda() else "cpu",
+            kv_load_failure_policy="recompute",
+            kv_connector_extra_config=extra,
+        ),
+    }
+    # vLLM allows no custom logits processors beside speculative decoding.
+    if settings.role == "decode" and not settings.engine_args.get("speculative_config"):
+        from segue.engine.forced_tokens import PROCESSOR
+
+        arguments["logits_processors"] = [PROCESSOR]
+    return arguments

@@ -1,0 +1,213 @@
+"""vLLM in this process, on one thread: the default on CPU, where it starts in seconds and needs no second process.
+
+The thread owns the engine; everybody else sends it commands. It steps while there is work and otherwise sleeps until
+a command arrives or a KV transfer ends (:func:`segue.kv_transfer.connector_config.wake_engine`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from segue.base.errors import SettingsError
+from segue.base.logging import get_logger
+from segue.engine.protocol import EngineListener
+from segue.engine.settings import EngineSettings
+from segue.engine.vllm_config import connector_config, engine_arguments, free_port
+from segue.kv_transfer.connector_config import set_engine_waker
+from segue.proto.sampling_pb2 import FinishReason, SamplingParams
+from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, RequestError, RequestOutput, Submit
+
+log = get_logger("engine")
+
+# How often to look after transfers that can't wake us: NIXL has to be polled; with gRPC only leases need it.
+_POLL_S = {"nixl": 0.001, "grpc": 0.05}
+
+
+class InprocEngine:
+    """An :class:`~segue.engine.protocol.Engine` around ``vllm.LLMEngine``."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._submits: dict[str, Submit] = {}
+        self._failed: list[RequestOutput] = []
+        self._load = Load()
+        self._thread: threading.Thread | None = None
+
+    async def start(self, listener: EngineListener) -> EngineFacts:
+        loop = asyncio.get_running_loop()
+        started: asyncio.Future[EngineFacts] = loop.create_future()
+        set_engine_waker(self._wake.set)
+        self._thread = threading.Thread(
+            target=self._run, args=(loop, started, listener), name="vllm-engine", daemon=True
+        )
+        self._thread.start()
+        return await started
+
+    def submit(self, submit: Submit) -> None:
+        self._command(lambda: self._add(submit))
+
+    def abort(self, request_id: str) -> None:
+        self._command(lambda: self._abort(request_id))
+
+    def load(self) -> Load:
+        return self._load
+
+    def counters(self) -> EngineCounters:
+        return self._counters.snapshot()
+
+    async def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def _command(self, command: Callable[[], None]) -> None:
+        self._commands.put(command)
+        self._wake.set()
+
+    # Below: on the engine's thread.
+
+    def _run(
+        self, loop: asyncio.AbstractEventLoop, started: asyncio.Future[EngineFacts], listener: EngineListener
+    ) -> None:
+        try:
+            facts = self._build()
+            self._warm_up()
+        except Exception as error:  # vLLM raises what it likes while it starts; the caller gets it as it is.
+            self._post(loop, _set_unless_done, started, None, error)
+            return
+        self._post(loop, _set_unless_done, started, facts, None)
+        try:
+            told = self._load
+            while not self._stopping:
+                outputs = self._turn()
+                if outputs or self._load != told:
+                    told = self._load
+                    self._post(loop, listener.on_step, outputs, told)
+        except Exception as error:  # A step that raises leaves the engine in an unknown state: it is lost.
+            log.exception("engine_failed")
+            self._post(loop, listener.on_failure, error)
+        finally:
+            self._engine.engine_core.shutdown()
+
+    @staticmethod
+    def _post(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: Any) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(call, *args)
+
+    def _build(self) -> EngineFacts:
+        from vllm import EngineArgs
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        from segue.engine.vllm_counters import Counters, stat_logger_into
+        from segue.engine.vllm_facts import engine_facts
+        from segue.engine.vllm_translate import OutputTranslator
+
+        settings = self._settings
+        connector = connector_config(settings, free_port(settings.host))
+        arguments = engine_arguments(settings, connector)
+        try:
+            config = EngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
+        except (ValueError, TypeError) as error:
+            raise SettingsError(f"vLLM refuses its engine arguments: {error}") from error
+        self._counters = Counters(lambda: self._kv_blocks)
+        self._kv_blocks = 0
+        self._engine = LLMEngine.from_vllm_config(config, stat_loggers=[stat_logger_into(self._counters)])
+        self._scheduler: Any = self._engine.engine_core.engine_core.scheduler
+        self._pool: Any = self._scheduler.kv_cache_manager.block_pool
+        self._kv_blocks = self._pool.get_num_free_blocks()
+        facts = engine_facts(settings, config, connector, self._kv_blocks)
+        self._translator = OutputTranslator(connector, facts.layout, facts.transport)
+        return facts
+
+    def _warm_up(self) -> None:
+        """Run what the first requests would otherwise wait for, then forget it."""
+        for number, sampling in enumerate(
+            (
+                SamplingParams(temperature=0, max_tokens=3, ignore_eos=True),
+                SamplingParams(seed=1, top_p=0.9, presence_penalty=0.5, max_tokens=3, logprobs=2, ignore_eos=True),
+            )
+        ):
+            ids = [10 + number] * 200
+            self._add(Submit(request_id=f"warm-up-{number}", input_token_ids=ids, sampling=sampling))
+        while self._submits:
+            self._step()
+        if self._failed:
+            raise SettingsError(f"the engine failed its warm-up request: {self._failed[0].error.message}")
+        self._engine.reset_prefix_cache()
+        self._counters.reset()
+
+    def _turn(self) -> list[RequestOutput]:
+        """Commands, then a step if there is anything to do, else sleep."""
+        self._wake.clear()
+        while not self._commands.empty():
+            self._commands.get_nowait()()
+        failed, self._failed = self._failed, []
+        if not self._scheduler.has_requests():
+            if not failed:
+                self._wake.wait()
+            return failed
+        outputs = failed + self._step()
+        scheduler = self._scheduler
+        if not (outputs or scheduler.running or scheduler.finished_req_ids or scheduler.finished_recving_kv_req_ids):
+            self._wake.wait(_POLL_S[self._settings.transport])
+        return outputs
+
+    def _step(self) -> list[RequestOutput]:
+        outputs = []
+        for output in self._engine.step():
+            submit = self._submits.get(output.request_id)
+            if submit is None:
+                continue
+            message = self._translator.translate(output, submit)
+            if message.finish_reason:
+                del self._submits[output.request_id]
+            outputs.append(message)
+        running, waiting = self._scheduler.get_request_counts()
+        self._load = Load(
+            running_requests=running,
+            waiting_requests=waiting,
+            waiting_tokens=sum(request.num_tokens for request in self._scheduler.waiting),
+            free_blocks=self._pool.get_num_free_blocks(),
+            held_offers=len(self._scheduler.requests) - running - waiting,
+        )
+        return outputs
+
+    def _add(self, submit: Submit) -> None:
+        from segue.engine.vllm_translate import to_vllm_sampling
+
+        try:
+            self._engine.add_request(
+                submit.request_id, {"prompt_token_ids": list(submit.input_token_ids)}, to_vllm_sampling(submit)
+            )
+        except ValueError as error:  # vLLM's validation errors are ValueErrors.
+            self._failed.append(
+                RequestOutput(
+                    request_id=submit.request_id,
+                    finish_reason=FinishReason.FINISH_REASON_ERROR,
+                    error=RequestError(kind=RequestError.KIND_INVALID, message=str(error)),
+                )
+            )
+            return
+        self._submits[submit.request_id] = submit
+
+    def _abort(self, request_id: str) -> None:
+        if self._submits.pop(request_id, None) is not None:
+            self._engine.abort_request([request_id])
+
+
+def _set_unless_done(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -1,0 +1,60 @@
+"""What a vLLM connector of ours is told, through ``kv_connector_extra_config``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+KEY = "segue"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorConfig:
+    """Identity and limits of one engine's KV transfer.
+
+    ``address`` is the host:port on which the engine serves ``KvTransfer``; empty on a decode worker, which serves
+    nothing. ``lease_s`` is how long an offer waits to be claimed.
+    """
+
+    worker_id: str
+    epoch: str
+    address: str
+    lease_s: float
+    model_fingerprint: str
+
+    def as_extra_config(self) -> dict[str, Any]:
+        return {KEY: asdict(self)}
+
+    @classmethod
+    def from_extra_config(cls, extra: Mapping[str, Any]) -> ConnectorConfig:
+        return cls(**extra[KEY])
+
+
+@dataclass(frozen=True, slots=True)
+class TransferReport:
+    """How one claim went on the consumer; ``error`` is empty if the blocks were loaded and verified.
+
+    ``tokens`` are those whose KV was to be transferred; tokens in the consumer's own prefix cache don't count.
+    """
+
+    transport: str
+    tokens: int
+    bytes: int
+    seconds: float
+    error: str = ""
+
+
+# What the engine thread waits on when it has nothing to compute: a transfer that ends must wake it. Set by the
+# in-process engine; an engine core in a process of its own polls instead, and leaves this as it is.
+_wake: Callable[[], None] = bool  # Any callable that does nothing.
+
+
+def set_engine_waker(wake: Callable[[], None]) -> None:
+    """Have transfers call ``wake`` (from any thread) when the engine should take a step."""
+    global _wake
+    _wake = wake
+
+
+def wake_engine() -> None:
+    _wake()

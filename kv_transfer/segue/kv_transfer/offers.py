@@ -1,0 +1,121 @@
+"""The producer's book of offers: which blocks are held under which ticket, and for how long. No I/O, clock passed in."""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from segue.kv_transfer.handoff import Event, Handoff, State
+
+
+class Refusal(enum.Enum):
+    UNKNOWN = "unknown"  # Never offered, or released, expired or used up.
+    MISMATCH = "mismatch"  # Another epoch, request or layout.
+
+
+class TicketRefused(Exception):
+    """A claim that can't be honoured; the message says what was seen and what was expected."""
+
+    def __init__(self, refusal: Refusal, message: str) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+
+
+@dataclass(slots=True)
+class Offer:
+    """Blocks of one finished prefill.
+
+    ``engine_request_id`` is the engine's id for it, ``request_id`` the router's; ``block_ids`` are the engine's.
+    """
+
+    ticket_id: str
+    request_id: str
+    engine_request_id: str
+    block_ids: tuple[int, ...]
+    tokens: int
+    expires_at_s: float
+    handoff: Handoff = field(default_factory=lambda: Handoff(State.OFFERED))
+
+
+class OfferBook:
+    """Offers by ticket. Methods may be called from any thread; an offer that is over is dropped and reported once.
+
+    ``take_over()`` gives the engine's ids of requests whose blocks may be freed: each exactly once.
+    """
+
+    def __init__(self, epoch: str) -> None:
+        self.epoch = epoch
+        self._offers: dict[str, Offer] = {}
+        self._over: list[str] = []
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        return len(self._offers)
+
+    def add(self, offer: Offer) -> None:
+        with self._changed:
+            self._offers[offer.ticket_id] = offer
+            self._changed.notify_all()
+
+    def claim(self, ticket_id: str, epoch: str, request_id: str, wait_s: float = 0.0) -> Offer:
+        """Claim a ticket, waiting up to ``wait_s`` for an offer that the engine has yet to record.
+
+        Raises:
+            TicketRefused: the epoch or the request is another, or the ticket is unknown, used, released or expired.
+        """
+        if epoch != self.epoch:
+            raise TicketRefused(
+                Refusal.MISMATCH,
+                f"ticket {ticket_id} is of producer epoch {epoch}, this producer's is {self.epoch}: it has "
+                "restarted and its KV cache is gone; compute the prompt again",
+            )
+        with self._changed:
+            self._changed.wait_for(lambda: ticket_id in self._offers, timeout=wait_s)
+            offer = self._offers.get(ticket_id)
+            if offer is None:
+                raise TicketRefused(
+                    Refusal.UNKNOWN,
+                    f"ticket {ticket_id} is not on offer: it was never offered here, or was released or expired",
+                )
+            if offer.request_id != request_id:
+                raise TicketRefused(
+                    Refusal.MISMATCH,
+                    f"ticket {ticket_id} was offered for request {offer.request_id}, claimed for {request_id}",
+                )
+            if not offer.handoff.on(Event.CLAIM):
+                raise TicketRefused(
+                    Refusal.UNKNOWN,
+                    f"ticket {ticket_id} is single-use and already {offer.handoff.state.value}",
+                )
+            return offer
+
+    def record(self, ticket_id: str, event: Event) -> bool:
+        """Apply an event to a ticket; whether it changed anything."""
+        with self._changed:
+            offer = self._offers.get(ticket_id)
+            if offer is None or not offer.handoff.on(event):
+                return False
+            self._drop_if_over(offer)
+            return True
+
+    def expire(self, now_s: float) -> Sequence[Offer]:
+        """Take back what nobody claimed in time."""
+        with self._changed:
+            due = [offer for offer in self._offers.values() if offer.expires_at_s <= now_s]
+            expired = [offer for offer in due if offer.handoff.on(Event.EXPIRE)]
+            for offer in expired:
+                self._drop_if_over(offer)
+            return expired
+
+    def take_over(self) -> set[str]:
+        """Engine request ids whose hand-off is over since the last call."""
+        with self._changed:
+            over, self._over = self._over, []
+            return set(over)
+
+    def _drop_if_over(self, offer: Offer) -> None:
+        if offer.handoff.over:
+            del self._offers[offer.ticket_id]
+            self._over.append(offer.engine_request_id)

@@ -1,0 +1,62 @@
+"""What the router knows of its workers, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from segue.kv_transfer.layout import layout_differences
+from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One worker at one moment.
+
+    ``assigned_requests`` and ``assigned_tokens`` are what this router has sent it and not yet seen end: known at
+    once, where ``load`` is as old as the worker's last frame and covers other routers' work too.
+    """
+
+    worker_id: str
+    epoch: str
+    role: Role
+    state: WorkerState
+    detail: str
+    address: str
+    facts: EngineFacts
+    load: Load
+    assigned_requests: int
+    assigned_tokens: int
+
+    @property
+    def ready(self) -> bool:
+        return self.state == WorkerState.WORKER_STATE_READY
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSnapshot:
+    workers: tuple[WorkerView, ...]
+
+    def ready(self, role: Role) -> tuple[WorkerView, ...]:
+        return tuple(worker for worker in self.workers if worker.role == role and worker.ready)
+
+
+def mismatch(facts: EngineFacts, peers: Sequence[WorkerView]) -> str | None:
+    """Why a worker with these facts can't hand KV caches to or take them from ``peers``; None if it can.
+
+    The message has both values of each difference. Engine arguments may differ between pools; these may not.
+    """
+    for peer in peers:
+        if not peer.ready:
+            continue
+        differences = layout_differences(facts.layout, peer.facts.layout)
+        for name in ("transport", "max_model_len_tokens", "vocab_size"):
+            ours, theirs = getattr(facts, name), getattr(peer.facts, name)
+            if ours != theirs:
+                differences.append(f"{name}: {ours!r} here, {theirs!r} there")
+        if differences:
+            return (
+                f"does not fit worker {peer.worker_id}, which is attached: " + "; ".join(differences)
+                + ". Start both pools with the same model, dtype, block size, context length and transport"
+            )
+    return None

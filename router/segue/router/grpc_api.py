@@ -1,0 +1,210 @@
+"""The public gRPC API, ``segue.v1.Inference``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import NoReturn
+
+import grpc
+import grpc.aio
+
+from segue.base.errors import InternalError, InvalidRequest, SegueError
+from segue.base.logging import get_logger
+from segue.proto.inference_pb2 import (
+    ChatMessages,
+    GenerateRequest,
+    GenerateResponse,
+    ListModelsRequest,
+    ListModelsResponse,
+    Model,
+    TokenizeRequest,
+    TokenizeResponse,
+)
+from segue.proto.inference_pb2_grpc import InferenceServicer
+from segue.router.limits import (
+    Limits,
+    ModelFacts,
+    check_counts,
+    check_prompt,
+    check_timeout_s,
+    complete_sampling,
+)
+from segue.router.service import Generation, GenerationService, ServedModel, find_model
+from segue.router.text.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt, read_prompt
+
+log = get_logger("grpc")
+
+_GenerateContext = grpc.aio.ServicerContext[GenerateRequest, GenerateResponse]
+
+
+class InferenceService(InferenceServicer):
+    """Translates calls into generations. The call's deadline is the request's."""
+
+    def __init__(self, service: GenerationService, models: Mapping[str, ServedModel], limits: Limits) -> None:
+        self._service = service
+        self._models = models
+        self._limits = limits
+
+    async def Generate(self, request: GenerateRequest, context: _GenerateContext) -> AsyncIterator[GenerateResponse]:
+        sink = MergingSink()
+        handle = await self._start(request, context, sink)
+        try:
+            finished = False
+            while not finished:
+                response = await sink.take()
+                finished = response.HasField("usage")
+                yield response
+        except SegueError as error:
+            await _abort(context, error)
+        finally:
+            handle.cancel()  # Without effect on a finished one.
+
+    async def GenerateUnary(self, request: GenerateRequest, context: _GenerateContext) -> GenerateResponse:
+        sink = MergingSink()
+        handle = await self._start(request, context, sink)
+        try:
+            return await sink.take_whole()
+        except SegueError as error:
+            await _abort(context, error)
+        finally:
+            handle.cancel()
+
+    async def ListModels(
+        self, request: ListModelsRequest, context: grpc.aio.ServicerContext[ListModelsRequest, ListModelsResponse]
+    ) -> ListModelsResponse:
+        return ListModelsResponse(
+            models=[
+                Model(
+                    id=model.id,
+                    max_model_len_tokens=model.max_model_len_tokens,
+                    created_unix_s=model.created_unix_s,
+                )
+                for model in self._models.values()
+            ]
+        )
+
+    async def Tokenize(
+        self, request: TokenizeRequest, context: grpc.aio.ServicerContext[TokenizeRequest, TokenizeResponse]
+    ) -> TokenizeResponse:
+        try:
+            model = find_model(self._models, request.model)
+            prompt = _prompt_of(request, request.WhichOneof("prompt"))
+            token_ids = await read_prompt(model.codec, prompt, max_model_len_tokens=model.max_model_len_tokens)
+        except SegueError as error:
+            await _abort(context, error)
+        return TokenizeResponse(token_ids=token_ids, max_model_len_tokens=model.max_model_len_tokens)
+
+    async def _start(self, request: GenerateRequest, context: _GenerateContext, sink: MergingSink):  # type: ignore[no-untyped-def]
+        try:
+            return self._service.start(await self._generation(request, context), sink)
+        except SegueError as error:
+            await _abort(context, error)
+
+    async def _generation(self, request: GenerateRequest, context: _GenerateContext) -> Generation:
+        model = find_model(self._models, request.model)
+        facts = ModelFacts(model.max_model_len_tokens, model.vocab_size)
+        kind = request.WhichOneof("prompt")
+        if request.echo and kind == "chat":
+            raise InvalidRequest("echo is not for chat: its prompt is a template's", param="echo")
+        prompt = _prompt_of(request, kind)
+        n = request.n or 1
+        check_counts(self._limits, n=n)
+        token_ids = await read_prompt(model.codec, prompt, max_model_len_tokens=model.max_model_len_tokens)
+        check_prompt(token_ids, facts)
+        sampling = complete_sampling(
+            request.sampling, prompt_tokens=len(token_ids), model=facts, limits=self._limits
+        )
+        echoed = None
+        if request.echo:
+            echoed = request.text if kind == "text" else model.codec.decode(token_ids)
+        remaining_s = context.time_remaining()
+        if remaining_s is None:
+            timeout_s = self._limits.default_timeout_s
+        else:
+            timeout_s = check_timeout_s(min(remaining_s, self._limits.max_timeout_s), self._limits, "deadline")
+        return Generation(
+            model=model.id,
+            prompt=token_ids,
+            prompt_text=echoed,
+            sampling=sampling,
+            n=n,
+            echo=request.echo,
+            label=request.request_label or None,
+            timeout_s=timeout_s,
+        )
+
+
+class MergingSink:
+    """Holds what the client has not taken yet, merged into one response, so that a slow reader costs a bounded
+    amount and gets fewer, larger messages."""
+
+    def __init__(self) -> None:
+        self._waiting: GenerateResponse | None = None
+        self._error: SegueError | None = None
+        self._changed = asyncio.Event()
+
+    def on_delta(self, response: GenerateResponse) -> None:
+        if self._waiting is None:
+            self._waiting = response
+        else:
+            merge(self._waiting, response)
+        self._changed.set()
+
+    def on_error(self, error: SegueError) -> None:
+        self._error = error
+        self._changed.set()
+
+    async def take(self) -> GenerateResponse:
+        """What has come since the last call, as soon as there is something. Raises the error that ended it."""
+        while self._waiting is None:
+            if self._error is not None:
+                raise self._error
+            self._changed.clear()
+            await self._changed.wait()
+        response, self._waiting = self._waiting, None
+        return response
+
+    async def take_whole(self) -> GenerateResponse:
+        """The whole answer, once it is finished."""
+        while self._waiting is None or not self._waiting.HasField("usage"):
+            if self._error is not None:
+                raise self._error
+            self._changed.clear()
+            await self._changed.wait()
+        return self._waiting
+
+
+def merge(into: GenerateResponse, later: GenerateResponse) -> None:
+    """Join a later part of the same answer onto an earlier one."""
+    by_index = {choice.index: choice for choice in into.choices}
+    for delta in later.choices:
+        choice = by_index.get(delta.index)
+        if choice is None:
+            into.choices.append(delta)
+            continue
+        text = choice.text + delta.text
+        choice.MergeFrom(delta)  # Repeated fields append; the finish takes the later value.
+        choice.text = text
+    if later.HasField("usage"):
+        into.usage.CopyFrom(later.usage)
+        into.timings.CopyFrom(later.timings)
+
+
+def _prompt_of(request: GenerateRequest | TokenizeRequest, kind: str | None) -> Prompt:
+    if kind == "text":
+        return TextPrompt(request.text)
+    if kind == "chat":
+        chat: ChatMessages = request.chat
+        return ChatPrompt([{"role": message.role, "content": message.content} for message in chat.messages])
+    if kind == "token_ids" and isinstance(request, GenerateRequest):
+        return TokenPrompt(tuple(request.token_ids.ids))
+    raise InvalidRequest("the request has no prompt; set text, token_ids or chat", param="prompt")
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: SegueError) -> NoReturn:  # type: ignore[type-arg]
+    if isinstance(error, InternalError):
+        log.error("request_failed", error=error.message)
+    metadata = (("segue-error-code", error.code),)
+    await context.abort(error.grpc_status, error.message, metadata)
+    raise AssertionError("unreachable: abort raises")

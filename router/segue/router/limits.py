@@ -1,0 +1,194 @@
+"""What a request may ask for: pure checks that both edges (OpenAI HTTP, gRPC) apply before it starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from segue.base.errors import InvalidRequest, PayloadTooLarge
+from segue.proto.sampling_pb2 import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on one request."""
+
+    max_body_bytes: int = 8 * 1024 * 1024
+    max_prompts: int = 32
+    max_n: int = 8
+    max_stop: int = 8
+    max_stop_chars: int = 256
+    max_stop_token_ids: int = 128
+    max_logprobs: int = 20
+    max_logit_bias: int = 1024
+    max_messages: int = 4096
+    default_timeout_s: float = 600.0
+    max_timeout_s: float = 3600.0
+    max_write_buffer_bytes: int = 1024 * 1024  # Unsent bytes of a stream before its reader counts as gone.
+    drain_timeout_s: float = 30.0  # For a reader to take the rest of a finished stream.
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What of a model bounds a request."""
+
+    max_model_len_tokens: int
+    vocab_size: int
+
+
+def check_body_size(size_bytes: int, limits: Limits) -> None:
+    """Raises PayloadTooLarge."""
+    if size_bytes > limits.max_body_bytes:
+        raise PayloadTooLarge(f"the body has {size_bytes} bytes; at most {limits.max_body_bytes} are taken")
+
+
+def check_counts(limits: Limits, *, n: int = 1, prompts: int = 1, messages: int = 1) -> None:
+    """Check what a request has several of. Raises InvalidRequest."""
+    _require(1 <= n <= limits.max_n, "n", f"is {n}; it must be between 1 and {limits.max_n}")
+    _require(
+        1 <= prompts <= limits.max_prompts,
+        "prompt",
+        f"holds {prompts} prompts; it must hold between 1 and {limits.max_prompts}",
+    )
+    _require(
+        1 <= messages <= limits.max_messages,
+        "messages",
+        f"holds {messages} messages; it must hold between 1 and {limits.max_messages}",
+    )
+
+
+def check_timeout_s(timeout_s: float, limits: Limits, param: str) -> float:
+    """The timeout as it is, or InvalidRequest."""
+    if not 0 < timeout_s <= limits.max_timeout_s:
+        raise InvalidRequest(
+            f"{param} is {timeout_s:g}; it must be more than 0 and at most {limits.max_timeout_s:g} seconds",
+            param=param,
+        )
+    return timeout_s
+
+
+def check_prompt(token_ids: Sequence[int], model: ModelFacts, *, param: str = "prompt") -> None:
+    """Check a prompt's ids against the model. Raises InvalidRequest."""
+    if not token_ids:
+        raise InvalidRequest(f"{param} is empty; it must have at least one token", param=param)
+    if len(token_ids) >= model.max_model_len_tokens:
+        raise InvalidRequest(
+            f"the prompt has {len(token_ids)} tokens, but the model takes {model.max_model_len_tokens}, "
+            "prompt and answer together, of which at least one is the answer's; shorten the prompt",
+            param=param,
+            code="context_length_exceeded",
+        )
+    _check_token_ids(token_ids, model, param)
+
+
+def complete_sampling(
+    sampling: SamplingParams, *, prompt_tokens: int, model: ModelFacts, limits: Limits
+) -> SamplingParams:
+    """A checked copy with ``max_tokens`` set: as asked, or else what the model's length leaves after the
+    prompt.
+
+    The prompt must have passed ``check_prompt``. Raises InvalidRequest naming the field, its value and
+    its bounds.
+    """
+    _check_ranges(sampling)
+    _check_lists(sampling, model, limits)
+    completed = SamplingParams()
+    completed.CopyFrom(sampling)
+    completed.max_tokens = _max_tokens(sampling, prompt_tokens, model)
+    _require(
+        completed.min_tokens <= completed.max_tokens,
+        "min_tokens",
+        f"is {completed.min_tokens}; it must be at most max_tokens, which is {completed.max_tokens}",
+    )
+    return completed
+
+
+def _max_tokens(sampling: SamplingParams, prompt_tokens: int, model: ModelFacts) -> int:
+    room = model.max_model_len_tokens - prompt_tokens
+    if not sampling.HasField("max_tokens"):
+        return room
+    asked = sampling.max_tokens
+    _require(asked >= 1, "max_tokens", f"is {asked}; it must be at least 1")
+    if asked > room:
+        raise InvalidRequest(
+            f"the prompt has {prompt_tokens} tokens, max_tokens is {asked}: {prompt_tokens + asked} in all. "
+            f"The model takes {model.max_model_len_tokens}; ask for at most {room} or shorten the prompt",
+            param="max_tokens",
+            code="context_length_exceeded",
+        )
+    return asked
+
+
+def _check_ranges(sampling: SamplingParams) -> None:
+    _check_range(sampling, "temperature", 0, 2)
+    _check_range(sampling, "top_p", 0, 1, above_low=True)
+    _check_range(sampling, "min_p", 0, 1)
+    _check_range(sampling, "presence_penalty", -2, 2)
+    _check_range(sampling, "frequency_penalty", -2, 2)
+    _check_range(sampling, "repetition_penalty", 0, math.inf, above_low=True)
+    if sampling.HasField("top_k"):
+        _require(
+            sampling.top_k >= -1,
+            "top_k",
+            f"is {sampling.top_k}; it must be at least -1 (0 and -1: all tokens)",
+        )
+
+
+def _check_range(
+    sampling: SamplingParams, name: str, low: float, high: float, *, above_low: bool = False
+) -> None:
+    if not sampling.HasField(name):  # type: ignore[arg-type]  # the stub lists the names one by one
+        return
+    value: float = getattr(sampling, name)
+    inside = math.isfinite(value) and (low < value if above_low else low <= value) and value <= high
+    bounds = f"more than {low:g}" if above_low else f"at least {low:g}"
+    if math.isfinite(high):
+        bounds += f" and at most {high:g}"
+    _require(inside, name, f"is {value:.7g}; it must be a number of {bounds}")
+
+
+def _check_lists(sampling: SamplingParams, model: ModelFacts, limits: Limits) -> None:
+    _check_count("stop", len(sampling.stop), limits.max_stop)
+    for stop in sampling.stop:
+        _require(
+            1 <= len(stop) <= limits.max_stop_chars,
+            "stop",
+            f"holds a string of {len(stop)} characters; each must have between 1 and {limits.max_stop_chars}",
+        )
+    _check_count("stop_token_ids", len(sampling.stop_token_ids), limits.max_stop_token_ids)
+    _check_token_ids(sampling.stop_token_ids, model, "stop_token_ids")
+    if sampling.HasField("logprobs"):
+        _require(
+            sampling.logprobs <= limits.max_logprobs,
+            "logprobs",
+            f"asks for the best {sampling.logprobs} tokens; at most {limits.max_logprobs} are given",
+        )
+    _check_count("logit_bias", len(sampling.logit_bias), limits.max_logit_bias)
+    _check_token_ids(list(sampling.logit_bias), model, "logit_bias")
+    for token_id, bias in sampling.logit_bias.items():
+        _require(
+            -100 <= bias <= 100,
+            "logit_bias",
+            f"of token {token_id} is {bias:.7g}; it must be between -100 and 100",
+        )
+
+
+def _check_count(param: str, count: int, most: int) -> None:
+    _require(count <= most, param, f"holds {count} entries; it may hold at most {most}")
+
+
+def _check_token_ids(token_ids: Sequence[int], model: ModelFacts, param: str) -> None:
+    if not token_ids:
+        return
+    for token_id in (min(token_ids), max(token_ids)):
+        _require(
+            0 <= token_id < model.vocab_size,
+            param,
+            f"holds token id {token_id}; the model's ids are 0 to {model.vocab_size - 1}",
+        )
+
+
+def _require(holds: bool, param: str, message: str) -> None:
+    if not holds:
+        raise InvalidRequest(f"{param} {message}", param=param)

@@ -1,0 +1,122 @@
+"""The router process: OpenAI HTTP, public gRPC and the workers' hub on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+
+import grpc.aio
+from aiohttp import web
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from segue.base.errors import SettingsError
+from segue.base.logging import get_logger, setup_logging
+from segue.base.process import die_with_parent, on_stop_signals
+from segue.proto import inference_pb2
+from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
+from segue.proto.worker_pb2_grpc import add_WorkerHubServicer_to_server
+from segue.router.dispatcher import Dispatcher
+from segue.router.grpc_api import InferenceService
+from segue.router.limits import Limits
+from segue.router.models import Models
+from segue.router.openai.server import make_app
+from segue.router.readiness import add_readiness
+from segue.router.settings import RouterSettings
+from segue.router.text.tokenizer import TextCodec
+from segue.router.worker_hub import WorkerHub
+from segue.router.worker_links import WorkerLinks
+
+log = get_logger("router")
+
+_MAX_FRAME_BYTES = 64 << 20
+_SERVICE = inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name
+
+
+def run(settings: RouterSettings) -> int:
+    """Run until told to stop; the process's exit status: 0 stopped, 2 can't run as configured."""
+    if settings.die_with_parent:
+        die_with_parent()
+    setup_logging(settings.log_format)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_Router(settings).run())
+    except SettingsError as error:
+        log.error("cannot_start", error=str(error))
+        return 2
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+class _Router:
+    """Start in order, stop in the reverse order: clients first, workers last."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        self._settings = settings
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        settings = self._settings
+        codec = TextCodec.load(settings.model)
+        limits = Limits(default_timeout_s=settings.default_timeout_s)
+        models = Models(settings.model_name, codec, created_unix_s=int(time.time()))
+        links = WorkerLinks()
+        dispatcher = Dispatcher(links, models.__getitem__, settings.max_concurrent_requests)
+        hub = WorkerHub(settings.router_id, settings.worker_lease_s, links, dispatcher, models)
+
+        workers = grpc.aio.server(options=[("grpc.max_receive_message_length", _MAX_FRAME_BYTES)])
+        add_WorkerHubServicer_to_server(hub, workers)
+        public = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.max_body_bytes)])
+        add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits), public)
+        health = await _add_health_and_reflection(public)
+
+        app = make_app(dispatcher, models, limits)
+        add_readiness(app, links)
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        worker_port = _listen(workers, settings.worker_host, settings.worker_port, "--worker-port")
+        grpc_port = _listen(public, settings.host, settings.grpc_port, "--grpc-port")
+        try:
+            await web.TCPSite(runner, settings.host, settings.port).start()
+        except OSError as error:
+            raise SettingsError(f"can't listen on {settings.host}:{settings.port}: {error}; choose another --port")
+        await workers.start()
+        await public.start()
+        http_port = runner.addresses[0][1]
+        log.info("serving", model=settings.model_name, http=http_port, grpc=grpc_port, workers=worker_port)
+
+        on_stop_signals(asyncio.get_running_loop(), self._stop.set)
+        await self._stop.wait()
+        log.info("draining", requests=dispatcher.running_requests)
+        await health.enter_graceful_shutdown()
+        await dispatcher.drain(settings.drain_timeout_s)
+        await runner.cleanup()
+        await public.stop(grace=1.0)
+        await workers.stop(grace=0.2)
+
+
+def _listen(server: grpc.aio.Server, host: str, port: int, option: str) -> int:
+    try:
+        return server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise SettingsError(f"can't listen on {host}:{port}: {error}; choose another {option}") from error
+
+
+async def _add_health_and_reflection(server: grpc.aio.Server) -> health_aio.HealthServicer:
+    health = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+    reflection.enable_server_reflection((_SERVICE, health_name, reflection.SERVICE_NAME), server)
+    for name in ("", _SERVICE):
+        await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    return health

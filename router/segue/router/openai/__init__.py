@@ -1,0 +1,1 @@
+"""The OpenAI HTTP API, as a translation of ``segue.v1.Inference``."""

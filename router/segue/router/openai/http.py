@@ -1,0 +1,119 @@
+"""HTTP around the API's handlers: errors in OpenAI's shape, the client's request label, bodies, deadlines."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from aiohttp import web
+
+from segue.base.errors import ClientFault, InternalError, InvalidRequest, Overloaded, SegueError
+from segue.base.logging import get_logger
+from segue.router.limits import Limits, check_body_size, check_timeout_s
+from segue.router.openai import sse, wire
+
+_log = get_logger("openai")
+
+LABEL_HEADER = "X-Request-Id"
+REQUEST_ID_HEADER = "X-Segue-Request-Id"
+TIMEOUT_HEADER = "X-Request-Timeout-S"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
+def error_response(error: SegueError) -> web.Response:
+    headers = None
+    if isinstance(error, Overloaded):
+        headers = {"Retry-After": str(math.ceil(error.retry_after_s))}
+    return json_response(sse.error_body(error), error.http_status, headers)
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error into OpenAI's shape with its right status."""
+    try:
+        return await handler(request)
+    except SegueError as error:
+        return error_response(error)
+    except web.HTTPException as error:
+        return _from_http(request, error)
+    except ConnectionError as error:
+        # The client went away while we wrote; nobody is there to read an error.
+        _log.info("client_gone", path=request.path, error=repr(error))
+        raise
+    except Exception as error:  # noqa: BLE001 - the edge's last resort: the client gets a 500, the log the fault
+        _log.error("request_failed", path=request.path, error=repr(error), exc_info=error)
+        return error_response(InternalError("internal error; the router's log has it"))
+
+
+async def echo_label(request: web.Request, response: web.StreamResponse) -> None:
+    """Answer with the client's own label for the request, if it is a sane one."""
+    label = read_label(request)
+    if label is not None:
+        response.headers[LABEL_HEADER] = label
+
+
+def read_label(request: web.Request) -> str | None:
+    """The client's label: at most 128 letters, digits and ``._:/+=@-``. Anything else is dropped."""
+    label = request.headers.get(LABEL_HEADER, "")
+    return label if re.fullmatch(r"[A-Za-z0-9._:/+=@-]{1,128}", label) else None
+
+
+def read_timeout_s(request: web.Request, limits: Limits) -> float:
+    """The request's deadline as seconds from now. Raises InvalidRequest."""
+    value = request.headers.get(TIMEOUT_HEADER)
+    if value is None:
+        return limits.default_timeout_s
+    try:
+        timeout_s = float(value)
+    except ValueError:
+        timeout_s = math.nan
+    if not math.isfinite(timeout_s):
+        raise InvalidRequest(
+            f"{TIMEOUT_HEADER} is {value[:40]!r}; it must be a number of seconds", param=TIMEOUT_HEADER
+        )
+    return check_timeout_s(timeout_s, limits, TIMEOUT_HEADER)
+
+
+async def read_json(request: web.Request, limits: Limits) -> object:
+    """The body as JSON. Raises PayloadTooLarge or InvalidRequest."""
+    check_body_size(request.content_length or 0, limits)
+    try:
+        body = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        # Sent in chunks or compressed, so that its size shows only now.
+        check_body_size(limits.max_body_bytes + 1, limits)
+        raise
+    except web.RequestPayloadError as error:
+        raise InvalidRequest(f"the body can't be read: {error}") from error
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from error
+    except RecursionError as error:
+        raise InvalidRequest("the body is nested too deeply", code="invalid_json") from error
+
+
+def _from_http(request: web.Request, error: web.HTTPException) -> web.Response:
+    messages = {
+        404: f"there is nothing at {request.method} {request.path[:200]}",
+        405: f"{request.path[:200]} doesn't take {request.method}",
+    }
+    body = wire.encode(
+        {
+            "error": {
+                "message": messages.get(error.status, error.reason),
+                "type": ClientFault.kind if error.status < 500 else InternalError.kind,
+                "param": None,
+                "code": "unknown_url" if error.status == 404 else error.reason.lower().replace(" ", "_"),
+            }
+        }
+    )
+    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+    return json_response(body, error.status, headers)

@@ -1,0 +1,109 @@
+"""OpenAI requests as ``segue.v1`` ones: the same names for the same things, with OpenAI's defaults."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from segue.base.errors import InvalidRequest
+from segue.proto.sampling_pb2 import SamplingParams
+from segue.router.openai.schema import ChatCompletionRequest, CompletionRequest
+from segue.router.text.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+
+_COMPLETION_MAX_TOKENS = 16
+
+# Same name and meaning on both sides.
+_SCALARS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "max_tokens",
+    "min_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "ignore_eos",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one HTTP request asks for: ``n`` answers to each prompt."""
+
+    chat: bool
+    model: str
+    prompts: tuple[Prompt, ...]
+    sampling: SamplingParams
+    n: int
+    echo: bool
+    stream: bool
+    include_usage: bool
+
+    @property
+    def messages(self) -> int:
+        """How many messages a conversation has; 1 for completions."""
+        return len(self.prompts[0].messages) if isinstance(self.prompts[0], ChatPrompt) else 1
+
+
+def from_completion(request: CompletionRequest) -> Ask:
+    """Raises InvalidRequest for what can't be said in ``segue.v1``."""
+    sampling = _sampling(request)
+    if request.max_tokens is None:
+        sampling.max_tokens = _COMPLETION_MAX_TOKENS
+    if request.logprobs is not None:
+        sampling.logprobs = request.logprobs
+    prompts = tuple(TextPrompt(one) if isinstance(one, str) else TokenPrompt(one) for one in request.prompt)
+    return _ask(request, chat=False, prompts=prompts, sampling=sampling)
+
+
+def from_chat(request: ChatCompletionRequest) -> Ask:
+    """Raises InvalidRequest for what can't be said in ``segue.v1``."""
+    sampling = _sampling(request)
+    if request.max_completion_tokens is not None:
+        sampling.max_tokens = request.max_completion_tokens
+    if request.logprobs:
+        sampling.logprobs = request.top_logprobs or 0
+    messages = [{"role": message.role, "content": message.content} for message in request.messages]
+    return _ask(request, chat=True, prompts=(ChatPrompt(messages),), sampling=sampling)
+
+
+def _ask(
+    request: CompletionRequest | ChatCompletionRequest,
+    *,
+    chat: bool,
+    prompts: tuple[Prompt, ...],
+    sampling: SamplingParams,
+) -> Ask:
+    if not prompts:
+        raise InvalidRequest("prompt is an empty array; it must hold at least one prompt", param="prompt")
+    return Ask(
+        chat=chat,
+        model=request.model,
+        prompts=prompts,
+        sampling=sampling,
+        n=request.n,
+        echo=request.echo,
+        stream=request.stream,
+        include_usage=bool(request.stream_options and request.stream_options.include_usage),
+    )
+
+
+def _sampling(request: CompletionRequest | ChatCompletionRequest) -> SamplingParams:
+    given = {name: value for name in _SCALARS if (value := getattr(request, name)) is not None}
+    stop = [request.stop] if isinstance(request.stop, str) else request.stop
+    return SamplingParams(
+        **given,
+        stop=stop or (),
+        stop_token_ids=request.stop_token_ids or (),
+        logit_bias={_token_id(key): bias for key, bias in (request.logit_bias or {}).items()},
+    )
+
+
+def _token_id(key: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,10}", key, re.ASCII) or int(key) >= 2**32:
+        raise InvalidRequest(
+            f"logit_bias has the key {key[:40]!r}; its keys must be token ids", param="logit_bias"
+        )
+    return int(key)

@@ -1,0 +1,85 @@
+"""The seam between the router's edges (OpenAI HTTP and gRPC) and its core, which runs the requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from segue.base.errors import ModelNotFound, SegueError
+from segue.proto.inference_pb2 import GenerateResponse
+from segue.proto.sampling_pb2 import SamplingParams
+from segue.router.text.tokenizer import TextCodec
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that clients may name.
+
+    ``max_model_len_tokens`` and ``vocab_size`` are the engines' own figures.
+    """
+
+    id: str
+    codec: TextCodec
+    max_model_len_tokens: int
+    vocab_size: int
+    created_unix_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One prompt, n answers: checked, tokenised, ready to run.
+
+    ``prompt_text`` is set where ``echo`` is: the core puts it in front of each answer's first text.
+    ``label`` is the client's own name for the request: shown to people, never used inside.
+    ``timeout_s`` counts from the call of :meth:`GenerationService.start`.
+    """
+
+    model: str
+    prompt: tuple[int, ...]
+    prompt_text: str | None
+    sampling: SamplingParams
+    n: int
+    echo: bool
+    label: str | None
+    timeout_s: float
+
+
+class ResponseSink(Protocol):
+    """Where one generation's answer goes. Called on the event loop; never blocks and never raises.
+
+    Each choice's last delta has its ``finish_reason``; the response with ``usage`` has at least one such delta.
+    """
+
+    def on_delta(self, response: GenerateResponse) -> None:
+        """Take what one engine step gave. The last response, and only it, has ``usage`` (and ``timings``)."""
+
+    def on_error(self, error: SegueError) -> None:
+        """Take the error that ended the generation. Nothing follows it."""
+
+
+class Handle(Protocol):
+    """A generation that runs."""
+
+    request_id: str
+
+    def cancel(self) -> None:
+        """Abort both legs; nothing if it has ended. The sink isn't called afterwards."""
+
+
+class GenerationService(Protocol):
+    """The core."""
+
+    def start(self, generation: Generation, sink: ResponseSink) -> Handle:
+        """Run a generation. Raises SegueError (e.g. Unavailable) when it can't be taken at all."""
+
+
+def find_model(models: Mapping[str, ServedModel], name: str) -> ServedModel:
+    """The model that a client names; without a name, the one that is served. Raises ModelNotFound."""
+    if not name and len(models) == 1:
+        return next(iter(models.values()))
+    model = models.get(name)
+    if model is None:
+        served = ", ".join(repr(known) for known in sorted(models)) or "none yet"
+        raise ModelNotFound(f"model {name!r} is not served here; served: {served}", param="model")
+    return model

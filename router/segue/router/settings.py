@@ -1,0 +1,33 @@
+"""What the router process is told at start."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from segue.base.ids import new_epoch
+from segue.base.logging import LogFormat
+
+
+class RouterSettings(BaseModel):
+    """One router. Unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="Local directory or hub id; only its tokenizer and configuration are read.")
+    served_model_name: str = Field("", description="Name clients use; empty: the model's own.")
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535, description="OpenAI HTTP; 0 is any free port.")
+    grpc_port: int = Field(9000, ge=0, le=65535, description="Public gRPC.")
+    worker_host: str = Field("127.0.0.1", description="Address on which workers reach the router.")
+    worker_port: int = Field(9100, ge=0, le=65535, description="Workers attach here; keep it away from clients.")
+    worker_lease_s: float = Field(5.0, gt=1, description="A worker unheard of for this long is dropped.")
+    max_concurrent_requests: int = Field(1024, ge=1, description="Beyond it, requests are refused with 429.")
+    default_timeout_s: float = Field(600.0, gt=0, description="Deadline of requests that bring none.")
+    drain_timeout_s: float = Field(30.0, ge=0, description="Seconds that running requests get at shutdown.")
+    router_id: str = Field(default_factory=lambda: "router-" + new_epoch()[:6])
+    die_with_parent: bool = False
+    log_format: LogFormat = "auto"
+
+    @property
+    def model_name(self) -> str:
+        return self.served_model_name or self.model.rstrip("/").rsplit("/", 1)[-1]

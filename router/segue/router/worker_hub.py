@@ -1,0 +1,133 @@
+"""Where workers attach: ``segue.v1.WorkerHub``, on a port of its own that clients don't reach."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from typing import Protocol
+
+import grpc
+import grpc.aio
+
+from segue.base.logging import get_logger
+from segue.proto.worker_pb2 import (
+    Registered,
+    RequestOutput,
+    RouterFrame,
+    Status,
+    WorkerFrame,
+    WorkerState,
+)
+from segue.proto.worker_pb2_grpc import WorkerHubServicer
+from segue.router.fleet import mismatch
+from segue.router.models import Models
+from segue.router.worker_links import WorkerLink, WorkerLinks
+
+log = get_logger("router")
+
+PROTOCOL_VERSION = 1
+
+_Context = grpc.aio.ServicerContext[WorkerFrame, RouterFrame]
+
+
+class HubListener(Protocol):
+    def on_outputs(self, link: WorkerLink, outputs: Iterable[RequestOutput]) -> None: ...
+
+    def on_worker_lost(self, link: WorkerLink) -> None: ...
+
+
+class WorkerHub(WorkerHubServicer):
+    """Serves each worker's stream until it ends or goes silent for longer than its lease."""
+
+    def __init__(
+        self, router_id: str, lease_s: float, links: WorkerLinks, listener: HubListener, models: Models
+    ) -> None:
+        self._router_id = router_id
+        self._lease_s = lease_s
+        self._links = links
+        self._listener = listener
+        self._models = models
+
+    async def Attach(self, request_iterator: AsyncIterator[WorkerFrame], context: _Context) -> None:
+        link = await self._register(context)
+        writer = asyncio.create_task(self._write(link, context), name=f"frames to {link.worker_id}")
+        lease = asyncio.create_task(self._watch_lease(link, context), name=f"lease of {link.worker_id}")
+        try:
+            while (frame := await context.read()) is not grpc.aio.EOF:
+                link.heard_at_s = time.monotonic()
+                await self._on_frame(link, frame, context)
+        finally:
+            writer.cancel()
+            lease.cancel()
+            if self._links.remove(link):
+                log.info("worker_detached", worker_id=link.worker_id)
+                self._listener.on_worker_lost(link)
+
+    async def _register(self, context: _Context) -> WorkerLink:
+        first = await context.read()
+        if first is grpc.aio.EOF or not first.HasField("register"):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be Register")
+        register = first.register
+        if register.protocol != PROTOCOL_VERSION:
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"the worker speaks frame protocol {register.protocol}, this router {PROTOCOL_VERSION}; "
+                "run the same version of Segue on both",
+            )
+        known = self._links.get(register.worker_id)
+        if known is not None and known.register.epoch != register.epoch:
+            if time.monotonic() - known.heard_at_s < self._lease_s / 2:
+                await context.abort(
+                    grpc.StatusCode.ALREADY_EXISTS,
+                    f"worker id {register.worker_id!r} is attached with epoch {known.register.epoch}; start each "
+                    "worker with an id of its own",
+                )
+        if known is not None and self._links.remove(known):
+            self._listener.on_worker_lost(known)
+        link = WorkerLink(register)
+        link.heard_at_s = time.monotonic()
+        self._links.add(link)
+        await context.write(RouterFrame(registered=Registered(router_id=self._router_id, lease_s=self._lease_s)))
+        log.info("worker_attached", worker_id=link.worker_id, address=register.address)
+        if first.HasField("status"):
+            await self._on_status(link, first.status, context)
+        return link
+
+    async def _on_frame(self, link: WorkerLink, frame: WorkerFrame, context: _Context) -> None:
+        if frame.HasField("load"):
+            link.load = frame.load
+        if frame.HasField("status"):
+            await self._on_status(link, frame.status, context)
+        if frame.outputs:
+            self._listener.on_outputs(link, frame.outputs)
+
+    async def _on_status(self, link: WorkerLink, status: Status, context: _Context) -> None:
+        became_ready = status.state == WorkerState.WORKER_STATE_READY and status.state != link.status.state
+        if became_ready:
+            peers = [view for view in self._links.snapshot().workers if view.worker_id != link.worker_id]
+            problem = self._models.mismatch(status.facts) or mismatch(status.facts, peers)
+            if problem is not None:
+                self._links.remove(link)
+                message = f"worker {link.worker_id} {problem}"
+                log.error("worker_refused", worker_id=link.worker_id, reason=message)
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+        link.status = status
+        if became_ready:
+            log.info("worker_ready", worker_id=link.worker_id, engine=status.facts.engine)
+            self._models.learn(status.facts)
+
+    async def _write(self, link: WorkerLink, context: _Context) -> None:
+        while True:
+            await context.write(await link.take())
+
+    async def _watch_lease(self, link: WorkerLink, context: _Context) -> None:
+        while True:
+            silent_s = time.monotonic() - link.heard_at_s
+            if silent_s >= self._lease_s:
+                break
+            await asyncio.sleep(self._lease_s - silent_s)
+        log.warning("worker_lease_expired", worker_id=link.worker_id, silent_s=round(silent_s, 1))
+        if self._links.remove(link):
+            self._listener.on_worker_lost(link)
+        context.cancel()

@@ -1,0 +1,92 @@
+"""The router's end of each worker's stream: what goes out, and what is known of the worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from segue.proto.kv_transfer_pb2 import ReleaseRequest, Ticket
+from segue.proto.worker_pb2 import EngineFacts, Load, Register, RouterFrame, Status, Submit
+from segue.router.fleet import FleetSnapshot, WorkerView
+
+
+class WorkerLink:
+    """One attached worker. What is sent while a write is under way goes out as one frame."""
+
+    def __init__(self, register: Register) -> None:
+        self.register = register
+        self.status = Status()
+        self.load = Load()
+        self.heard_at_s = 0.0
+        self.assigned_requests = 0
+        self.assigned_tokens = 0
+        self._frame = RouterFrame()
+        self._filled = asyncio.Event()
+
+    @property
+    def worker_id(self) -> str:
+        return self.register.worker_id
+
+    @property
+    def facts(self) -> EngineFacts:
+        return self.status.facts
+
+    def submit(self, submit: Submit) -> None:
+        self._frame.submit.append(submit)
+        self._filled.set()
+
+    def abort(self, request_id: str) -> None:
+        self._frame.abort_request_ids.append(request_id)
+        self._filled.set()
+
+    def release(self, ticket: Ticket, reason: str) -> None:
+        release = ReleaseRequest(ticket_id=ticket.ticket_id, producer_epoch=ticket.producer_epoch, reason=reason)
+        self._frame.release.append(release)
+        self._filled.set()
+
+    async def take(self) -> RouterFrame:
+        """The waiting frame, as soon as there is one."""
+        await self._filled.wait()
+        frame, self._frame = self._frame, RouterFrame()
+        self._filled.clear()
+        return frame
+
+    def view(self) -> WorkerView:
+        return WorkerView(
+            worker_id=self.register.worker_id,
+            epoch=self.register.epoch,
+            role=self.register.role,
+            state=self.status.state,
+            detail=self.status.detail,
+            address=self.register.address,
+            facts=self.status.facts,
+            load=self.load,
+            assigned_requests=self.assigned_requests,
+            assigned_tokens=self.assigned_tokens,
+        )
+
+
+class WorkerLinks:
+    """The attached workers by id."""
+
+    def __init__(self) -> None:
+        self._links: dict[str, WorkerLink] = {}
+
+    def __iter__(self) -> Iterator[WorkerLink]:
+        return iter(self._links.values())
+
+    def get(self, worker_id: str) -> WorkerLink | None:
+        return self._links.get(worker_id)
+
+    def add(self, link: WorkerLink) -> None:
+        self._links[link.worker_id] = link
+
+    def remove(self, link: WorkerLink) -> bool:
+        """Forget a link; False if another one has taken its place."""
+        if self._links.get(link.worker_id) is not link:
+            return False
+        del self._links[link.worker_id]
+        return True
+
+    def snapshot(self) -> FleetSnapshot:
+        return FleetSnapshot(tuple(link.view() for link in self._links.values()))

@@ -1,0 +1,172 @@
+"""The supervisor with real, cheap child processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from segue.cluster.process import ProcessSpec
+from segue.cluster.restarts import RestartPolicy
+from segue.cluster.supervisor import Event, ProcessDied, Restarting, Started, Stopped, supervise
+
+SLEEP = "import time; time.sleep(600)"
+EXIT = RestartPolicy(on_death="exit")
+RESTART = RestartPolicy(on_death="restart", first_pause_s=0.05, longest_pause_s=0.2)
+
+
+def python(name: str, code: str, folder: Path) -> ProcessSpec:
+    return ProcessSpec(name, (sys.executable, "-u", "-c", code), dict(os.environ), folder / f"{name}.log")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A grandchild that was killed and that nobody has waited for yet is a zombie: over all the same.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+async def eventually(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def written(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+class Log(list[Event]):
+    """The events, with the pids of everything that was started."""
+
+    @property
+    def pids(self) -> list[int]:
+        return [event.pid for event in self if isinstance(event, Started)]
+
+
+async def test_leaving_the_block_stops_everything(tmp_path: Path) -> None:
+    events = Log()
+    async with supervise([python(name, SLEEP, tmp_path) for name in "abc"], EXIT, events.append):
+        await eventually(lambda: len(events.pids) == 3)
+    assert not any(is_running(pid) for pid in events.pids)
+    assert {event.name for event in events if isinstance(event, Stopped)} == {"a", "b", "c"}
+
+
+async def test_a_death_ends_the_pool_and_tells_who_how_and_its_last_lines(tmp_path: Path) -> None:
+    events = Log()
+    specs = [
+        python("steady", SLEEP, tmp_path),
+        python("broken", "print('out of luck'); raise SystemExit(7)", tmp_path),
+    ]
+    with pytest.raises(ProcessDied) as raised:
+        async with supervise(specs, EXIT, events.append):
+            await asyncio.sleep(60)
+    assert raised.value.spec.name == "broken"
+    assert raised.value.death.returncode == 7
+    assert raised.value.last_lines == ("out of luck",)
+    assert "broken exited with status 7" in str(raised.value)
+    assert not any(is_running(pid) for pid in events.pids)
+
+
+async def test_a_killed_process_is_told_by_its_signal(tmp_path: Path) -> None:
+    events = Log()
+    with pytest.raises(ProcessDied, match="SIGKILL"):
+        async with supervise([python("a", SLEEP, tmp_path)], EXIT, events.append):
+            await eventually(lambda: events.pids)
+            os.kill(events.pids[0], 9)
+            await asyncio.sleep(60)
+
+
+async def test_restart_brings_a_dead_process_back(tmp_path: Path) -> None:
+    events = Log()
+    async with supervise(
+        [python("a", SLEEP, tmp_path), python("b", SLEEP, tmp_path)], RESTART, events.append
+    ):
+        await eventually(lambda: len(events.pids) == 2)
+        first, other = events.pids
+        os.kill(first, 9)
+        await eventually(lambda: len(events.pids) == 3)
+        assert is_running(events.pids[2])
+        assert is_running(other)
+    assert [event.death.returncode for event in events if isinstance(event, Restarting)] == [-9]
+    assert not any(is_running(pid) for pid in events.pids)
+
+
+async def test_the_last_lines_are_those_of_this_life(tmp_path: Path) -> None:
+    events = Log()
+    code = "import os; print('life of', os.getpid()); raise SystemExit(1)"
+    async with supervise([python("a", code, tmp_path)], RESTART, events.append):
+        await eventually(lambda: sum(isinstance(event, Restarting) for event in events) == 2)
+    told = [event.last_lines for event in events if isinstance(event, Restarting)]
+    assert told == [(f"life of {pid}",) for pid in events.pids[:2]]
+
+
+async def test_a_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
+    events = Log()
+    code = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); {SLEEP}"
+    async with supervise([python("a", code, tmp_path)], EXIT, events.append, stop_grace_s=0.3):
+        await eventually(lambda: "deaf" in written(tmp_path / "a.log"))
+    assert [event.death.returncode for event in events if isinstance(event, Stopped)] == [-9]
+    assert not is_running(events.pids[0])
+
+
+async def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:
+    events = Log()
+    code = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}]).pid); {SLEEP}"
+    with pytest.raises(ProcessDied):
+        async with supervise([python("a", code, tmp_path)], EXIT, events.append):
+            await eventually(lambda: written(tmp_path / "a.log").strip())
+            os.kill(events.pids[0], 9)
+            await asyncio.sleep(60)
+    grandchild = int(written(tmp_path / "a.log"))
+    await eventually(lambda: not is_running(grandchild))
+
+
+async def test_an_error_in_the_block_stops_everything_and_comes_out_as_it_is(tmp_path: Path) -> None:
+    events = Log()
+    with pytest.raises(ValueError, match="mine"):
+        async with supervise([python("a", SLEEP, tmp_path)], EXIT, events.append):
+            await eventually(lambda: events.pids)
+            raise ValueError("mine")
+    assert not is_running(events.pids[0])
+
+
+async def test_a_death_behind_an_error_in_the_block_is_what_is_told(tmp_path: Path) -> None:
+    events = Log()
+    with pytest.raises(ProcessDied) as raised:
+        async with supervise([python("a", SLEEP, tmp_path)], EXIT, events.append):
+            await eventually(lambda: events.pids)
+            os.kill(events.pids[0], 9)
+            raise ConnectionResetError("the other end is gone")
+    assert isinstance(raised.value.__cause__, ConnectionResetError)
+
+
+async def test_cancelling_the_owner_stops_everything(tmp_path: Path) -> None:
+    events = Log()
+
+    async def own() -> None:
+        async with supervise([python("a", SLEEP, tmp_path)], EXIT, events.append):
+            await asyncio.sleep(60)
+
+    owner = asyncio.create_task(own())
+    await eventually(lambda: events.pids)
+    owner.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await owner
+    assert not is_running(events.pids[0])
+
+
+@pytest.mark.timeout(120)
+async def test_kill_all_cuts_the_grace_short(tmp_path: Path) -> None:
+    events = Log()
+    code = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); {SLEEP}"
+    async with supervise([python("a", code, tmp_path)], EXIT, events.append, stop_grace_s=600) as supervised:
+        await eventually(lambda: "deaf" in written(tmp_path / "a.log"))
+        asyncio.get_running_loop().call_later(0.1, supervised.kill_all)
+    assert [event.death.returncode for event in events if isinstance(event, Stopped)] == [-9]

@@ -1,0 +1,115 @@
+"""The stream to one router: dial, register, carry frames, dial again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import grpc
+import grpc.aio
+
+from segue.base.errors import SettingsError
+from segue.base.logging import get_logger
+from segue.proto.worker_pb2 import Load, Register, RouterFrame, Status, WorkerFrame
+from segue.proto.worker_pb2_grpc import WorkerHubStub
+from segue.worker.outbox import Outbox
+
+log = get_logger("worker")
+
+_REDIAL_MIN_S = 0.1
+_REDIAL_MAX_S = 2.0  # A router that comes back is to know its workers within 3 s.
+_LOAD_INTERVAL_S = 1.0
+_MAX_FRAME_BYTES = 64 << 20
+
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", _MAX_FRAME_BYTES),
+    ("grpc.max_send_message_length", _MAX_FRAME_BYTES),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+
+
+class AttachmentOwner(Protocol):
+    """What an attachment asks of the worker."""
+
+    @property
+    def register(self) -> Register: ...
+
+    @property
+    def status(self) -> Status: ...
+
+    def current_load(self) -> Load: ...
+
+    def on_frame(self, attachment: Attachment, frame: RouterFrame) -> None: ...
+
+    def on_detached(self, attachment: Attachment) -> None: ...
+
+
+class Attachment:
+    """One router, for as long as it is listed. ``run`` ends by cancellation, or with the router's refusal."""
+
+    def __init__(self, address: str, owner: AttachmentOwner) -> None:
+        self.address = address
+        self.outbox = Outbox()
+        self._owner = owner
+
+    async def run(self) -> None:
+        """Stay attached.
+
+        Raises:
+            SettingsError: the router refuses this worker as it is.
+        """
+        redial_s = _REDIAL_MIN_S
+        while True:
+            self.outbox = Outbox()
+            async with grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
+                try:
+                    if await self._attach(channel):
+                        redial_s = _REDIAL_MIN_S
+                except grpc.aio.AioRpcError as broken:
+                    if broken.code() in {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT}:
+                        raise SettingsError(f"router {self.address} refuses this worker: {broken.details()}") from None
+                    log.info("router_unreachable", router=self.address, error=broken.code().name)
+                finally:
+                    self._owner.on_detached(self)
+            await asyncio.sleep(redial_s)
+            redial_s = min(2 * redial_s, _REDIAL_MAX_S)
+
+    async def _attach(self, channel: grpc.aio.Channel) -> bool:
+        """One stream, from registration to its end; whether the router had accepted us."""
+        call = WorkerHubStub(channel).Attach()
+        await call.write(WorkerFrame(register=self._owner.register, status=self._owner.status))
+        accepted = False
+        async with asyncio.TaskGroup() as tasks:
+            senders = (tasks.create_task(self._send(call)), tasks.create_task(self._keep_load_fresh()))
+            while True:
+                frame = await call.read()
+                if frame is grpc.aio.EOF:
+                    break
+                if not accepted:
+                    accepted = True
+                    log.info("attached", router=self.address, router_id=frame.registered.router_id)
+                self._owner.on_frame(self, frame)
+            for sender in senders:
+                sender.cancel()
+        # read() hides the status of a stream that ended; asking for it raises what the router said.
+        if await call.code() is not grpc.StatusCode.OK:
+            raise grpc.aio.AioRpcError(
+                await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+            )
+        return accepted
+
+    async def _send(self, call: grpc.aio.StreamStreamCall[WorkerFrame, RouterFrame]) -> None:
+        while True:
+            frame = await self.outbox.take()
+            try:
+                await call.write(frame)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return  # The reader sees the end and its reason.
+
+    async def _keep_load_fresh(self) -> None:
+        while True:
+            self.outbox.put_load(self._owner.current_load())
+            await asyncio.sleep(_LOAD_INTERVAL_S)

@@ -1,0 +1,110 @@
+"""A worker process from start to end. The same for both roles; :class:`~segue.worker.role.WorkerRole` is the rest."""
+
+from __future__ import annotations
+
+import asyncio
+
+from segue.base.errors import SettingsError
+from segue.base.ids import new_epoch
+from segue.base.logging import get_logger, setup_logging
+from segue.base.process import die_with_parent, on_stop_signals
+from segue.engine.factory import make_engine
+from segue.engine.protocol import Engine
+from segue.proto.worker_pb2 import Register, WorkerState
+from segue.worker.attachment import Attachment
+from segue.worker.releases import Releases
+from segue.worker.role import WorkerRole
+from segue.worker.routers import stay_attached
+from segue.worker.runtime import WorkerRuntime
+from segue.worker.server import WorkerServer, WorkerService
+from segue.worker.settings import WorkerSettings
+
+log = get_logger("worker")
+
+PROTOCOL_VERSION = 1
+
+
+def run_worker(settings: WorkerSettings, role: WorkerRole) -> int:
+    """Run until drained or failed; the process's exit status: 0 drained, 1 failed, 2 can't run as configured."""
+    if settings.die_with_parent:
+        die_with_parent()
+    setup_logging(settings.log_format)
+    try:
+        return asyncio.run(_Worker(settings, role).run())
+    except* SettingsError as group:
+        for error in _leaves(group):
+            log.error("cannot_start", error=str(error))
+    return 2
+
+
+class _Worker:
+    """The phases of one worker's life, in order: listen, attach, load, serve, drain, stop."""
+
+    def __init__(self, settings: WorkerSettings, role: WorkerRole) -> None:
+        self._settings = settings
+        self._role = role
+        self._drain_timeout_s = settings.drain_timeout_s
+
+    async def run(self) -> int:
+        settings, role = self._settings, self._role
+        self._draining = asyncio.Event()
+        epoch = new_epoch()
+        engine = make_engine(settings.engine_settings(role.name, epoch))
+        server = WorkerServer(settings.host, settings.port)
+        register = Register(
+            worker_id=settings.worker_id,
+            epoch=epoch,
+            role=role.proto,
+            address=server.address,
+            protocol=PROTOCOL_VERSION,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            releases = Releases(tasks)
+            runtime = WorkerRuntime(role, register, engine, releases)
+            await server.start(WorkerService(runtime, engine, self._begin_drain))
+            on_stop_signals(asyncio.get_running_loop(), lambda: self._begin_drain(0.0))
+            attached = tasks.create_task(
+                stay_attached(settings.routers, lambda address: Attachment(address, runtime)), name="routers"
+            )
+            runtime.set_state(WorkerState.WORKER_STATE_LOADING, f"loading {settings.model}")
+            status = await self._serve(runtime, server, engine)
+            await server.set_ready(False)
+            await asyncio.sleep(0)  # Let the last frames be taken.
+            attached.cancel()
+            await engine.stop()
+            await server.stop()
+            await releases.close()
+        log.info("stopped", status=status)
+        return status
+
+    def _begin_drain(self, timeout_s: float) -> None:
+        self._drain_timeout_s = timeout_s or self._drain_timeout_s
+        self._draining.set()
+
+    async def _serve(self, runtime: WorkerRuntime, server: WorkerServer, engine: Engine) -> int:
+        """Load, serve and drain; the exit status."""
+        starting = asyncio.ensure_future(engine.start(runtime))
+        draining = asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait((starting, draining), return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():  # Told to stop while loading: nothing to drain.
+                return 0
+            runtime.set_state(WorkerState.WORKER_STATE_READY, "ready", starting.result())
+            await server.set_ready(True)
+            await asyncio.wait((runtime.failure, draining), return_when=asyncio.FIRST_COMPLETED)
+            if runtime.failure.done():
+                log.error("engine_lost", error=repr(runtime.failure.result()))
+                return 1
+            await server.set_ready(False)
+            drained = await runtime.drain(self._drain_timeout_s)
+            return 0 if drained else 1
+        finally:
+            starting.cancel()
+            draining.cancel()
+
+
+def _leaves(group: BaseExceptionGroup[SettingsError]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return leaves

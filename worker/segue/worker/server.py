@@ -1,0 +1,72 @@
+"""The worker's own gRPC server: health, reflection, and the Worker service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from segue.base.errors import SettingsError
+from segue.engine.protocol import Engine
+from segue.proto import worker_pb2
+from segue.proto.worker_pb2 import DescribeRequest, DescribeResponse, DrainRequest, DrainResponse
+from segue.proto.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
+from segue.worker.runtime import WorkerRuntime
+
+SERVICE = worker_pb2.DESCRIPTOR.services_by_name["Worker"].full_name
+
+
+class WorkerService(WorkerServicer):
+    """Describes the worker and begins its drain."""
+
+    def __init__(self, runtime: WorkerRuntime, engine: Engine, drain: Callable[[float], None]) -> None:
+        self._runtime = runtime
+        self._engine = engine
+        self._drain = drain
+
+    async def Describe(
+        self, request: DescribeRequest, context: grpc.aio.ServicerContext[DescribeRequest, DescribeResponse]
+    ) -> DescribeResponse:
+        response = DescribeResponse(register=self._runtime.register, status=self._runtime.status)
+        response.load.CopyFrom(self._engine.load())
+        response.counters.CopyFrom(self._engine.counters())
+        return response
+
+    async def Drain(
+        self, request: DrainRequest, context: grpc.aio.ServicerContext[DrainRequest, DrainResponse]
+    ) -> DrainResponse:
+        self._drain(request.timeout_s)
+        held_offers = self._engine.load().held_offers
+        return DrainResponse(running_requests=self._runtime.open_requests, held_offers=held_offers)
+
+
+class WorkerServer:
+    """A listening server; ``address`` is what others dial. Health says NOT_SERVING until ``set_ready``."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._server = grpc.aio.server()
+        self._health = health_aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        try:
+            bound = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise SettingsError(f"can't listen on {host}:{port}: {error}; choose another --port") from error
+        self.address = f"{host}:{bound}"
+
+    async def start(self, service: WorkerService) -> None:
+        add_WorkerServicer_to_server(service, self._server)
+        await self.set_ready(False)
+        await self._server.start()
+
+    async def set_ready(self, ready: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+    async def stop(self) -> None:
+        await self._server.stop(grace=1.0)

@@ -1,0 +1,48 @@
+"""What a worker process is told at start."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from segue.base.ids import new_epoch
+from segue.base.logging import LogFormat
+from segue.engine.settings import EngineKind, EngineRole, EngineSettings, TransportChoice
+
+
+class WorkerSettings(BaseModel):
+    """One worker. Unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="Local directory or hub id, as vLLM takes it.")
+    routers: tuple[str, ...] = Field(
+        min_length=1, description="host:port of routers; a name that resolves to several addresses means them all."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on; routers and other workers reach us there.")
+    port: int = Field(0, ge=0, le=65535, description="Port of the worker's gRPC server; 0 is any free one.")
+    worker_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{new_epoch()[:6]}")
+    transport: TransportChoice = "auto"
+    engine: EngineKind = "auto"
+    engine_args: dict[str, Any] = Field(default_factory=dict, description="vLLM's EngineArgs.")
+    kv_cache_gib: float = Field(1.0, gt=0)
+    lease_s: float = Field(30.0, gt=0, description="Seconds that offered KV blocks wait to be claimed.")
+    drain_timeout_s: float = Field(60.0, ge=0, description="Seconds a drain may take before what is left is dropped.")
+    die_with_parent: bool = False
+    log_format: LogFormat = "auto"
+
+    def engine_settings(self, role: EngineRole, epoch: str) -> EngineSettings:
+        return EngineSettings(
+            model=self.model,
+            role=role,
+            kind=self.engine,
+            transport=self.transport,
+            engine_args=self.engine_args,
+            kv_cache_gib=self.kv_cache_gib,
+            lease_s=self.lease_s,
+            worker_id=self.worker_id,
+            epoch=epoch,
+            host=self.host,
+        )
