@@ -47,9 +47,7 @@ def main() -> int:
     try:
         setup = Setup(_model(options), options.log_dir, options.ready_limit_s, options.kv_cache_gib)
         setup.log_dir.mkdir(parents=True, exist_ok=True)
-        measure_in_turn(
-            plan, _stacks(options), setup, runs.append, lambda line: console.print(line, highlight=False)
-        )
+        measure_in_turn(plan, _stacks(options), setup, runs.append, lambda line: console.print(line, highlight=False))
     except (ServerFailedError, OutOfTimeError, ValueError, RuntimeError, OSError) as error:
         fault = f"{type(error).__name__}: {error}"
     except KeyboardInterrupt:
@@ -105,9 +103,7 @@ def _whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
         "--model",

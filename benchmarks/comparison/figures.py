@@ -115,9 +115,7 @@ def measurement(stack: str, round_: int, concurrency: int, load: Load, other_cpu
 
 def median_figures(measurements: Sequence[Measurement]) -> Figures:
     """Each figure's median over the given rounds."""
-    return Figures(
-        **{name: statistics.median(getattr(m.figures, name) for m in measurements) for name in METRICS}
-    )
+    return Figures(**{name: statistics.median(getattr(m.figures, name) for m in measurements) for name in METRICS})
 
 
 def paired_ratios(stock: Sequence[Measurement], segue: Sequence[Measurement]) -> dict[str, Ratio]:

@@ -20,9 +20,7 @@ class Sample:
     chunk_times_s: tuple[float, ...]  # one for each chunk that carried a choice
     prompt_tokens: int
     output_tokens: int
-    error: str | None = (
-        None  # what went wrong; a failed request counts in no figure but the number of failures
-    )
+    error: str | None = None  # what went wrong; a failed request counts in no figure but the number of failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +149,6 @@ def apply_load(target: Target, prompts: Sequence[str], concurrency: int) -> Load
         timeout = aiohttp.ClientTimeout(total=target.request_limit_s)
         connector = aiohttp.TCPConnector(limit=concurrency)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-            return await closed_loop(
-                lambda prompt: stream_completion(session, target, prompt), prompts, concurrency
-            )
+            return await closed_loop(lambda prompt: stream_completion(session, target, prompt), prompts, concurrency)
 
     return asyncio.run(run())

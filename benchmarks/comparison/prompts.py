@@ -35,7 +35,5 @@ def make_prompts(count: int, words: int, seed: str) -> tuple[str, ...]:
             break
         prompts[" ".join(draw.choices(_WORDS, k=words))] = None
     if len(prompts) < count:
-        raise ValueError(
-            f"found {len(prompts)} different prompts of {words} words, wanted {count}: use more words"
-        )
+        raise ValueError(f"found {len(prompts)} different prompts of {words} words, wanted {count}: use more words")
     return tuple(prompts)

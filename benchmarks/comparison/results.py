@@ -55,9 +55,7 @@ class Results:
 
     def _runs(self, stack: str, concurrency: int) -> list[Run]:
         return [
-            run
-            for run in self.runs
-            if run.measurement.stack == stack and run.measurement.concurrency == concurrency
+            run for run in self.runs if run.measurement.stack == stack and run.measurement.concurrency == concurrency
         ]
 
 

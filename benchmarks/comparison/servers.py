@@ -75,9 +75,7 @@ class Server:
     def check_alive(self) -> None:
         """Raise ``ServerFailedError`` if the process has ended."""
         if self._process.poll() is not None:
-            raise ServerFailedError(
-                f"{self.name} ended with status {self._process.returncode}.\n{self._tail()}"
-            )
+            raise ServerFailedError(f"{self.name} ended with status {self._process.returncode}.\n{self._tail()}")
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM and remember the process's family, for ``reap`` to end what is left of it."""

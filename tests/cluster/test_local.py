@@ -87,9 +87,7 @@ async def test_waiting_follows_the_router_until_all_are_ready(unused_tcp_port: i
 
     async def readyz(_: web.Request) -> web.Response:
         answer = answers.pop(0)
-        return web.json_response(
-            answer.model_dump(exclude={"reachable"}), status=200 if answer.ready else 503
-        )
+        return web.json_response(answer.model_dump(exclude={"reachable"}), status=200 if answer.ready else 503)
 
     app = web.Application()
     app.router.add_get("/readyz", readyz)

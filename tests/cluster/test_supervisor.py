@@ -85,9 +85,7 @@ async def test_a_killed_process_is_told_by_its_signal(tmp_path: Path) -> None:
 
 async def test_restart_brings_a_dead_process_back(tmp_path: Path) -> None:
     events = Log()
-    async with supervise(
-        [python("a", SLEEP, tmp_path), python("b", SLEEP, tmp_path)], RESTART, events.append
-    ):
+    async with supervise([python("a", SLEEP, tmp_path), python("b", SLEEP, tmp_path)], RESTART, events.append):
         await eventually(lambda: len(events.pids) == 2)
         first, other = events.pids
         os.kill(first, 9)

@@ -58,9 +58,7 @@ class StartupDisplay:
             return
         self._since_s[name] = self._console.get_time() - self._started_s
         if not self._console.is_terminal:
-            words = f"{self._since_s[name]:6.1f} s  {name:<12} {state}" + (
-                f": {detail}" if self._details[name] else ""
-            )
+            words = f"{self._since_s[name]:6.1f} s  {name:<12} {state}" + (f": {detail}" if self._details[name] else "")
             self._console.print(words, markup=False, highlight=False, soft_wrap=True)
 
     def _table(self) -> Table:
@@ -70,9 +68,7 @@ class StartupDisplay:
             done = state == _DONE
             mark = "[green]✓[/green]" if done else self._spinners[name]
             taken_s = self._since_s[name] if done else now_s
-            table.add_row(
-                mark, name, state, f"[dim]{taken_s:.1f} s[/dim]", f"[dim]{self._details[name]}[/dim]"
-            )
+            table.add_row(mark, name, state, f"[dim]{taken_s:.1f} s[/dim]", f"[dim]{self._details[name]}[/dim]")
         return table
 
 

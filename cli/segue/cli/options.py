@@ -58,12 +58,8 @@ ServedName = Annotated[
     typer.Option("--served-model-name", help="The name clients ask for. Default: the last part of --model."),
 ]
 TransportOption = Annotated[Transport, typer.Option(help="How the KV cache travels from prefill to decode.")]
-KvCacheGib = Annotated[
-    float, typer.Option(min=0.01, help="KV cache of each CPU worker, in GiB. GPUs size their own.")
-]
-DrainTimeout = Annotated[
-    float, typer.Option(min=0, help="Seconds a drain may take before what is left is dropped.")
-]
+KvCacheGib = Annotated[float, typer.Option(min=0.01, help="KV cache of each CPU worker, in GiB. GPUs size their own.")]
+DrainTimeout = Annotated[float, typer.Option(min=0, help="Seconds a drain may take before what is left is dropped.")]
 DieWithParent = Annotated[bool, typer.Option("--die-with-parent", hidden=True)]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="auto: text on a terminal, JSON elsewhere.")]
 EngineArg = Annotated[
@@ -95,9 +91,7 @@ def parse_engine_args(pairs: Iterable[str], option: str = "--engine-arg") -> dic
         key, equals, value = pair.partition("=")
         key = key.strip().lstrip("-").replace("-", "_")
         if not equals or not key.isidentifier():
-            raise typer.BadParameter(
-                f"{pair!r} is not KEY=VALUE; write for example max_num_seqs=8", param_hint=option
-            )
+            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE; write for example max_num_seqs=8", param_hint=option)
         if key in parsed:
             raise typer.BadParameter(f"{key} is given twice; keep one of them", param_hint=option)
         try:

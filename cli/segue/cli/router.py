@@ -27,13 +27,9 @@ def router(
     worker_port: Annotated[int, typer.Option(help="gRPC that workers dial; keep it from clients.")] = 9100,
     model: Model = None,
     served_model_name: ServedName = None,
-    worker_lease: Annotated[
-        float, typer.Option(help="Seconds without a word after which a worker is dropped.")
-    ] = 5.0,
+    worker_lease: Annotated[float, typer.Option(help="Seconds without a word after which a worker is dropped.")] = 5.0,
     max_concurrent_requests: Annotated[int, typer.Option(help="Beyond it, requests get a 429.")] = 1024,
-    default_timeout: Annotated[
-        float, typer.Option(help="Seconds for requests that bring no deadline.")
-    ] = 600.0,
+    default_timeout: Annotated[float, typer.Option(help="Seconds for requests that bring no deadline.")] = 600.0,
     drain_timeout: DrainTimeout = 30.0,
     log_format: LogFormatOption = LogFormat.auto,
     die_with_parent: DieWithParent = False,

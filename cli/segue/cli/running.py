@@ -78,9 +78,7 @@ async def _run(run: Run, console: Console, body: Callable[[], Awaitable[None]]) 
     return signals.received
 
 
-async def _run_ready(
-    run: Run, console: Console, body: Callable[[], Awaitable[None]], signals: _Signals
-) -> None:
+async def _run_ready(run: Run, console: Console, body: Callable[[], Awaitable[None]], signals: _Signals) -> None:
     cluster = run.cluster
     prefill, decode = cluster.prefill.workers, cluster.decode.workers
     names = ["router", *(f"prefill-{n}" for n in range(prefill)), *(f"decode-{n}" for n in range(decode))]

@@ -26,9 +26,7 @@ from segue.cli.options import (
 )
 
 Log = Annotated[Path | None, typer.Option("--log-dir", help="Where the log files go. Default: a new one.")]
-Startup = Annotated[
-    float, typer.Option("--startup-timeout", min=1, help="Seconds until every engine must be ready.")
-]
+Startup = Annotated[float, typer.Option("--startup-timeout", min=1, help="Seconds until every engine must be ready.")]
 
 
 def up(
@@ -99,9 +97,7 @@ def up(
     say(f"log files in {cluster.run_dir}")
 
     async def serve() -> None:
-        say(
-            f"ready: {cluster.http_url}/v1 (model {name}), gRPC {host}:{cluster.ports.grpc}. Ctrl-C stops it."
-        )
+        say(f"ready: {cluster.http_url}/v1 (model {name}), gRPC {host}:{cluster.ports.grpc}. Ctrl-C stops it.")
         await asyncio.Event().wait()
 
     run_cluster(Run(cluster, RestartPolicy(on_death.value), startup_timeout), console, serve)

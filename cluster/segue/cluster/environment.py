@@ -41,9 +41,7 @@ def share_of(machine: Machine, index: int, device: Device) -> Share:
     if device == "cpu":
         return Share(core)
     if not machine.gpus:
-        raise ValueError(
-            "device cuda was asked for and no GPU is visible; use --device cpu or make one visible"
-        )
+        raise ValueError("device cuda was asked for and no GPU is visible; use --device cpu or make one visible")
     return Share(core, machine.gpus[index % len(machine.gpus)])
 
 
@@ -65,9 +63,7 @@ def worker_environment(inherited: Mapping[str, str], share: Share, kv_cache_gib:
     return environment
 
 
-def choose_device(
-    asked: Literal["auto", "cpu", "cuda"], gpus: Sequence[str], cuda_engine_installed: bool
-) -> Device:
+def choose_device(asked: Literal["auto", "cpu", "cuda"], gpus: Sequence[str], cuda_engine_installed: bool) -> Device:
     """The device of the pools: as asked, or the GPU where there is one together with an engine that can use
     it."""
     if asked != "auto":

@@ -141,18 +141,14 @@ def _held_port(held: ExitStack, host: str, port: int, option: str) -> int:
     try:
         listener.bind((host, port))
     except OSError as error:
-        raise SettingsError(
-            f"{option} {host}:{port} can't be had ({error.strerror}); choose another one"
-        ) from None
+        raise SettingsError(f"{option} {host}:{port} can't be had ({error.strerror}); choose another one") from None
     number: int = listener.getsockname()[1]
     return number
 
 
 def this_machine() -> Machine:
     """The cores this process may run on and the GPUs it may see."""
-    cores = (
-        sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return Machine(tuple(cores), tuple(_visible_gpus(os.environ)))
 
 

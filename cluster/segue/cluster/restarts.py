@@ -47,8 +47,7 @@ class RestartPolicy:
     def __post_init__(self) -> None:
         if not 0 < self.first_pause_s <= self.longest_pause_s:
             raise ValueError(
-                f"first_pause_s {self.first_pause_s} must be above 0 "
-                f"and at most longest_pause_s {self.longest_pause_s}"
+                f"first_pause_s {self.first_pause_s} must be above 0 and at most longest_pause_s {self.longest_pause_s}"
             )
 
 

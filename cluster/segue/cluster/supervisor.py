@@ -84,9 +84,7 @@ async def supervise(
     try:
         async with asyncio.TaskGroup() as group:
             keepers = [
-                group.create_task(
-                    _keep(spec, policy, report, stop_grace_s, supervised), name=f"keep {spec.name}"
-                )
+                group.create_task(_keep(spec, policy, report, stop_grace_s, supervised), name=f"keep {spec.name}")
                 for spec in specs
             ]
             try:

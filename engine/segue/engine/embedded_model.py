@@ -99,9 +99,7 @@ def _corpus() -> Iterator[str]:
 
 def _content_version(corpus: list[str]) -> str:
     # The prose differs between Python versions and so, then, does the tokenizer.
-    recipe = json.dumps(
-        [_RECIPE, _SEED, _model_config(), _CHAT_TEMPLATE, _EMBEDDING_STD, _WEIGHT_STD, _OUTPUT_POWER]
-    )
+    recipe = json.dumps([_RECIPE, _SEED, _model_config(), _CHAT_TEMPLATE, _EMBEDDING_STD, _WEIGHT_STD, _OUTPUT_POWER])
     digest = hashlib.sha256(recipe.encode())
     for text in corpus:
         digest.update(text.encode())

@@ -46,7 +46,7 @@ def apply_environment(environment: Mapping[str, str]) -> None:
 def has_cuda() -> bool:
     import torch
 
-    return torch.cuda.is_available()
+    return bool(torch.cuda.is_available())
 
 
 def resolve(settings: EngineSettings) -> EngineSettings:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 
-def engine_facts(settings: EngineSettings, config: VllmConfig, connector: ConnectorConfig, kv_blocks: int) -> EngineFacts:
+def engine_facts(
+    settings: EngineSettings, config: VllmConfig, connector: ConnectorConfig, kv_blocks: int
+) -> EngineFacts:
     """Facts from vLLM's resolved configuration; ``kv_blocks`` are the usable blocks of the paged cache."""
     import vllm
 

@@ -1,7 +1,7 @@
 """vLLM in this process, on one thread: the default on CPU, where it starts in seconds and needs no second process.
 
 The thread owns the engine; everybody else sends it commands. It steps while there is work and otherwise sleeps until
-a command arrives or a KV transfer ends (:func:`segue.kv_transfer.connector_config.wake_engine`).
+a command arrives or a KV transfer ends (:data:`segue.kv_transfer.connector_config.wake_engine`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from segue.base.logging import get_logger
 from segue.engine.protocol import EngineListener
 from segue.engine.settings import EngineSettings
 from segue.engine.vllm_config import connector_config, engine_arguments, free_port
-from segue.kv_transfer.connector_config import set_engine_waker
-from segue.proto.sampling_pb2 import FinishReason, SamplingParams
+from segue.engine.warm_up import warm_up_submits
+from segue.kv_transfer.connector_config import wake_engine
+from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, RequestError, RequestOutput, Submit
 
 log = get_logger("engine")
@@ -43,7 +44,7 @@ class InprocEngine:
     async def start(self, listener: EngineListener) -> EngineFacts:
         loop = asyncio.get_running_loop()
         started: asyncio.Future[EngineFacts] = loop.create_future()
-        set_engine_waker(self._wake.set)
+        wake_engine.set(self._wake.set)
         self._thread = threading.Thread(
             target=self._run, args=(loop, started, listener), name="vllm-engine", daemon=True
         )
@@ -80,7 +81,7 @@ class InprocEngine:
         try:
             facts = self._build()
             self._warm_up()
-        except Exception as error:  # vLLM raises what it likes while it starts; the caller gets it as it is.
+        except Exception as error:  # noqa: BLE001 - vLLM raises what it likes; the caller gets it as it is.
             self._post(loop, _set_unless_done, started, None, error)
             return
         self._post(loop, _set_unless_done, started, facts, None)
@@ -130,14 +131,8 @@ class InprocEngine:
 
     def _warm_up(self) -> None:
         """Run what the first requests would otherwise wait for, then forget it."""
-        for number, sampling in enumerate(
-            (
-                SamplingParams(temperature=0, max_tokens=3, ignore_eos=True),
-                SamplingParams(seed=1, top_p=0.9, presence_penalty=0.5, max_tokens=3, logprobs=2, ignore_eos=True),
-            )
-        ):
-            ids = [10 + number] * 200
-            self._add(Submit(request_id=f"warm-up-{number}", input_token_ids=ids, sampling=sampling))
+        for submit in warm_up_submits():
+            self._add(submit)
         while self._submits:
             self._step()
         if self._failed:
@@ -186,7 +181,9 @@ class InprocEngine:
 
         try:
             self._engine.add_request(
-                submit.request_id, {"prompt_token_ids": list(submit.input_token_ids)}, to_vllm_sampling(submit)
+                submit.request_id,
+                {"prompt_token_ids": list(submit.input_token_ids)},
+                to_vllm_sampling(submit),
             )
         except ValueError as error:  # vLLM's validation errors are ValueErrors.
             self._failed.append(

@@ -20,9 +20,19 @@ from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, SamplingPar
 from segue.proto.worker_pb2 import EngineUsage, RequestError, RequestOutput, Submit, Transfer
 
 _SCALARS = (
-    "temperature top_p top_k min_p seed max_tokens min_tokens presence_penalty frequency_penalty repetition_penalty "
-    "ignore_eos logprobs"
-).split()
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "max_tokens",
+    "min_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "ignore_eos",
+    "logprobs",
+)
 
 _FINISH = {
     "stop": FinishReason.FINISH_REASON_STOP,
@@ -38,7 +48,7 @@ def to_vllm_sampling(submit: Submit) -> VllmSampling:
     Stop strings stay behind: the router, which has the text, looks for them.
     """
     sampling: SamplingParams = submit.sampling
-    given = {name: getattr(sampling, name) for name in _SCALARS if sampling.HasField(name)}  # type: ignore[arg-type]
+    given = {name: getattr(sampling, name) for name in _SCALARS if sampling.HasField(name)}
     extra: dict[str, Any] = {"kv_transfer_params": _kv_params(submit)}
     if submit.forced_token_ids:
         extra[EXTRA_ARG] = list(submit.forced_token_ids)

@@ -45,16 +45,23 @@ class TransferReport:
     error: str = ""
 
 
-# What the engine thread waits on when it has nothing to compute: a transfer that ends must wake it. Set by the
-# in-process engine; an engine core in a process of its own polls instead, and leaves this as it is.
-_wake: Callable[[], None] = bool  # Any callable that does nothing.
+class EngineWaker:
+    """What the engine's thread waits on when it has nothing to compute: a transfer that ends must wake it.
+
+    One for each process, since vLLM makes the connectors and passes them nothing of ours. The in-process engine sets
+    it; an engine core in a process of its own polls instead, and leaves it as it is.
+    """
+
+    def __init__(self) -> None:
+        self._wake: Callable[[], None] | None = None
+
+    def set(self, wake: Callable[[], None]) -> None:
+        """Have transfers call ``wake``, from any thread, when the engine should take a step."""
+        self._wake = wake
+
+    def __call__(self) -> None:
+        if self._wake is not None:
+            self._wake()
 
 
-def set_engine_waker(wake: Callable[[], None]) -> None:
-    """Have transfers call ``wake`` (from any thread) when the engine should take a step."""
-    global _wake
-    _wake = wake
-
-
-def wake_engine() -> None:
-    _wake()
+wake_engine = EngineWaker()

@@ -65,7 +65,7 @@ class GrpcPuller:
             self._cancelled.add(engine_request_id)
             call = self._calls.get(engine_request_id)
         if call is not None:
-            call.cancel()
+            call.cancel()  # type: ignore[no-untyped-call]
 
     def release(self, ticket: Ticket, reason: str) -> None:
         """Tell the producer that the blocks are not needed any more; failures are left to the lease."""
@@ -130,13 +130,13 @@ class GrpcPuller:
             self._calls[claim.engine_request_id] = stream
             cancelled = claim.engine_request_id in self._cancelled
         if cancelled:
-            stream.cancel()
+            stream.cancel()  # type: ignore[no-untyped-call]
         received_bytes, digests = 0, list[int]()
         last: KvChunk | None = None
         for chunk in stream:
             seen = digest_of(chunk.payload)
             if seen != chunk.digest:
-                stream.cancel()
+                stream.cancel()  # type: ignore[no-untyped-call]
                 raise Corrupt(
                     f"layer {chunk.layer} block {chunk.first_block}: digest of what arrived is {seen:016x}, "
                     f"the producer sent {chunk.digest:016x}"
@@ -154,9 +154,7 @@ class GrpcPuller:
         return received_bytes
 
     def _release(self, ticket: Ticket, reason: str) -> None:
-        request = ReleaseRequest(
-            ticket_id=ticket.ticket_id, producer_epoch=ticket.producer_epoch, reason=reason
-        )
+        request = ReleaseRequest(ticket_id=ticket.ticket_id, producer_epoch=ticket.producer_epoch, reason=reason)
         try:
             self._stub(ticket.address).Release(request, timeout=_RELEASE_TIMEOUT_S)
         except grpc.RpcError as broken:

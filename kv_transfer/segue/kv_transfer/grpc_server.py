@@ -40,9 +40,7 @@ class KvTransferService(KvTransferServicer):
     ``on_release`` is told of every ticket that is given back, before the reply.
     """
 
-    def __init__(
-        self, book: OfferBook, cache: PagedCache | None, on_release: Callable[[], None] = wake_engine
-    ) -> None:
+    def __init__(self, book: OfferBook, cache: PagedCache | None, on_release: Callable[[], None] = wake_engine) -> None:
         self._book = book
         self._cache = cache
         self._on_release = on_release
@@ -74,9 +72,7 @@ class KvTransferService(KvTransferServicer):
 
     def _chunks(self, offer: Offer, first_block: int) -> Iterator[KvChunk]:
         assert self._cache is not None
-        plan = list(
-            plan_chunks(self._cache.layers, first_block, len(offer.block_ids), self._cache.layer_block_bytes)
-        )
+        plan = list(plan_chunks(self._cache.layers, first_block, len(offer.block_ids), self._cache.layer_block_bytes))
         digests: list[int] = []
         for number, chunk in enumerate(plan, start=1):
             block_ids = offer.block_ids[chunk.first_block : chunk.first_block + chunk.blocks]

@@ -1,4 +1,4 @@
-"""The producer's book of offers: which blocks are held under which ticket, and for how long. No I/O, clock passed in."""
+"""The producer's book of offers: which blocks are held under which ticket, how long. No I/O, clock passed in."""
 
 from __future__ import annotations
 

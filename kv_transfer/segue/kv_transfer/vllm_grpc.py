@@ -69,7 +69,8 @@ class SchedulerHalf:
         ticket = self._unclaimed.get(request.request_id)
         if ticket is None:
             return 0
-        return max(0, min(ticket.tokens, request.num_tokens) - computed_tokens)
+        tokens: int = max(0, min(ticket.tokens, request.num_tokens) - computed_tokens)
+        return tokens
 
     def after_alloc(self, request: Request, block_ids: list[int], external_tokens: int) -> None:
         ticket = self._unclaimed.pop(request.request_id, None)
@@ -81,7 +82,13 @@ class SchedulerHalf:
         first_block = (ticket.tokens - external_tokens) // self._block_tokens
         timeout_s = _params(request)["claim"]["timeout_s"]
         self._plan.claims.append(
-            (request.request_id, ticket.SerializeToString(), tuple(block_ids[: ticket.blocks]), first_block, timeout_s)
+            (
+                request.request_id,
+                ticket.SerializeToString(),
+                tuple(block_ids[: ticket.blocks]),
+                first_block,
+                timeout_s,
+            )
         )
 
     def finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:

@@ -60,7 +60,8 @@ class SegueNixlConnector(NixlPullConnector):
     def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int | None, bool]:
         params = request.kv_transfer_params or {}
         if not params.get("do_remote_prefill"):
-            return super().get_num_new_matched_tokens(request, num_computed_tokens)
+            theirs: tuple[int | None, bool] = super().get_num_new_matched_tokens(request, num_computed_tokens)
+            return theirs
         tokens = max(0, min(params["remote_num_tokens"], request.num_tokens) - num_computed_tokens)
         self._external_tokens[request.request_id] = tokens
         return tokens, tokens > 0
@@ -87,7 +88,7 @@ class SegueNixlConnector(NixlPullConnector):
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
         metadata = super().build_connector_meta(scheduler_output)
         # vLLM's metadata has no room for ours, and subclassing it would mean copying what it builds.
-        metadata.segue_offers = self._new_offers  # type: ignore[attr-defined]
+        metadata.segue_offers = self._new_offers
         self._new_offers = []
         return metadata
 

@@ -58,31 +58,30 @@ class Phase(enum.Enum):
     OVER = "over"
 
 
-class ChoiceRun:
-    """One of a request's n answers. ``run_id`` names it to the workers; times are of one monotonic clock."""
+@dataclass(frozen=True, slots=True)
+class ChoiceSpec:
+    """What one of a request's n answers is to be. ``run_id`` names it to the workers."""
 
-    def __init__(
-        self,
-        run_id: str,
-        index: int,
-        prompt: Sequence[int],
-        sampling: SamplingParams,
-        text: ChoiceText,
-        plan: Plan,
-        deadline_s: float,
-        now_s: float,
-    ) -> None:
-        self.run_id = run_id
-        self.plan = plan
+    run_id: str
+    index: int
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    plan: Plan
+    deadline_s: float
+
+
+class ChoiceRun:
+    """One answer. Times are of one monotonic clock, the caller's."""
+
+    def __init__(self, spec: ChoiceSpec, text: ChoiceText, now_s: float) -> None:
+        self.run_id = spec.run_id
+        self.plan = spec.plan
         self.phase = Phase.PREFILL
         self.output_tokens = 0
-        self.path, reason = choose_path(sampling)
-        self.timings = ChoiceTimings(plan, reason, now_s)
-        self._index = index
-        self._prompt = prompt
-        self._sampling = sampling
+        self.path, reason = choose_path(spec.sampling)
+        self.timings = ChoiceTimings(spec.plan, reason, now_s)
+        self._spec = spec
         self._text = text
-        self._deadline_s = deadline_s
         self._token_1: int | None = None
         self._unclaimed: Ticket | None = None
         self._replayed = False
@@ -90,10 +89,10 @@ class ChoiceRun:
     def begin(self, now_s: float) -> list[Action]:
         submit = Submit(
             request_id=self.run_id,
-            input_token_ids=self._prompt,
-            sampling=prefill_sampling(self._sampling),
-            timeout_s=self._deadline_s - now_s,
-            offer_kv=self._sampling.max_tokens > 1,
+            input_token_ids=self._spec.prompt,
+            sampling=prefill_sampling(self._spec.sampling),
+            timeout_s=self._spec.deadline_s - now_s,
+            offer_kv=self._spec.sampling.max_tokens > 1,
         )
         return [Send(self.plan.prefill_id, submit)]
 
@@ -140,7 +139,9 @@ class ChoiceRun:
             return [Fail(InternalError(f"prefill gave {len(output.token_ids)} tokens, expected 1"))]
         self._token_1 = output.token_ids[0]
         by_stop = output.finish_reason == FinishReason.FINISH_REASON_STOP
-        ended, actions = self._emit(output, output.token_ids, output.logprobs, by_stop, self._sampling.max_tokens == 1)
+        ended, actions = self._emit(
+            output, output.token_ids, output.logprobs, by_stop, self._spec.sampling.max_tokens == 1
+        )
         if ended:
             self.path = Path.PATH_PREFILL_ONLY
             if output.HasField("offer"):
@@ -154,9 +155,9 @@ class ChoiceRun:
         exact = self.path == Path.PATH_EXACT
         submit = Submit(
             request_id=self.run_id,
-            input_token_ids=[*self._prompt] if exact else [*self._prompt, self._token_1],
-            sampling=decode_sampling(self._sampling, self.path),
-            timeout_s=self._deadline_s - now_s,
+            input_token_ids=[*self._spec.prompt] if exact else [*self._spec.prompt, self._token_1],
+            sampling=decode_sampling(self._spec.sampling, self.path),
+            timeout_s=self._spec.deadline_s - now_s,
             ticket=output.offer,
             forced_token_ids=[self._token_1] if exact else [],
         )
@@ -201,13 +202,11 @@ class ChoiceRun:
         self.output_tokens += kept
         if not (kept or text or ended):
             return False, []
-        delta = ChoiceDelta(index=self._index, text=text, token_ids=token_ids[:kept], logprobs=logprobs[:kept])
+        delta = ChoiceDelta(index=self._spec.index, text=text, token_ids=token_ids[:kept], logprobs=logprobs[:kept])
         if ended:
             self.phase = Phase.OVER
             length = by_length and stop is None
-            delta.finish_reason = (
-                FinishReason.FINISH_REASON_LENGTH if length else FinishReason.FINISH_REASON_STOP
-            )
+            delta.finish_reason = FinishReason.FINISH_REASON_LENGTH if length else FinishReason.FINISH_REASON_STOP
             if stop is not None:
                 delta.stop_string = stop
             elif output.HasField("stop_token_id"):

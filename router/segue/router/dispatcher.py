@@ -11,7 +11,7 @@ from segue.base.ids import new_request_id
 from segue.base.logging import get_logger
 from segue.proto.inference_pb2 import GenerateResponse, Usage
 from segue.proto.worker_pb2 import RequestOutput
-from segue.router.choice_run import Abort, Action, ChoiceRun, Emit, Fail, Release, Send
+from segue.router.choice_run import Abort, Action, ChoiceRun, ChoiceSpec, Emit, Fail, Release, Send
 from segue.router.legs import choice_sampling
 from segue.router.planner import plan
 from segue.router.service import Generation, ResponseSink, ServedModel
@@ -46,19 +46,16 @@ class Dispatcher:
         codec = self._model(generation.model).codec
         for index in range(generation.n):
             sampling = choice_sampling(generation.sampling, index)
-            text = ChoiceText(
-                codec, stops=sampling.stop, min_tokens=sampling.min_tokens, prompt=generation.prompt
+            text = ChoiceText(codec, stops=sampling.stop, min_tokens=sampling.min_tokens, prompt=generation.prompt)
+            spec = ChoiceSpec(
+                run_id=f"{request.request_id}-{index}",
+                index=index,
+                prompt=generation.prompt,
+                sampling=sampling,
+                plan=plan(self._links.snapshot()),
+                deadline_s=now_s + generation.timeout_s,
             )
-            run = ChoiceRun(
-                f"{request.request_id}-{index}",
-                index,
-                generation.prompt,
-                sampling,
-                text,
-                plan(self._links.snapshot()),
-                now_s + generation.timeout_s,
-                now_s,
-            )
+            run = ChoiceRun(spec, text, now_s)
             request.runs.append(run)
             self._runs[run.run_id] = (request, run)
             self._assign(run, len(generation.prompt))

@@ -56,7 +56,8 @@ def mismatch(facts: EngineFacts, peers: Sequence[WorkerView]) -> str | None:
                 differences.append(f"{name}: {ours!r} here, {theirs!r} there")
         if differences:
             return (
-                f"does not fit worker {peer.worker_id}, which is attached: " + "; ".join(differences)
+                f"does not fit worker {peer.worker_id}, which is attached: "
+                + "; ".join(differences)
                 + ". Start both pools with the same model, dtype, block size, context length and transport"
             )
     return None

@@ -71,7 +71,9 @@ class InferenceService(InferenceServicer):
             handle.cancel()
 
     async def ListModels(
-        self, request: ListModelsRequest, context: grpc.aio.ServicerContext[ListModelsRequest, ListModelsResponse]
+        self,
+        request: ListModelsRequest,
+        context: grpc.aio.ServicerContext[ListModelsRequest, ListModelsResponse],
     ) -> ListModelsResponse:
         return ListModelsResponse(
             models=[
@@ -112,9 +114,7 @@ class InferenceService(InferenceServicer):
         check_counts(self._limits, n=n)
         token_ids = await read_prompt(model.codec, prompt, max_model_len_tokens=model.max_model_len_tokens)
         check_prompt(token_ids, facts)
-        sampling = complete_sampling(
-            request.sampling, prompt_tokens=len(token_ids), model=facts, limits=self._limits
-        )
+        sampling = complete_sampling(request.sampling, prompt_tokens=len(token_ids), model=facts, limits=self._limits)
         echoed = None
         if request.echo:
             echoed = request.text if kind == "text" else model.codec.decode(token_ids)

@@ -28,8 +28,7 @@ def prefill_sampling(sampling: SamplingParams) -> SamplingParams:
     """One token, by the same rules."""
     leg = _without_stop_strings(sampling)
     leg.max_tokens = 1
-    if leg.min_tokens > 1:
-        leg.min_tokens = 1
+    leg.min_tokens = min(leg.min_tokens, 1)
     return leg
 
 

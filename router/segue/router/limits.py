@@ -135,10 +135,8 @@ def _check_ranges(sampling: SamplingParams) -> None:
         )
 
 
-def _check_range(
-    sampling: SamplingParams, name: str, low: float, high: float, *, above_low: bool = False
-) -> None:
-    if not sampling.HasField(name):  # type: ignore[arg-type]  # the stub lists the names one by one
+def _check_range(sampling: SamplingParams, name: str, low: float, high: float, *, above_low: bool = False) -> None:
+    if not sampling.HasField(name):
         return
     value: float = getattr(sampling, name)
     inside = math.isfinite(value) and (low < value if above_low else low <= value) and value <= high

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import grpc.aio
 from aiohttp import web
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]
 from grpc_reflection.v1alpha import reflection
 
 from segue.base.errors import SettingsError
@@ -89,7 +89,9 @@ class _Router:
         try:
             await web.TCPSite(runner, settings.host, settings.port).start()
         except OSError as error:
-            raise SettingsError(f"can't listen on {settings.host}:{settings.port}: {error}; choose another --port")
+            raise SettingsError(
+                f"can't listen on {settings.host}:{settings.port}: {error}; choose another --port"
+            ) from error
         await workers.start()
         await public.start()
         http_port = runner.addresses[0][1]

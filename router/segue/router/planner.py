@@ -37,7 +37,11 @@ def plan(fleet: FleetSnapshot) -> Plan:
 
 def _prefill_load(worker: WorkerView) -> tuple[int, int, str]:
     """Prefill is bound by compute: what counts is tokens ahead in the queue."""
-    return (max(worker.assigned_tokens, worker.load.waiting_tokens), worker.assigned_requests, worker.worker_id)
+    return (
+        max(worker.assigned_tokens, worker.load.waiting_tokens),
+        worker.assigned_requests,
+        worker.worker_id,
+    )
 
 
 def _decode_load(worker: WorkerView) -> tuple[int, int, str]:

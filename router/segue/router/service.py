@@ -48,7 +48,7 @@ class Generation:
 class ResponseSink(Protocol):
     """Where one generation's answer goes. Called on the event loop; never blocks and never raises.
 
-    Each choice's last delta has its ``finish_reason``; the response with ``usage`` has at least one such delta.
+    Each choice's last delta has its ``finish_reason``; the response with ``usage`` has such a delta.
     """
 
     def on_delta(self, response: GenerateResponse) -> None:

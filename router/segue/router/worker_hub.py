@@ -49,24 +49,30 @@ class WorkerHub(WorkerHubServicer):
         self._listener = listener
         self._models = models
 
-    async def Attach(self, request_iterator: AsyncIterator[WorkerFrame], context: _Context) -> None:
+    # The generated base class knows only the iterator style; read() and write() let two tasks share the stream.
+    async def Attach(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[WorkerFrame], context: _Context
+    ) -> None:
         link = await self._register(context)
         writer = asyncio.create_task(self._write(link, context), name=f"frames to {link.worker_id}")
-        lease = asyncio.create_task(self._watch_lease(link, context), name=f"lease of {link.worker_id}")
+        now_s = asyncio.get_running_loop().time
         try:
-            while (frame := await context.read()) is not grpc.aio.EOF:
-                link.heard_at_s = time.monotonic()
-                await self._on_frame(link, frame, context)
+            async with asyncio.timeout(self._lease_s) as lease:
+                while (frame := await _read(context)) is not None:
+                    lease.reschedule(now_s() + self._lease_s)
+                    link.heard_at_s = time.monotonic()
+                    await self._on_frame(link, frame, context)
+        except TimeoutError:
+            log.warning("worker_lease_expired", worker_id=link.worker_id, lease_s=self._lease_s)
         finally:
             writer.cancel()
-            lease.cancel()
             if self._links.remove(link):
                 log.info("worker_detached", worker_id=link.worker_id)
                 self._listener.on_worker_lost(link)
 
     async def _register(self, context: _Context) -> WorkerLink:
-        first = await context.read()
-        if first is grpc.aio.EOF or not first.HasField("register"):
+        first = await _read(context)
+        if first is None or not first.HasField("register"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be Register")
         register = first.register
         if register.protocol != PROTOCOL_VERSION:
@@ -76,13 +82,13 @@ class WorkerHub(WorkerHubServicer):
                 "run the same version of Segue on both",
             )
         known = self._links.get(register.worker_id)
-        if known is not None and known.register.epoch != register.epoch:
-            if time.monotonic() - known.heard_at_s < self._lease_s / 2:
-                await context.abort(
-                    grpc.StatusCode.ALREADY_EXISTS,
-                    f"worker id {register.worker_id!r} is attached with epoch {known.register.epoch}; start each "
-                    "worker with an id of its own",
-                )
+        another = known is not None and known.register.epoch != register.epoch
+        if known is not None and another and time.monotonic() - known.heard_at_s < self._lease_s / 2:
+            await context.abort(
+                grpc.StatusCode.ALREADY_EXISTS,
+                f"worker id {register.worker_id!r} is attached with epoch {known.register.epoch}; start each "
+                "worker with an id of its own",
+            )
         if known is not None and self._links.remove(known):
             self._listener.on_worker_lost(known)
         link = WorkerLink(register)
@@ -121,13 +127,8 @@ class WorkerHub(WorkerHubServicer):
         while True:
             await context.write(await link.take())
 
-    async def _watch_lease(self, link: WorkerLink, context: _Context) -> None:
-        while True:
-            silent_s = time.monotonic() - link.heard_at_s
-            if silent_s >= self._lease_s:
-                break
-            await asyncio.sleep(self._lease_s - silent_s)
-        log.warning("worker_lease_expired", worker_id=link.worker_id, silent_s=round(silent_s, 1))
-        if self._links.remove(link):
-            self._listener.on_worker_lost(link)
-        context.cancel()
+
+async def _read(context: _Context) -> WorkerFrame | None:
+    """The next frame; None when the worker has closed its side."""
+    frame = await context.read()
+    return frame if isinstance(frame, WorkerFrame) else None

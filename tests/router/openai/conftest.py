@@ -46,28 +46,28 @@ def answer_in_words(generation: Generation) -> Iterator[Step]:
             if generation.sampling.HasField("logprobs"):
                 top = [TokenLogprob(token_id=30 + rank, logprob=-rank, rank=rank) for rank in (1, 2)]
                 sampled = TokenLogprob(token_id=20 + step, logprob=-0.5, rank=3)
-                delta.logprobs.append(
-                    PositionLogprobs(sampled=sampled, top=top[: generation.sampling.logprobs])
-                )
+                delta.logprobs.append(PositionLogprobs(sampled=sampled, top=top[: generation.sampling.logprobs]))
             if step == count - 1:
                 delta.finish_reason = FinishReason.FINISH_REASON_LENGTH
             deltas.append(delta)
-        yield GenerateResponse(model=generation.model, choices=deltas, **last(generation, step == count - 1))
+        response = GenerateResponse(model=generation.model, choices=deltas)
+        if step == count - 1:
+            finish(response, generation)
+        yield response
         yield 0.0
 
 
-def last(generation: Generation, is_last: bool = True) -> dict[str, Usage | Timings]:
-    if not is_last:
-        return {}
-    usage = Usage(
-        prompt_tokens=len(generation.prompt),
-        cached_prompt_tokens=1,
-        output_tokens=generation.sampling.max_tokens * generation.n,
+def finish(response: GenerateResponse, generation: Generation) -> GenerateResponse:
+    """Make it the last one."""
+    response.usage.CopyFrom(
+        Usage(
+            prompt_tokens=len(generation.prompt),
+            cached_prompt_tokens=1,
+            output_tokens=generation.sampling.max_tokens * generation.n,
+        )
     )
-    return {
-        "usage": usage,
-        "timings": Timings(path=Path.PATH_SEEDED, transport="grpc", ttft_s=0.1, transfer_bytes=7),
-    }
+    response.timings.CopyFrom(Timings(path=Path.PATH_SEEDED, transport="grpc", ttft_s=0.1, transfer_bytes=7))
+    return response
 
 
 class FakeService:
@@ -111,9 +111,7 @@ def service() -> FakeService:
 
 @pytest.fixture
 def limits() -> Limits:
-    return Limits(
-        max_body_bytes=200_000, max_timeout_s=100, default_timeout_s=50, max_write_buffer_bytes=100_000
-    )
+    return Limits(max_body_bytes=200_000, max_timeout_s=100, default_timeout_s=50, max_write_buffer_bytes=100_000)
 
 
 @pytest.fixture

@@ -119,9 +119,7 @@ async def test_logprobs(client: openai.AsyncOpenAI) -> None:
     assert found.top_logprobs is not None
     assert len(found.top_logprobs[0]) == 3
 
-    stream = await client.completions.create(
-        model="org/tiny", prompt="a", max_tokens=2, logprobs=0, stream=True
-    )
+    stream = await client.completions.create(model="org/tiny", prompt="a", max_tokens=2, logprobs=0, stream=True)
     offsets = [chunk.choices[0].logprobs.text_offset async for chunk in stream if chunk.choices[0].logprobs]
     assert offsets == [[0], [len(found.tokens[0])]]
 

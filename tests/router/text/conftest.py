@@ -56,9 +56,7 @@ def byte_level_tokenizer() -> Tokenizer:
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.add_tokens([AddedToken("<tool call>", special=False)])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair=None, special_tokens=[("<s>", 0)]
-    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair=None, special_tokens=[("<s>", 0)])
     return tokenizer
 
 
@@ -73,13 +71,9 @@ def sentencepiece_like_tokenizer() -> Tokenizer:
     merges = [("\u2581", "t"), ("t", "h"), ("\u2581", "a"), ("e", "r")]
     for left, right in merges:
         vocab.setdefault(left + right, len(vocab))
-    tokenizer = Tokenizer(
-        models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
-    )
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.add_special_tokens(["<unk>", *SPECIAL[:2]])
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from segue.router.text.detokenizer import new_detokenizer
 from segue.router.text.tokenizer import TextCodec
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40) | st.text("aé你🙂 ", max_size=40)
+TEXT = st.text(st.characters(codec="utf-8"), max_size=40) | st.text("aé你🙂 ", max_size=40)
 
 
 def split(ids: Sequence[int], cuts: Sequence[int]) -> list[Sequence[int]]:
@@ -26,16 +26,12 @@ def pieces(codec: TextCodec, ids: Sequence[int], cuts: Sequence[int]) -> list[st
 
 
 @given(st.lists(st.integers(0, 660), max_size=60), st.lists(st.integers(0, 60), max_size=20))
-def test_any_ids_in_any_pieces_join_to_the_decoded_whole(
-    codec: TextCodec, ids: list[int], cuts: list[int]
-) -> None:
+def test_any_ids_in_any_pieces_join_to_the_decoded_whole(codec: TextCodec, ids: list[int], cuts: list[int]) -> None:
     assert "".join(pieces(codec, ids, cuts)) == codec.decode(ids, skip_special_tokens=True)
 
 
 @given(TEXT, st.lists(st.integers(0, 200), max_size=20))
-def test_no_piece_of_valid_text_holds_a_broken_character(
-    codec: TextCodec, text: str, cuts: list[int]
-) -> None:
+def test_no_piece_of_valid_text_holds_a_broken_character(codec: TextCodec, text: str, cuts: list[int]) -> None:
     found = pieces(codec, codec.encode(text), cuts)
     assert "".join(found) == text
     assert sum(piece.count("\ufffd") for piece in found) == text.count("\ufffd")
@@ -50,9 +46,7 @@ def test_byte_fallback_and_word_marks_join_to_the_decoded_whole(
     assert "".join(pieces(word_codec, ids, cuts)) == word_codec.decode(ids) == text
 
 
-def test_an_unfinished_character_is_flushed_as_the_whole_would_show_it(
-    codec: TextCodec, word_codec: TextCodec
-) -> None:
+def test_an_unfinished_character_is_flushed_as_the_whole_would_show_it(codec: TextCodec, word_codec: TextCodec) -> None:
     for tested in (codec, word_codec):
         whole = tested.encode("ok \u4f60", add_special_tokens=False)
         for length in range(len(whole) + 1):

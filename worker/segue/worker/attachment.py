@@ -31,6 +31,19 @@ CHANNEL_OPTIONS = [
 ]
 
 
+# What no redialling changes.
+_REFUSALS = {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT}
+
+
+class StreamEnded(Exception):
+    """A router ended the stream, and said why."""
+
+    def __init__(self, code: grpc.StatusCode, details: str | None) -> None:
+        super().__init__(code, details)
+        self.code = code
+        self.details = details or ""
+
+
 class AttachmentOwner(Protocol):
     """What an attachment asks of the worker."""
 
@@ -69,7 +82,10 @@ class Attachment:
                     if await self._attach(channel):
                         redial_s = _REDIAL_MIN_S
                 except grpc.aio.AioRpcError as broken:
-                    if broken.code() in {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT}:
+                    if broken.code() in {
+                        grpc.StatusCode.FAILED_PRECONDITION,
+                        grpc.StatusCode.INVALID_ARGUMENT,
+                    }:
                         raise SettingsError(f"router {self.address} refuses this worker: {broken.details()}") from None
                     log.info("router_unreachable", router=self.address, error=broken.code().name)
                 finally:
@@ -79,14 +95,14 @@ class Attachment:
 
     async def _attach(self, channel: grpc.aio.Channel) -> bool:
         """One stream, from registration to its end; whether the router had accepted us."""
-        call = WorkerHubStub(channel).Attach()
+        call = WorkerHubStub(channel).Attach()  # type: ignore[call-arg]  # Writing by hand needs no iterator.
         await call.write(WorkerFrame(register=self._owner.register, status=self._owner.status))
         accepted = False
         async with asyncio.TaskGroup() as tasks:
             senders = (tasks.create_task(self._send(call)), tasks.create_task(self._keep_load_fresh()))
             while True:
-                frame = await call.read()
-                if frame is grpc.aio.EOF:
+                frame = await _read(call)
+                if frame is None:
                     break
                 if not accepted:
                     accepted = True
@@ -94,11 +110,8 @@ class Attachment:
                 self._owner.on_frame(self, frame)
             for sender in senders:
                 sender.cancel()
-        # read() hides the status of a stream that ended; asking for it raises what the router said.
-        if await call.code() is not grpc.StatusCode.OK:
-            raise grpc.aio.AioRpcError(
-                await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
-            )
+        if (code := await call.code()) is not grpc.StatusCode.OK:
+            raise StreamEnded(code, await call.details())
         return accepted
 
     async def _send(self, call: grpc.aio.StreamStreamCall[WorkerFrame, RouterFrame]) -> None:
@@ -113,3 +126,12 @@ class Attachment:
         while True:
             self.outbox.put_load(self._owner.current_load())
             await asyncio.sleep(_LOAD_INTERVAL_S)
+
+
+async def _read(call: grpc.aio.StreamStreamCall[WorkerFrame, RouterFrame]) -> RouterFrame | None:
+    """The next frame; None once the stream is over, however it ended."""
+    try:
+        frame = await call.read()
+    except grpc.aio.AioRpcError:
+        return None
+    return frame if isinstance(frame, RouterFrame) else None

@@ -28,14 +28,12 @@ class Releases:
         self._tasks.create_task(self._send(release, address), name=f"release {release.ticket_id}")
 
     def give_back_ticket(self, ticket: Ticket, reason: str) -> None:
-        release = ReleaseRequest(
-            ticket_id=ticket.ticket_id, producer_epoch=ticket.producer_epoch, reason=reason
-        )
+        release = ReleaseRequest(ticket_id=ticket.ticket_id, producer_epoch=ticket.producer_epoch, reason=reason)
         self.give_back(release, ticket.address)
 
     async def close(self) -> None:
         for channel in self._channels.values():
-            await channel.close()
+            await channel.close(grace=None)
 
     async def _send(self, release: ReleaseRequest, address: str) -> None:
         channel = self._channels.get(address)

@@ -19,7 +19,8 @@ class WorkerSettings(BaseModel):
 
     model: str = Field(description="Local directory or hub id, as vLLM takes it.")
     routers: tuple[str, ...] = Field(
-        min_length=1, description="host:port of routers; a name that resolves to several addresses means them all."
+        min_length=1,
+        description="host:port of routers; a name that resolves to several addresses means them all.",
     )
     host: str = Field("127.0.0.1", description="Address to listen on; routers and other workers reach us there.")
     port: int = Field(0, ge=0, le=65535, description="Port of the worker's gRPC server; 0 is any free one.")

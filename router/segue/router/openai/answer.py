@@ -175,9 +175,7 @@ class UnaryAnswer(Answer):
                 if chat
                 else wire.completion_logprobs(self.codec, choice.logprobs, 0)
             )
-        content = (
-            {"message": {"role": "assistant", "content": text, "refusal": None}} if chat else {"text": text}
-        )
+        content = {"message": {"role": "assistant", "content": text, "refusal": None}} if chat else {"text": text}
         return {
             "index": index,
             **content,

@@ -137,11 +137,7 @@ def _refuse_unless_neutral(name: str, value: object, known: frozenset[str], wher
         # A boolean equals 0 or 1 in Python, but isn't the same in JSON.
         if any(value == neutral and type(value) is type(neutral) for neutral in UNSUPPORTED[name]):
             return
-        raise InvalidRequest(
-            f"{param} is not supported here; leave it out", param=param, code="unsupported_parameter"
-        )
+        raise InvalidRequest(f"{param} is not supported here; leave it out", param=param, code="unsupported_parameter")
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
-    raise InvalidRequest(
-        f"{param[:100]} is not a known field; {hint}", param=param[:100], code="unknown_parameter"
-    )
+    raise InvalidRequest(f"{param[:100]} is not a known field; {hint}", param=param[:100], code="unknown_parameter")

@@ -25,9 +25,7 @@ class _Strict(BaseModel):
 
 class StreamOptions(_Strict):
     include_usage: bool | None = False
-    include_obfuscation: bool | None = (
-        False  # Ignored: it pads chunks against traffic analysis and is optional.
-    )
+    include_obfuscation: bool | None = False  # Ignored: it pads chunks against traffic analysis and is optional.
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +63,7 @@ class _Sampling(_Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise InvalidRequest(
-                "stream_options is only for stream=true; leave it out", param="stream_options"
-            )
+            raise InvalidRequest("stream_options is only for stream=true; leave it out", param="stream_options")
         if self.best_of is not None and self.best_of != self.n:
             raise InvalidRequest(
                 f"best_of is {self.best_of}, n is {self.n}; choosing the best of several answers "
@@ -125,9 +121,7 @@ class ChatCompletionRequest(_Sampling):
     @classmethod
     def _messages(cls, value: object) -> tuple[Message, ...]:
         if not isinstance(value, list):
-            raise InvalidRequest(
-                f"messages is {json_kind(value)}; it must be an array of messages", param="messages"
-            )
+            raise InvalidRequest(f"messages is {json_kind(value)}; it must be an array of messages", param="messages")
         return tuple(_message(one, f"messages[{index}]") for index, one in enumerate(value))
 
     @model_validator(mode="after")

@@ -27,9 +27,7 @@ _SSE_HEADERS = {
 }
 
 
-def make_app(
-    service: GenerationService, models: Mapping[str, ServedModel], limits: Limits
-) -> web.Application:
+def make_app(service: GenerationService, models: Mapping[str, ServedModel], limits: Limits) -> web.Application:
     """The application. ``models`` is read anew for each request, so its owner may change it.
 
     Serve it with :func:`make_runner`: only a runner with ``handler_cancellation=True`` tells a handler
@@ -113,9 +111,7 @@ class _Edge:
         sampling = complete_sampling(ask.sampling, prompt_tokens=len(ids), model=facts, limits=self._limits)
         timeout_s = deadline - time.monotonic()
         if timeout_s <= 0:
-            raise DeadlineExceeded(
-                "the deadline passed before the prompt was read; allow the request more time"
-            )
+            raise DeadlineExceeded("the deadline passed before the prompt was read; allow the request more time")
         return Generation(
             model=model.id,
             prompt=ids,
@@ -138,9 +134,7 @@ class _Edge:
         else:
             response.force_close()
         await response.prepare(request)
-        writer = EventWriter(
-            request, answer, chunked=chunked, limit_bytes=self._limits.max_write_buffer_bytes
-        )
+        writer = EventWriter(request, answer, chunked=chunked, limit_bytes=self._limits.max_write_buffer_bytes)
         answer.attach(writer.write)
         await answer.done
         with suppress(ConnectionError):  # the client went away at the very end

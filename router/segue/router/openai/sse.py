@@ -88,11 +88,7 @@ class ChunkEncoder:
         body = {"delta": content} if self._head.chat else {"text": content}
         choice = {"index": index, **body, "logprobs": None, "finish_reason": None}
         # OpenAI sends a null where the usage will follow in a chunk of its own.
-        return (
-            self._head.object(chunk=True)
-            | {"choices": [choice]}
-            | ({"usage": None} if self._include_usage else {})
-        )
+        return self._head.object(chunk=True) | {"choices": [choice]} | ({"usage": None} if self._include_usage else {})
 
     def _constant_parts(self, index: int) -> tuple[bytes, bytes]:
         """What stands before and after the text in the event of a plain delta."""

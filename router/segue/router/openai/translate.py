@@ -103,7 +103,5 @@ def _sampling(request: CompletionRequest | ChatCompletionRequest) -> SamplingPar
 
 def _token_id(key: str) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", key, re.ASCII) or int(key) >= 2**32:
-        raise InvalidRequest(
-            f"logit_bias has the key {key[:40]!r}; its keys must be token ids", param="logit_bias"
-        )
+        raise InvalidRequest(f"logit_bias has the key {key[:40]!r}; its keys must be token ids", param="logit_bias")
     return int(key)

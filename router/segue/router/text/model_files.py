@@ -80,9 +80,7 @@ def _download(model: str, name: str) -> Path | None:
     except EntryNotFoundError:
         return None
     except HFValidationError as error:
-        raise SettingsError(
-            f"model {model!r} is neither a folder nor a hub id of the form owner/name"
-        ) from error
+        raise SettingsError(f"model {model!r} is neither a folder nor a hub id of the form owner/name") from error
     except OSError as error:
         # The hub's HTTP errors (unknown or gated repository, no login, no network) are OSErrors.
         raise SettingsError(f"can't get {name} of {model!r} from the hub: {error}") from error

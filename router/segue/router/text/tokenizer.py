@@ -49,9 +49,7 @@ class TextCodec:
             model=files.model,
             tokenizer=tokenizer,
             chat_template=ChatTemplate(template, named) if template else None,
-            eos_token_ids=_eos_token_ids(
-                tokenizer, named.get("eos_token"), files.generation_config or config
-            ),
+            eos_token_ids=_eos_token_ids(tokenizer, named.get("eos_token"), files.generation_config or config),
             vocab_size=max(config.get("vocab_size") or 0, tokenizer.get_vocab_size()),
             max_model_len=config.get("max_position_embeddings"),
             special_token_ids=frozenset(id_ for id_, token in added.items() if token.special),
@@ -163,9 +161,7 @@ def _add_configured_tokens(tokenizer: Tokenizer, files: ModelFiles) -> None:
 
 
 def _added_token(entry: Mapping[str, Any]) -> AddedToken:
-    return AddedToken(
-        str(entry["content"]), **{flag: bool(entry[flag]) for flag in _TOKEN_FLAGS if flag in entry}
-    )
+    return AddedToken(str(entry["content"]), **{flag: bool(entry[flag]) for flag in _TOKEN_FLAGS if flag in entry})
 
 
 def _token_key(token: AddedToken) -> tuple[object, ...]:
@@ -206,9 +202,7 @@ def _byte_alphabet() -> dict[str, int]:
     rest = [byte for byte in range(256) if byte not in set(printable)]
     alphabet = {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(rest)}
     if set(alphabet) != set(pre_tokenizers.ByteLevel.alphabet()):
-        raise SettingsError(
-            "this version of tokenizers has another byte alphabet; install the one Segue names"
-        )
+        raise SettingsError("this version of tokenizers has another byte alphabet; install the one Segue names")
     return alphabet
 
 

@@ -1,0 +1,10 @@
+"""A typed Python client of a Segue cluster, over gRPC.
+
+>>> async with SegueClient("127.0.0.1:9000") as client:
+...     async for delta in client.stream("Once upon a time", max_tokens=64):
+...         print(delta.text, end="")
+"""
+
+from segue.client.client import Answer, Delta, SegueClient
+
+__all__ = ["Answer", "Delta", "SegueClient"]

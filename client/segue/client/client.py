@@ -1,0 +1,145 @@
+"""The client: prompts in; text, token ids and timings out; Segue's errors instead of gRPC's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+
+from segue.client.errors import from_rpc_error
+from segue.proto.inference_pb2 import (
+    ChatMessage,
+    ChatMessages,
+    GenerateRequest,
+    GenerateResponse,
+    ListModelsRequest,
+    Timings,
+    TokenIds,
+    TokenizeRequest,
+    Usage,
+)
+from segue.proto.inference_pb2_grpc import InferenceStub
+from segue.proto.sampling_pb2 import FinishReason, SamplingParams
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+"""Text, token ids, or chat messages (``{"role": ..., "content": ...}``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What came of one choice since its last delta. ``finish_reason`` is "stop" or "length" on a choice's last."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer of one choice. ``timings`` are those of the request's first choice."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    usage: Usage
+    timings: Timings
+
+
+class SegueClient:
+    """One router. Sampling parameters are keyword arguments named as in ``segue.v1.SamplingParams``."""
+
+    def __init__(self, address: str, *, default_timeout_s: float = 600.0) -> None:
+        """``address`` is the host:port of a router's public gRPC."""
+        self._channel = grpc.aio.insecure_channel(address)
+        self._stub = InferenceStub(self._channel)
+        self._timeout_s = default_timeout_s
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._channel.close(grace=None)
+
+    async def stream(
+        self, prompt: Prompt, *, model: str = "", n: int = 1, timeout_s: float | None = None, **sampling: Any
+    ) -> AsyncIterator[Delta]:
+        """The answer as it forms. Leaving the loop early cancels the request and frees its workers.
+
+        Raises:
+            SegueError: by what went wrong; see :mod:`segue.base.errors`.
+        """
+        call = self._stub.Generate(_request(prompt, model, n, sampling), timeout=timeout_s or self._timeout_s)
+        try:
+            async for response in call:
+                for choice in response.choices:
+                    yield Delta(choice.index, choice.text, tuple(choice.token_ids), _finish(choice.finish_reason))
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        finally:
+            call.cancel()
+
+    async def generate(
+        self, prompt: Prompt, *, model: str = "", timeout_s: float | None = None, **sampling: Any
+    ) -> Answer:
+        """The whole answer. Raises like :meth:`stream`."""
+        response = await self.generate_raw(_request(prompt, model, 1, sampling), timeout_s=timeout_s)
+        (choice,) = response.choices
+        return Answer(
+            text=choice.text,
+            token_ids=tuple(choice.token_ids),
+            finish_reason=_finish(choice.finish_reason) or "",
+            usage=response.usage,
+            timings=response.timings,
+        )
+
+    async def generate_raw(self, request: GenerateRequest, *, timeout_s: float | None = None) -> GenerateResponse:
+        """``GenerateUnary`` as it is, for what the other methods don't cover (n, echo, logprobs)."""
+        try:
+            return await self._stub.GenerateUnary(request, timeout=timeout_s or self._timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
+    async def models(self) -> list[str]:
+        """Names of the models that are served."""
+        try:
+            response = await self._stub.ListModels(ListModelsRequest(), timeout=self._timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        return [model.id for model in response.models]
+
+    async def tokenize(self, text: str, *, model: str = "") -> list[int]:
+        """The token ids that a prompt of this text has."""
+        try:
+            request = TokenizeRequest(model=model, text=text)
+            response = await self._stub.Tokenize(request, timeout=self._timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        return list(response.token_ids)
+
+
+def _request(prompt: Prompt, model: str, n: int, sampling: Mapping[str, Any]) -> GenerateRequest:
+    request = GenerateRequest(model=model, n=n, sampling=SamplingParams(**sampling))
+    if isinstance(prompt, str):
+        request.text = prompt
+    elif prompt and isinstance(prompt[0], Mapping):
+        messages = [ChatMessage(**message) for message in prompt if isinstance(message, Mapping)]
+        request.chat.CopyFrom(ChatMessages(messages=messages))
+    else:
+        request.token_ids.CopyFrom(TokenIds(ids=[token_id for token_id in prompt if isinstance(token_id, int)]))
+    return request
+
+
+def _finish(reason: FinishReason) -> str | None:
+    if not reason:
+        return None
+    return FinishReason.Name(reason).removeprefix("FINISH_REASON_").lower()

@@ -1,0 +1,126 @@
+"""vLLM's ``AsyncLLM``: the engine core in a process of its own. The default on GPUs.
+
+The KV connector runs in that other process; nothing here touches blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from segue.base.errors import SettingsError
+from segue.base.logging import get_logger
+from segue.engine.protocol import EngineListener
+from segue.engine.settings import EngineSettings
+from segue.engine.vllm_config import connector_config, engine_arguments, free_port
+from segue.engine.warm_up import warm_up_submits
+from segue.proto.sampling_pb2 import FinishReason
+from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, RequestError, RequestOutput, Submit
+
+log = get_logger("engine")
+
+
+class AsyncEngine:
+    """An :class:`~segue.engine.protocol.Engine` around ``vllm.v1.engine.async_llm.AsyncLLM``.
+
+    Each request is a task that reads its stream; what all of them got in one turn of the loop is one step.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._step: list[RequestOutput] = []
+        self._flush_due = False
+
+    async def start(self, listener: EngineListener) -> EngineFacts:
+        from vllm import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from segue.engine.vllm_counters import Counters, stat_logger_into
+        from segue.engine.vllm_facts import engine_facts
+        from segue.engine.vllm_translate import OutputTranslator
+
+        self._listener = listener
+        settings = self._settings
+        connector = connector_config(settings, free_port(settings.host))
+        arguments = engine_arguments(settings, connector)
+        try:
+            config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
+        except (ValueError, TypeError) as error:
+            raise SettingsError(f"vLLM refuses its engine arguments: {error}") from error
+        self._counters = Counters(lambda: self._kv_blocks)
+        self._kv_blocks = 0
+        # Blocks while the engine core starts; on a thread, so that the worker can say that it is loading.
+        self._llm: Any = await asyncio.to_thread(
+            AsyncLLM.from_vllm_config, config, stat_loggers=[stat_logger_into(self._counters)]
+        )
+        self._kv_blocks = (config.cache_config.num_gpu_blocks or 1) - 1  # Block 0 is vLLM's null block.
+        facts = engine_facts(settings, config, connector, self._kv_blocks)
+        self._translator = OutputTranslator(connector, facts.layout, facts.transport)
+        await self._warm_up()
+        return facts
+
+    def submit(self, submit: Submit) -> None:
+        self._tasks[submit.request_id] = asyncio.create_task(self._run(submit), name=submit.request_id)
+
+    def abort(self, request_id: str) -> None:
+        if (task := self._tasks.pop(request_id, None)) is not None:
+            task.cancel()  # AsyncLLM aborts a request whose reader is cancelled.
+
+    def load(self) -> Load:
+        return self._counters.load()
+
+    def counters(self) -> EngineCounters:
+        return self._counters.snapshot()
+
+    async def stop(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        if hasattr(self, "_llm"):
+            await asyncio.to_thread(self._llm.shutdown)
+
+    async def _warm_up(self) -> None:
+        for submit in warm_up_submits():
+            async for output in self._outputs(submit):
+                if output.HasField("error"):
+                    raise SettingsError(f"the engine failed its warm-up request: {output.error.message}")
+        await self._llm.reset_prefix_cache()
+        self._counters.reset()
+
+    async def _run(self, submit: Submit) -> None:
+        async for output in self._outputs(submit):
+            if output.finish_reason:
+                self._tasks.pop(submit.request_id, None)
+            self._step.append(output)
+            if not self._flush_due:
+                self._flush_due = True
+                asyncio.get_running_loop().call_soon(self._flush)
+
+    async def _outputs(self, submit: Submit):  # type: ignore[no-untyped-def]
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        from segue.engine.vllm_translate import to_vllm_sampling
+
+        prompt = {"prompt_token_ids": list(submit.input_token_ids)}
+        try:
+            async for output in self._llm.generate(prompt, to_vllm_sampling(submit), submit.request_id):
+                yield self._translator.translate(output, submit)
+        except ValueError as error:  # vLLM's validation errors are ValueErrors.
+            yield _failed(submit, RequestError.KIND_INVALID, str(error))
+        except EngineDeadError as error:
+            yield _failed(submit, RequestError.KIND_UNAVAILABLE, "the engine has stopped")
+            self._listener.on_failure(error)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        step, self._step = self._step, []
+        self._listener.on_step(step, self._counters.load())
+
+
+def _failed(submit: Submit, kind: RequestError.Kind, message: str) -> RequestOutput:
+    return RequestOutput(
+        request_id=submit.request_id,
+        finish_reason=FinishReason.FINISH_REASON_ERROR,
+        error=RequestError(kind=kind, message=message),
+    )
