@@ -2,8 +2,8 @@
 #   make test PYTHON=python3.12 VENV=/tmp/venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
-# Where pip finds torch's CPU build, if the default index gives the CUDA one:
-#   make venv TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+# Where pip finds the CPU build of torch, if the default index gives the CUDA one (PyTorch has an index for it):
+#   make venv TORCH_INDEX_URL=...
 TORCH_INDEX_URL ?=
 TORCH_VERSION := 2.13.0
 PYTEST_ARGS ?=

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -15,9 +16,10 @@ from pathlib import Path
 
 import psutil
 
-from segue.base.process import die_with_parent
-
 _LOG_TAIL_LINES = 40
+_PR_SET_PDEATHSIG = 1
+# Looked up here: between fork and exec is no place to load a library.
+_prctl = ctypes.CDLL(None).prctl
 
 
 class ServerFailedError(RuntimeError):
@@ -53,7 +55,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 (servers are started while there is one thread)
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 (servers are started while there is one thread)
             )
 
     def wait_ready(self, url: str, deadline_s: float) -> None:
@@ -76,6 +78,20 @@ class Server:
         """Raise ``ServerFailedError`` if the process has ended."""
         if self._process.poll() is not None:
             raise ServerFailedError(f"{self.name} ended with status {self._process.returncode}.\n{self._tail()}")
+
+    def pin(self, process_name: str, core: int) -> None:
+        """Bind every thread of the descendants whose title starts with ``process_name`` to one core.
+
+        Raises ``ServerFailedError`` when there is no such descendant.
+        """
+        found = [p for p in _descendants(self._process.pid) if " ".join(p.cmdline()).startswith(process_name)]
+        if not found:
+            raise ServerFailedError(f"{self.name} runs no process called {process_name}.\n{self._tail()}")
+        for process in found:
+            for thread in process.threads():
+                # One that has ended since needs no core.
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(thread.id, {core})
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM and remember the process's family, for ``reap`` to end what is left of it."""
@@ -100,6 +116,14 @@ class Server:
     def _tail(self) -> str:
         lines = self._log_file.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
         return "\n".join([f"The last lines of {self._log_file}:", *lines])
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send this process SIGTERM when its parent dies, however that comes about.
+
+    Not SIGKILL: a vLLM API server killed outright leaves its engine and worker processes behind, spinning.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop_all(servers: Sequence[Server], patience_s: float) -> None:

@@ -63,8 +63,11 @@ def stock_stack(router_command: Path, engine_args: Sequence[str] = ()) -> Stack:
             env = _engine_env(setup, core=cores[index % len(cores)], side_channel_port=side_channel_port)
             servers.append(Server(f"vLLM server ({role})", command, env, setup.log_dir / f"stock-{role}.log"))
             urls.append(f"http://127.0.0.1:{port}")
-        for server, url in zip(servers, urls, strict=True):
+        for index, (server, url) in enumerate(zip(servers, urls, strict=True)):
             server.wait_ready(f"{url}/health", deadline_s)
+            # On CPU the NixlConnector moves the thread that runs the model to the last core of its NUMA node, the
+            # same one for both engines, whatever they were told: decode then starves until leases expire.
+            server.pin("VLLM::Worker", cores[index % len(cores)])
         prefill_url, decode_url = urls
         command = [
             str(router_command),

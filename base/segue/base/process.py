@@ -12,17 +12,16 @@ from collections.abc import Callable
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent_pid: int) -> None:
     """Ask the kernel to kill this process when its parent dies, and exit at once if that has happened already.
 
-    Linux only (``prctl(2)``); elsewhere it does nothing. Call it first thing: a parent that dies earlier is noticed
-    by this process having been handed to another one.
+    ``parent_pid`` is the parent's own word for itself: a parent that died before this call shows by this process
+    having been handed to another one. Linux only (``prctl(2)``); elsewhere it does nothing.
     """
     if not sys.platform.startswith("linux"):
         return
-    parent_pid = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid or parent_pid == 1:
+    if os.getppid() != parent_pid:
         os._exit(1)
 
 

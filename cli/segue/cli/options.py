@@ -60,7 +60,7 @@ ServedName = Annotated[
 TransportOption = Annotated[Transport, typer.Option(help="How the KV cache travels from prefill to decode.")]
 KvCacheGib = Annotated[float, typer.Option(min=0.01, help="KV cache of each CPU worker, in GiB. GPUs size their own.")]
 DrainTimeout = Annotated[float, typer.Option(min=0, help="Seconds a drain may take before what is left is dropped.")]
-DieWithParent = Annotated[bool, typer.Option("--die-with-parent", hidden=True)]
+DieWithParent = Annotated[int, typer.Option("--die-with-parent", metavar="PID", hidden=True)]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="auto: text on a terminal, JSON elsewhere.")]
 EngineArg = Annotated[
     list[str],
@@ -72,12 +72,12 @@ EngineArg = Annotated[
 ]
 
 
-def start_process(die_with_parent: bool) -> None:
-    """First thing in a process of a cluster, before anything slow is imported."""
+def start_process(die_with_parent: int) -> None:
+    """First thing in a process of a cluster, before anything slow is imported. 0: it has no supervisor."""
     if die_with_parent:
         from segue.base import process
 
-        process.die_with_parent()
+        process.die_with_parent(die_with_parent)
 
 
 def parse_engine_args(pairs: Iterable[str], option: str = "--engine-arg") -> dict[str, Any]:

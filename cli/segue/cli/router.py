@@ -32,7 +32,7 @@ def router(
     default_timeout: Annotated[float, typer.Option(help="Seconds for requests that bring no deadline.")] = 600.0,
     drain_timeout: DrainTimeout = 30.0,
     log_format: LogFormatOption = LogFormat.auto,
-    die_with_parent: DieWithParent = False,
+    die_with_parent: DieWithParent = 0,
 ) -> None:
     """Run one router: the front door for clients and the place where workers register."""
     start_process(die_with_parent)
@@ -54,6 +54,5 @@ def router(
             default_timeout_s=default_timeout,
             drain_timeout_s=drain_timeout,
             log_format=log_format.value,
-            die_with_parent=die_with_parent,
         )
         raise typer.Exit(run(settings))

@@ -54,7 +54,7 @@ def prefill_worker(
     lease: Lease = 30.0,
     drain_timeout: DrainTimeout = 60.0,
     log_format: LogFormatOption = LogFormat.auto,
-    die_with_parent: DieWithParent = False,
+    die_with_parent: DieWithParent = 0,
 ) -> None:
     """Run one prefill worker: it reads prompts, samples the first token and offers the KV cache."""
     start_process(die_with_parent)
@@ -74,7 +74,6 @@ def prefill_worker(
             lease=lease,
             drain_timeout=drain_timeout,
             log_format=log_format,
-            die_with_parent=die_with_parent,
         )
         raise typer.Exit(run(settings))
 
@@ -92,7 +91,7 @@ def decode_worker(
     lease: Lease = 30.0,
     drain_timeout: DrainTimeout = 60.0,
     log_format: LogFormatOption = LogFormat.auto,
-    die_with_parent: DieWithParent = False,
+    die_with_parent: DieWithParent = 0,
 ) -> None:
     """Run one decode worker: it takes over KV caches and generates the remaining tokens."""
     start_process(die_with_parent)
@@ -112,7 +111,6 @@ def decode_worker(
             lease=lease,
             drain_timeout=drain_timeout,
             log_format=log_format,
-            die_with_parent=die_with_parent,
         )
         raise typer.Exit(run(settings))
 
@@ -131,7 +129,6 @@ def _settings(
     lease: float,
     drain_timeout: float,
     log_format: LogFormat,
-    die_with_parent: bool,
 ) -> WorkerSettings:
     from segue.worker.settings import WorkerSettings
 
@@ -148,7 +145,6 @@ def _settings(
         lease_s=lease,
         drain_timeout_s=drain_timeout,
         log_format=log_format.value,
-        die_with_parent=die_with_parent,
     )
     # Without a name given, the settings' own default is it.
     return settings if worker_id is None else settings.model_copy(update={"worker_id": worker_id})

@@ -76,6 +76,7 @@ def process_specs(cluster: LocalCluster, machine: Machine, inherited: Mapping[st
         "--drain-timeout",
         f"{cluster.drain_timeout_s:g}",
         "--die-with-parent",
+        str(os.getpid()),
     )
     router_argv = (
         *segue,

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from segue.base.errors import SettingsError
 from segue.base.logging import get_logger, setup_logging
-from segue.base.process import die_with_parent, on_stop_signals
+from segue.base.process import on_stop_signals
 from segue.proto import inference_pb2
 from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
 from segue.proto.worker_pb2_grpc import add_WorkerHubServicer_to_server
@@ -38,8 +38,6 @@ _SERVICE = inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name
 
 def run(settings: RouterSettings) -> int:
     """Run until told to stop; the process's exit status: 0 stopped, 2 can't run as configured."""
-    if settings.die_with_parent:
-        die_with_parent()
     setup_logging(settings.log_format)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

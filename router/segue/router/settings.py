@@ -25,7 +25,6 @@ class RouterSettings(BaseModel):
     default_timeout_s: float = Field(600.0, gt=0, description="Deadline of requests that bring none.")
     drain_timeout_s: float = Field(30.0, ge=0, description="Seconds that running requests get at shutdown.")
     router_id: str = Field(default_factory=lambda: "router-" + new_epoch()[:6])
-    die_with_parent: bool = False
     log_format: LogFormat = "auto"
 
     @property

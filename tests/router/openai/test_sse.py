@@ -26,7 +26,7 @@ def decode(events: bytes) -> list[Any]:
 def test_a_plain_delta_is_one_event_that_says_just_this(
     codec: TextCodec, chat: bool, include_usage: bool, text: str, name: str
 ) -> None:
-    encoder = ChunkEncoder(Head("id-1", name, 7, chat), codec, choices=2, include_usage=include_usage)
+    encoder = ChunkEncoder(Head("id-1", name, 7, chat), codec, choices=2, logprobs=False, include_usage=include_usage)
     events = decode(encoder.delta(1, ChoiceDelta(text=text)))
     choice: dict[str, Any] = {"index": 1, "logprobs": None, "finish_reason": None}
     chunk: dict[str, Any] = {"id": "id-1", "created": 7, "model": name}
@@ -39,13 +39,13 @@ def test_a_plain_delta_is_one_event_that_says_just_this(
 
 
 def test_text_that_is_held_back_makes_no_event(codec: TextCodec) -> None:
-    encoder = ChunkEncoder(Head("id-1", "m", 7, False), codec, choices=1, include_usage=False)
+    encoder = ChunkEncoder(Head("id-1", "m", 7, False), codec, choices=1, logprobs=False, include_usage=False)
     assert encoder.delta(0, ChoiceDelta(token_ids=[5])) == b""
 
 
 def test_the_last_event_says_why_it_ended(codec: TextCodec) -> None:
     stop = FinishReason.FINISH_REASON_STOP
-    encoder = ChunkEncoder(Head("id-1", "m", 7, True), codec, choices=1, include_usage=False)
+    encoder = ChunkEncoder(Head("id-1", "m", 7, True), codec, choices=1, logprobs=False, include_usage=False)
     encoder.delta(0, ChoiceDelta(text="a"))
     (event,) = decode(encoder.delta(0, ChoiceDelta(finish_reason=stop, stop_token_id=3), extra={"segue": 1}))
     assert event["choices"][0]["delta"] == {}

@@ -7,7 +7,7 @@ import asyncio
 from segue.base.errors import SettingsError
 from segue.base.ids import new_epoch
 from segue.base.logging import get_logger, setup_logging
-from segue.base.process import die_with_parent, on_stop_signals
+from segue.base.process import on_stop_signals
 from segue.engine.factory import make_engine
 from segue.engine.protocol import Engine
 from segue.proto.worker_pb2 import Register, WorkerState
@@ -26,8 +26,6 @@ PROTOCOL_VERSION = 1
 
 def run_worker(settings: WorkerSettings, role: WorkerRole) -> int:
     """Run until drained or failed; the process's exit status: 0 drained, 1 failed, 2 can't run as configured."""
-    if settings.die_with_parent:
-        die_with_parent()
     setup_logging(settings.log_format)
     try:
         return asyncio.run(_Worker(settings, role).run())

@@ -21,7 +21,7 @@ async def resolve_routers(names: Iterable[str]) -> set[str]:
             found = await loop.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, family=socket.AF_INET)
         except socket.gaierror:
             continue
-        addresses.update(f"{str(sockaddr[0])}:{sockaddr[1]}" for *_, sockaddr in found)  # noqa: RUF010 - may be bytes
+        addresses.update(":".join(map(str, sockaddr[:2])) for *_, sockaddr in found)
     return addresses
 
 

@@ -31,7 +31,6 @@ class WorkerSettings(BaseModel):
     kv_cache_gib: float = Field(1.0, gt=0)
     lease_s: float = Field(30.0, gt=0, description="Seconds that offered KV blocks wait to be claimed.")
     drain_timeout_s: float = Field(60.0, ge=0, description="Seconds a drain may take before what is left is dropped.")
-    die_with_parent: bool = False
     log_format: LogFormat = "auto"
 
     def engine_settings(self, role: EngineRole, epoch: str) -> EngineSettings:

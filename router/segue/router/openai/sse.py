@@ -36,9 +36,10 @@ def error_event(error: SegueError) -> bytes:
 class ChunkEncoder:
     """Encodes one stream's chunks. Keeps, for each choice, whether it has begun and how long its text is."""
 
-    def __init__(self, head: wire.Head, codec: TextCodec, *, choices: int, include_usage: bool) -> None:
+    def __init__(self, head: wire.Head, codec: TextCodec, *, choices: int, logprobs: bool, include_usage: bool) -> None:
         self._head = head
         self._codec = codec
+        self._wants_logprobs = logprobs
         self._include_usage = include_usage
         self._begun = [not head.chat] * choices
         self._text_offsets = [0] * choices
@@ -50,11 +51,12 @@ class ChunkEncoder:
         ``extra`` goes into the last event as top-level fields.
         """
         opening = b"" if self._begun[index] else self._role(index)
-        if not delta.finish_reason and not delta.logprobs:
-            if not delta.text:
+        if not self._wants_logprobs and not delta.finish_reason:
+            text = delta.text
+            if not text:
                 return opening
             before, after = self._parts[index]
-            return opening + before + wire.encode(delta.text) + after
+            return opening + before + wire.encode(text) + after
         return opening + event(self._full(index, delta) | (extra or {}))
 
     def usage(self, usage: wire.Json, segue: wire.Json) -> bytes:
@@ -73,7 +75,7 @@ class ChunkEncoder:
         choice["finish_reason"] = wire.finish_reason(delta)
         if delta.finish_reason:
             choice["stop_reason"] = wire.stop_reason(delta)
-        if delta.logprobs:
+        if self._wants_logprobs and delta.logprobs:
             choice["logprobs"] = self._logprobs(index, delta)
         return chunk
 

@@ -52,6 +52,7 @@ class StreamAnswer(Answer):
                 self.shape.head(self.request_id),
                 self.codec,
                 choices=self.shape.choices,
+                logprobs=self.shape.logprobs,
                 include_usage=self.shape.include_usage,
             )
         if last:

@@ -1,0 +1,37 @@
+"""Engines are started once for a whole run and shared: one reference engine, one cluster for each transport."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from segue.client import SegueClient
+from segue.engine.embedded_model import ensure_embedded_model
+from tests.e2e.reference import Reference
+from tests.e2e.running import Cluster, running_cluster
+
+
+@pytest.fixture(scope="session")
+def model() -> str:
+    return str(ensure_embedded_model())
+
+
+@pytest.fixture(scope="session")
+def reference(model: str) -> Iterator[Reference]:
+    with Reference(model) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session", params=["grpc", "nixl"])
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    log_dir = tmp_path_factory.mktemp(f"cluster-{request.param}")
+    with running_cluster(log_dir, "--transport", request.param, "--engine-arg", "dtype=float32") as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def client(cluster: Cluster) -> AsyncIterator[SegueClient]:
+    async with SegueClient(cluster.grpc_address) as connected:
+        yield connected

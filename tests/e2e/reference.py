@@ -1,0 +1,71 @@
+"""A single plain vLLM engine in a process of its own: what the cluster's answers are held against.
+
+Nothing of Segue's engine or transfer code is in it: ``vllm.LLM`` with no KV connector.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+
+class Case(NamedTuple):
+    prompt: tuple[int, ...]
+    sampling: dict[str, Any]  # vLLM's SamplingParams
+
+
+class Reference:
+    """``answer(cases)`` gives each case's token ids, computed one at a time."""
+
+    def __init__(self, model: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(model, theirs), daemon=True)
+        self._process.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pipe.send(None)
+        self._process.join(20)
+        self._process.kill()
+
+    def answer(self, cases: Sequence[Case]) -> list[tuple[int, ...]]:
+        self._pipe.send([tuple(case) for case in cases])
+        answers: list[tuple[int, ...]] = self._pipe.recv()
+        return answers
+
+
+def _serve(model: str, pipe: Connection) -> None:
+    os.environ.update(
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        OMP_NUM_THREADS="1",
+        VLLM_CPU_KVCACHE_SPACE="1",
+        VLLM_CPU_NUM_OF_RESERVED_CPU="0",
+        VLLM_LOGGING_LEVEL="ERROR",
+        TORCHDYNAMO_DISABLE="1",
+    )
+    from vllm import LLM, SamplingParams
+
+    engine = LLM(
+        model,
+        dtype="float32",
+        enforce_eager=True,
+        distributed_executor_backend="uni",
+        enable_prefix_caching=False,
+    )
+    while (cases := pipe.recv()) is not None:
+        answers = []
+        for prompt, sampling in cases:
+            (output,) = engine.generate(
+                {"prompt_token_ids": list(prompt)}, SamplingParams(**sampling, detokenize=False), use_tqdm=False
+            )
+            answers.append(tuple(output.outputs[0].token_ids))
+        pipe.send(answers)
