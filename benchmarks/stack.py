@@ -45,7 +45,13 @@ def main() -> int:
     runs: list[Run] = []
     fault = None
     try:
-        setup = Setup(_model(options), options.log_dir, options.ready_limit_s, options.kv_cache_gib)
+        setup = Setup(
+            model=_model(options),
+            log_dir=options.log_dir,
+            ready_limit_s=options.ready_limit_s,
+            cache_gib=options.kv_cache_gib,
+            dtype=options.dtype,
+        )
         setup.log_dir.mkdir(parents=True, exist_ok=True)
         measure_in_turn(plan, _stacks(options), setup, runs.append, lambda line: console.print(line, highlight=False))
     except (ServerFailedError, OutOfTimeError, ValueError, RuntimeError, OSError) as error:
@@ -67,6 +73,7 @@ def _report(plan: Plan, options: argparse.Namespace, runs: list[Run], console: C
         "stock_args": options.stock_arg,
         "segue_args": options.segue_arg,
         "kv_cache_gib": options.kv_cache_gib,
+        "dtype": options.dtype,
     }
     measured_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     results = Results(tuple(runs), describe_machine(), settings, measured_at)
@@ -131,6 +138,7 @@ def _options() -> argparse.Namespace:
         help="where vllm-router lives (%(default)s)",
     )
     add("--log-dir", type=Path, default=_CACHE / "logs", help="the servers' logs (%(default)s)")
+    add("--dtype", default="float32", help="of both stacks, as vLLM names it (%(default)s)")
     add("--kv-cache-gib", type=_whole_number(1, 1024), default=1, help="KV cache of one engine (1)")
     add("--ready-limit-s", type=float, default=240.0, help="for a stack to come up (240)")
     add("--time-limit-s", type=float, default=1800.0, help="for the whole run (1800)")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from comparison.load import Load, Sample
@@ -39,6 +40,7 @@ class Measurement:
     output_tokens: int
     chunks: int  # fewer than output_tokens: the stack put several tokens into one chunk
     wall_s: float
+    paths: Mapping[str, int]  # requests by the way the stack says it carried them out
     other_cpu_cores: float  # cores kept busy, on average, by processes outside this benchmark
 
 
@@ -109,6 +111,7 @@ def measurement(stack: str, round_: int, concurrency: int, load: Load, other_cpu
         output_tokens=sum(sample.output_tokens for sample in load.samples),
         chunks=sum(len(sample.chunk_times_s) for sample in load.samples),
         wall_s=load.wall_s,
+        paths=dict(Counter(sample.path for sample in load.samples if sample.path)),
         other_cpu_cores=other_cpu_cores,
     )
 

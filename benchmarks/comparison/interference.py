@@ -37,7 +37,7 @@ def _machine_busy_s() -> float:
     times = psutil.cpu_times()
     # Guest time is already part of user time on Linux.
     left_out = {"idle", "iowait", "guest", "guest_nice"}
-    return sum(value for name, value in times._asdict().items() if name not in left_out)
+    return float(sum(value for name, value in times._asdict().items() if name not in left_out))
 
 
 def _own_cpu_s() -> dict[int, float]:

@@ -20,6 +20,7 @@ class Sample:
     chunk_times_s: tuple[float, ...]  # one for each chunk that carried a choice
     prompt_tokens: int
     output_tokens: int
+    path: str = ""  # how the stack says it carried the request out; empty where it doesn't say
     error: str | None = None  # what went wrong; a failed request counts in no figure but the number of failures
 
 
@@ -39,6 +40,7 @@ class StreamReader:
         self._text: list[str] = []
         self._times_s: list[float] = []
         self._usage: dict[str, int] = {}
+        self._path = ""
         self._done = False
 
     def line(self, line: bytes, at_s: float) -> None:
@@ -57,6 +59,8 @@ class StreamReader:
             raise ValueError(f"error in the stream: {event['error']}")
         if event.get("usage"):
             self._usage = event["usage"]
+        if timings := event.get("segue", {}).get("timings"):
+            self._path = f"{timings['path']}, {timings['transport'] or 'nothing transferred'}"
         if event.get("choices"):
             self._text.append(event["choices"][0].get("text") or "")
             self._times_s.append(at_s)
@@ -74,6 +78,7 @@ class StreamReader:
             chunk_times_s=tuple(self._times_s),
             prompt_tokens=self._usage.get("prompt_tokens", 0),
             output_tokens=self._usage.get("completion_tokens", 0),
+            path=self._path,
             error=error,
         )
 

@@ -30,6 +30,8 @@ def print_report(results: Results, console: Console) -> None:
             f"from the same stack started again: stock {_share(results.repeated_text(STOCK, concurrency))}, "
             f"segue {_share(results.repeated_text(SEGUE, concurrency))}"
         )
+    for path, count in sorted(results.paths().items()):
+        console.print(f"carried out as ({path}): {count} requests")
     for run in results.runs:
         m = run.measurement
         where = f"{m.stack}, round {m.round}, {m.concurrency} concurrent"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,13 @@ class Results:
         """One stack's answers in later rounds against those of its first: how repeatable they are at all."""
         runs = self._runs(stack, concurrency)
         return _total(agreement(run.samples, runs[0].samples) for run in runs[1:])
+
+    def paths(self) -> Mapping[str, int]:
+        """Requests by the way their stack says it carried them out, for stacks that say so."""
+        total: Counter[str] = Counter()
+        for run in self.runs:
+            total.update(run.measurement.paths)
+        return total
 
     def _runs(self, stack: str, concurrency: int) -> list[Run]:
         return [

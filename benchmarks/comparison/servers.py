@@ -138,7 +138,7 @@ def stop_all(servers: Sequence[Server], patience_s: float) -> None:
 def _descendants(pid: int) -> list[psutil.Process]:
     """Every process started by ``pid`` and those it started, without ``pid`` itself."""
     try:
-        return psutil.Process(pid).children(recursive=True)
+        return list(psutil.Process(pid).children(recursive=True))
     except psutil.NoSuchProcess:
         return []
 

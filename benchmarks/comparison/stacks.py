@@ -24,6 +24,7 @@ class Setup:
     log_dir: Path  # one log file for each process
     ready_limit_s: float  # for a whole stack, from its start
     cache_gib: int  # KV cache of one engine
+    dtype: str  # as vLLM names it; weights, activations and KV cache of both stacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def stock_stack(router_command: Path, engine_args: Sequence[str] = ()) -> Stack:
         urls = []
         for index, role in enumerate(("kv_producer", "kv_consumer")):
             port, side_channel_port = ports[2 * index : 2 * index + 2]
-            command = _vllm_server_command(setup.model, port, role, engine_args)
+            command = _vllm_server_command(setup, port, role, engine_args)
             # Both engines would take the same core if left to choose.
             env = _engine_env(setup, core=cores[index % len(cores)], side_channel_port=side_channel_port)
             servers.append(Server(f"vLLM server ({role})", command, env, setup.log_dir / f"stock-{role}.log"))
@@ -87,7 +88,7 @@ def stock_stack(router_command: Path, engine_args: Sequence[str] = ()) -> Stack:
 
 
 def segue_stack(segue_command: Sequence[str], args: Sequence[str] = ()) -> Stack:
-    """``segue up`` with one prefill and one decode worker and no other setting than ``args``."""
+    """``segue up`` with one prefill and one decode worker and the common settings; ``args`` come last."""
 
     def start(setup: Setup, servers: list[Server]) -> str:
         deadline_s = time.monotonic() + setup.ready_limit_s
@@ -95,10 +96,11 @@ def segue_stack(segue_command: Sequence[str], args: Sequence[str] = ()) -> Stack
         command = [
             *segue_command,
             *("up", "--prefill", "1", "--decode", "1", "--model", str(setup.model), "--port", str(port)),
+            *("--engine-arg", f"dtype={setup.dtype}", "--kv-cache-gib", str(setup.cache_gib)),
+            *("--log-dir", str(setup.log_dir / "segue")),
             *args,
         ]
-        env = {**_COMMON_ENV, "VLLM_CPU_KVCACHE_SPACE": str(setup.cache_gib)}
-        server = Server("segue up", command, env, setup.log_dir / "segue-up.log")
+        server = Server("segue up", command, _COMMON_ENV, setup.log_dir / "segue-up.log")
         servers.append(server)
         base_url = f"http://127.0.0.1:{port}"
         server.wait_ready(f"{base_url}/readyz", deadline_s)
@@ -124,11 +126,11 @@ def _engine_env(setup: Setup, core: int, side_channel_port: int) -> dict[str, st
     }
 
 
-def _vllm_server_command(model: Path, port: int, role: str, engine_args: Sequence[str]) -> list[str]:
+def _vllm_server_command(setup: Setup, port: int, role: str, engine_args: Sequence[str]) -> list[str]:
     kv_transfer = {"kv_connector": "NixlConnector", "kv_role": role, "kv_buffer_device": "cpu"}
     return [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", str(model), "--host", "127.0.0.1", "--port", str(port)),
+        *("--model", str(setup.model), "--dtype", setup.dtype, "--host", "127.0.0.1", "--port", str(port)),
         *("--kv-transfer-config", json.dumps(kv_transfer)),
         *engine_args,
     ]

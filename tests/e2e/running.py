@@ -6,18 +6,23 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import pytest
 
 from segue.proto.worker_pb2 import DescribeRequest, DescribeResponse
 from segue.proto.worker_pb2_grpc import WorkerStub
 
 _READY = re.compile(r"ready: (http://\S+)/v1 \(model (\S+)\), gRPC (\S+:\d+)\.")
 _STARTUP_S = 120.0
+WORKERS = ("prefill-0", "decode-0")
+
+# For what doesn't depend on the transport: the shared cluster of the one that starts fastest.
+ONE_CLUSTER = pytest.mark.parametrize("cluster", ["grpc"], indirect=True)
 
 
 @dataclass(frozen=True)
@@ -34,30 +39,64 @@ class Cluster:
         with grpc.insecure_channel(address) as channel:
             return WorkerStub(channel).Describe(DescribeRequest(), timeout=5)
 
+    def output(self) -> str:
+        """What ``segue up`` has printed."""
+        return (self.log_dir / "up.log").read_text()
+
 
 def worker_address(log_file: Path) -> str:
-    found = re.search(r'"address":\s*"([^"]+)"', log_file.read_text())
-    assert found is not None, f"{log_file} names no address"
-    return found[1]
+    """Of the worker's latest life: a restarted one goes on in the same log."""
+    found = re.findall(r'"address":\s*"([^"]+)"', log_file.read_text())
+    assert found, f"{log_file} names no address"
+    return str(found[-1])
+
+
+def busy(cluster: Cluster, workers: Sequence[str] = WORKERS) -> list[str]:
+    """What keeps these workers from their baseline: requests, offers, blocks."""
+    problems = []
+    for worker_id in workers:
+        seen = cluster.describe(worker_id)
+        load, blocks = seen.load, seen.status.facts.kv_blocks
+        for name in ("running_requests", "waiting_requests", "held_offers"):
+            if count := getattr(load, name):
+                problems.append(f"{worker_id}: {name} is {count}")
+        if load.free_blocks != blocks:
+            problems.append(f"{worker_id}: {load.free_blocks} of {blocks} blocks are free")
+    return problems
+
+
+def assert_baseline(cluster: Cluster, within_s: float = 2.0, workers: Sequence[str] = WORKERS) -> None:
+    """Both pools hold nothing, at the latest after ``within_s``."""
+    deadline_s = time.monotonic() + within_s
+    while problems := busy(cluster, workers):
+        assert time.monotonic() < deadline_s, f"after {within_s:g} s: {'; '.join(problems)}"
+        time.sleep(0.05)
 
 
 @contextmanager
-def running_cluster(log_dir: Path, *arguments: str) -> Iterator[Cluster]:
-    """``segue up`` with these arguments, ready; stopped with SIGINT afterwards."""
-    command = [sys.executable, "-m", "segue.cli", "up", "--log-dir", str(log_dir), *arguments]
-    output = log_dir / "up.log"
-    with output.open("w") as sink:
+def launched(log_dir: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """``segue`` with these arguments, its output in ``up.log``; stopped with SIGTERM afterwards if it still runs."""
+    with (log_dir / "up.log").open("w") as sink:
+        command = [sys.executable, "-m", "segue.cli", *arguments]
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, text=True)
     try:
-        deadline_s = time.monotonic() + _STARTUP_S
-        while not (ready := _READY.search(output.read_text())):
-            assert process.poll() is None, f"segue up ended with {process.returncode}:\n{output.read_text()}"
-            assert time.monotonic() < deadline_s, f"not ready in {_STARTUP_S:g} s:\n{output.read_text()}"
-            time.sleep(0.1)
-        yield Cluster(process, ready[1], ready[2], ready[3], log_dir)
+        yield process
     finally:
         process.terminate()
         try:
             process.wait(30)
         finally:
             process.kill()
+
+
+@contextmanager
+def running_cluster(log_dir: Path, *arguments: str) -> Iterator[Cluster]:
+    """``segue up`` with these arguments, ready; stopped with SIGTERM afterwards."""
+    output = log_dir / "up.log"
+    with launched(log_dir, "up", "--log-dir", str(log_dir), *arguments) as process:
+        deadline_s = time.monotonic() + _STARTUP_S
+        while not (ready := _READY.search(output.read_text())):
+            assert process.poll() is None, f"segue up ended with {process.returncode}:\n{output.read_text()}"
+            assert time.monotonic() < deadline_s, f"not ready in {_STARTUP_S:g} s:\n{output.read_text()}"
+            time.sleep(0.1)
+        yield Cluster(process, ready[1], ready[2], ready[3], log_dir)

@@ -112,7 +112,15 @@ def engine_arguments(settings: EngineSettings, connector: ConnectorConfig) -> di
         )
     ours: dict[str, Any] = {}
     if not has_cuda():
-        ours = {"enforce_eager": True, "distributed_executor_backend": "uni"}
+        if settings.engine_args.get("enable_chunked_prefill"):
+            raise SettingsError(
+                "enable_chunked_prefill can't be had on CPU: vLLM's CPU engine dies of a seeded request whose prompt "
+                "it computes in parts; leave it out"
+            )
+        ours = {"enforce_eager": True, "distributed_executor_backend": "uni", "enable_chunked_prefill": False}
+        if settings.role == "prefill":
+            # A core is busy with one prompt; computing several at once only makes the first ones wait for the last.
+            ours["max_num_seqs"] = 1
         if not cpu_computes_bfloat16():
             ours["dtype"] = "float32"
     if not nixl:  # One cache group, whose blocks are the request's.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +46,9 @@ class InprocEngine:
         loop = asyncio.get_running_loop()
         started: asyncio.Future[EngineFacts] = loop.create_future()
         wake_engine.set(self._wake.set)
+        # Every torch operation gives the interpreter lock up and wants it back. At Python's 5 ms another thread in pure
+        # Python holds up the step; at 0.5 ms eight streams came 8 % faster.
+        sys.setswitchinterval(0.0005)
         self._thread = threading.Thread(
             target=self._run, args=(loop, started, listener), name="vllm-engine", daemon=True
         )

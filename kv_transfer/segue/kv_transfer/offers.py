@@ -7,7 +7,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from segue.kv_transfer.handoff import Event, Handoff, State
+from segue.kv_transfer.handoff import OVER, TABLE, Event, Handoff, State
+
+# How many tickets that are over the book still knows by name: a lease of 30 s at 128 requests a second.
+_REMEMBERED = 4096
 
 
 class Refusal(enum.Enum):
@@ -43,12 +46,16 @@ class OfferBook:
     """Offers by ticket. Methods may be called from any thread; an offer that is over is dropped and reported once.
 
     ``take_over()`` gives the engine's ids of requests whose blocks may be freed: each exactly once.
+
+    The last tickets that are over are remembered: a second claim is refused without waiting for an offer that can't
+    come, and a release that overtakes its offer frees the blocks when the offer comes.
     """
 
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
         self._offers: dict[str, Offer] = {}
         self._over: list[str] = []
+        self._closed: dict[str, State] = {}
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
@@ -56,6 +63,10 @@ class OfferBook:
 
     def add(self, offer: Offer) -> None:
         with self._changed:
+            if (state := self._closed.get(offer.ticket_id)) is not None:
+                offer.handoff.state = state
+                self._over.append(offer.engine_request_id)
+                return
             self._offers[offer.ticket_id] = offer
             self._changed.notify_all()
 
@@ -72,8 +83,10 @@ class OfferBook:
                 "restarted and its KV cache is gone; compute the prompt again",
             )
         with self._changed:
-            self._changed.wait_for(lambda: ticket_id in self._offers, timeout=wait_s)
+            self._changed.wait_for(lambda: ticket_id in self._offers or ticket_id in self._closed, timeout=wait_s)
             offer = self._offers.get(ticket_id)
+            if offer is None and (state := self._closed.get(ticket_id)) is not None:
+                raise TicketRefused(Refusal.UNKNOWN, f"ticket {ticket_id} is single-use and already {state.value}")
             if offer is None:
                 raise TicketRefused(
                     Refusal.UNKNOWN,
@@ -95,7 +108,12 @@ class OfferBook:
         """Apply an event to a ticket; whether it changed anything."""
         with self._changed:
             offer = self._offers.get(ticket_id)
-            if offer is None or not offer.handoff.on(event):
+            if offer is None:
+                successor = TABLE.get((State.OFFERED, event))
+                if successor in OVER and ticket_id not in self._closed:
+                    self._close(ticket_id, successor)
+                return False
+            if not offer.handoff.on(event):
                 return False
             self._drop_if_over(offer)
             return True
@@ -119,3 +137,10 @@ class OfferBook:
         if offer.handoff.over:
             del self._offers[offer.ticket_id]
             self._over.append(offer.engine_request_id)
+            self._close(offer.ticket_id, offer.handoff.state)
+
+    def _close(self, ticket_id: str, state: State) -> None:
+        self._closed[ticket_id] = state
+        if len(self._closed) > _REMEMBERED:
+            del self._closed[next(iter(self._closed))]
+        self._changed.notify_all()

@@ -49,6 +49,8 @@ class Fail:
     error: SegueError
 
 
+_FAILURES = (FinishReason.FINISH_REASON_ABORT, FinishReason.FINISH_REASON_ERROR)
+
 Action = Send | Abort | Release | Emit | Fail
 
 
@@ -84,7 +86,7 @@ class ChoiceRun:
         self._text = text
         self._token_1: int | None = None
         self._unclaimed: Ticket | None = None
-        self._replayed = False
+        self._to_replay = self.path == Path.PATH_EXACT
 
     def begin(self, now_s: float) -> list[Action]:
         submit = Submit(
@@ -101,9 +103,8 @@ class ChoiceRun:
         expected = self.plan.prefill_id if self.phase is Phase.PREFILL else self.plan.decode_id
         if self.phase is Phase.OVER or worker_id != expected:
             return [Release(worker_id, output.offer)] if output.HasField("offer") else []
-        if output.HasField("error"):
-            self.phase = Phase.OVER
-            return [Fail(_segue_error(worker_id, output.error))]
+        if output.finish_reason in _FAILURES or output.HasField("error"):
+            return [*self._give_back(output), Fail(_segue_error(worker_id, output))]
         if self.phase is Phase.PREFILL:
             return self._on_token_1(output, now_s)
         return self._on_tokens(output, now_s)
@@ -127,16 +128,20 @@ class ChoiceRun:
         needed = {Phase.PREFILL: self.plan.prefill_id, Phase.DECODE: self.plan.decode_id}.get(self.phase)
         if worker_id != needed:
             return []
-        phase = self.phase.value
+        message = f"{self.phase.value} worker {worker_id} was lost while it worked on the request; try again"
+        return [*self._give_back(), Fail(Unavailable(message))]
+
+    def _give_back(self, output: RequestOutput | None = None) -> list[Action]:
+        """Be over, and release the ticket that comes with ``output`` or that decode may not have claimed."""
         self.phase = Phase.OVER
-        fail = Fail(Unavailable(f"{phase} worker {worker_id} was lost while it worked on the request; try again"))
-        return [fail] if self._unclaimed is None else [Release(self.plan.prefill_id, self._unclaimed), fail]
+        ticket = output.offer if output is not None and output.HasField("offer") else self._unclaimed
+        return [] if ticket is None else [Release(self.plan.prefill_id, ticket)]
 
     def _on_token_1(self, output: RequestOutput, now_s: float) -> list[Action]:
         self.timings.on_token_1(output, now_s)
         if len(output.token_ids) != 1:
-            self.phase = Phase.OVER
-            return [Fail(InternalError(f"prefill gave {len(output.token_ids)} tokens, expected 1"))]
+            message = f"prefill worker {self.plan.prefill_id} gave {len(output.token_ids)} tokens, expected 1"
+            return [*self._give_back(output), Fail(InternalError(message))]
         self._token_1 = output.token_ids[0]
         by_stop = output.finish_reason == FinishReason.FINISH_REASON_STOP
         ended, actions = self._emit(
@@ -144,12 +149,10 @@ class ChoiceRun:
         )
         if ended:
             self.path = Path.PATH_PREFILL_ONLY
-            if output.HasField("offer"):
-                actions.append(Release(self.plan.prefill_id, output.offer))
-            return actions
+            return [*actions, *self._give_back(output)]
         if not output.HasField("offer"):
             self.phase = Phase.OVER
-            return [Fail(InternalError(f"prefill worker {self.plan.prefill_id} gave token 1 but no ticket"))]
+            return [*actions, Fail(InternalError(f"prefill worker {self.plan.prefill_id} gave token 1 but no ticket"))]
         self.phase = Phase.DECODE
         self._unclaimed = output.offer
         exact = self.path == Path.PATH_EXACT
@@ -161,7 +164,8 @@ class ChoiceRun:
             ticket=output.offer,
             forced_token_ids=[self._token_1] if exact else [],
         )
-        return [*actions, Send(self.plan.decode_id, submit)]
+        # Decode first: whoever cancels on seeing token 1 then aborts a worker that has the ticket.
+        return [Send(self.plan.decode_id, submit), *actions]
 
     def _on_tokens(self, output: RequestOutput, now_s: float) -> list[Action]:
         self.timings.on_tokens(output, now_s)
@@ -170,8 +174,8 @@ class ChoiceRun:
             self.path = Path.PATH_RECOMPUTED
         token_ids: Sequence[int] = output.token_ids
         logprobs: Sequence[PositionLogprobs] = output.logprobs
-        if self.path == Path.PATH_EXACT and not self._replayed and token_ids:
-            self._replayed = True
+        if self._to_replay and token_ids:
+            self._to_replay = False
             if token_ids[0] != self._token_1:
                 message = f"decode began with token {token_ids[0]}, but the client has seen {self._token_1}"
                 return [*self.cancel(), Fail(InternalError(message))]
@@ -205,7 +209,7 @@ class ChoiceRun:
         delta = ChoiceDelta(index=self._spec.index, text=text, token_ids=token_ids[:kept], logprobs=logprobs[:kept])
         if ended:
             self.phase = Phase.OVER
-            length = by_length and stop is None
+            length = by_length and not by_stop and stop is None
             delta.finish_reason = FinishReason.FINISH_REASON_LENGTH if length else FinishReason.FINISH_REASON_STOP
             if stop is not None:
                 delta.stop_string = stop
@@ -214,8 +218,11 @@ class ChoiceRun:
         return ended, [Emit(delta)]
 
 
-def _segue_error(worker_id: str, error: RequestError) -> SegueError:
+def _segue_error(worker_id: str, output: RequestOutput) -> SegueError:
+    error = output.error
     message = f"worker {worker_id}: {error.message}"
+    if not output.HasField("error"):
+        message = f"worker {worker_id} ended the request with {FinishReason.Name(output.finish_reason)} and no error"
     if error.kind == RequestError.KIND_INVALID:
         return InvalidRequest(error.message)
     if error.kind == RequestError.KIND_UNAVAILABLE:

@@ -47,7 +47,7 @@ def choice_sampling(sampling: SamplingParams, index: int) -> SamplingParams:
         return sampling
     leg = SamplingParams()
     leg.CopyFrom(sampling)
-    leg.seed += index
+    leg.seed = (sampling.seed + index + 2**63) % 2**64 - 2**63  # Past the largest, on from the smallest.
     return leg
 
 

@@ -60,6 +60,7 @@ class _Worker:
             releases = Releases(tasks)
             runtime = WorkerRuntime(role, register, engine, releases)
             await server.start(WorkerService(runtime, engine, self._begin_drain))
+            log.info("listening", address=server.address, worker_id=settings.worker_id, epoch=epoch)
             on_stop_signals(asyncio.get_running_loop(), lambda: self._begin_drain(0.0))
             attached = tasks.create_task(
                 stay_attached(settings.routers, lambda address: Attachment(address, runtime)), name="routers"

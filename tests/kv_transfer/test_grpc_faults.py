@@ -1,0 +1,267 @@
+"""What a pull does when the other end, or what arrives from it, is broken: one report, and no block loaded."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from segue.kv_transfer import grpc_puller
+from segue.kv_transfer.digest import digest_of, digest_of_digests
+from segue.proto.kv_transfer_pb2 import KvChunk, Ticket
+from tests.kv_transfer.conftest import MakeProducer
+from tests.kv_transfer.ends import BLOCKS, EPOCH, WAIT_S, Consumer, Producer, Spoil, SpoiltService, eventually
+
+pytestmark = pytest.mark.usefixtures("small_chunks")
+
+THEIR_BLOCKS = (7, 3, 20, 11, 5)
+OUR_BLOCKS = (1, 9, 2, 15, 4)
+CHUNKS_OF_A_LAYER = 3
+
+
+def with_digests(chunks: Sequence[KvChunk]) -> list[KvChunk]:
+    """As an honest but confused producer would send them: every digest is right."""
+    sealed = []
+    for number, chunk in enumerate(chunks, start=1):
+        copy = KvChunk()
+        copy.CopyFrom(chunk)
+        copy.digest = digest_of(copy.payload)
+        copy.last = number == len(chunks)
+        sealed.append(copy)
+    sealed[-1].digest_of_all = digest_of_digests(chunk.digest for chunk in sealed)
+    return sealed
+
+
+def flip_a_bit(chunks: list[KvChunk]) -> list[KvChunk]:
+    payload = bytearray(chunks[4].payload)
+    payload[17] ^= 1
+    chunks[4].payload = bytes(payload)
+    return chunks
+
+
+def wrong_digest_of_all(chunks: list[KvChunk]) -> list[KvChunk]:
+    chunks[-1].digest_of_all ^= 1
+    return chunks
+
+
+def without_last_mark(chunks: list[KvChunk]) -> list[KvChunk]:
+    chunks[-1].last = False
+    return chunks
+
+
+def moved(chunks: list[KvChunk], **fields: int) -> list[KvChunk]:
+    for name, value in fields.items():
+        setattr(chunks[1], name, value)
+    return with_digests(chunks)
+
+
+def truncated(chunks: list[KvChunk]) -> list[KvChunk]:
+    chunks[1].payload = chunks[1].payload[:-4]
+    return with_digests(chunks)
+
+
+SPOILT: dict[str, Spoil] = {
+    "a bit flipped": flip_a_bit,
+    "a chunk missing": lambda chunks: [*chunks[:4], *chunks[5:]],
+    "a chunk missing, digests right": lambda chunks: with_digests([*chunks[:4], *chunks[5:]]),
+    "the end missing": lambda chunks: chunks[:-1],
+    "a chunk twice": lambda chunks: [*chunks[:4], *chunks[3:]],
+    "a chunk twice in another's place": lambda chunks: with_digests([*chunks[:4], chunks[3], *chunks[5:]]),
+    "two chunks the other way round": lambda chunks: with_digests([chunks[1], chunks[0], *chunks[2:]]),
+    "more after the last": lambda chunks: [*chunks, chunks[-1]],
+    "another digest of all": wrong_digest_of_all,
+    "no last mark": without_last_mark,
+    "nothing at all": lambda chunks: [],
+    "a layer there is not": lambda chunks: moved(chunks, layer=99),
+    "blocks past the end": lambda chunks: moved(chunks, first_block=100),
+    "more blocks than asked for": lambda chunks: moved(chunks, blocks=50),
+    "no blocks": lambda chunks: moved(chunks, blocks=0),
+    "a payload too short": truncated,
+}
+
+
+@pytest.fixture
+def spoilt(make_producer: MakeProducer) -> Producer:
+    return make_producer(service_class=SpoiltService)
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("first_block", [0, 1])
+def test_what_is_not_what_was_sent_is_reported_as_failed(
+    spoilt: Producer, consumer: Consumer, how: str, first_block: int
+) -> None:
+    before = {name: tensor.clone() for name, tensor in consumer.tensors.items()}
+    assert isinstance(spoilt.service, SpoiltService)
+    spoilt.service.spoil = SPOILT[how]
+    report = consumer.pull(spoilt.offer("a", THEIR_BLOCKS), OUR_BLOCKS, first_block)
+    assert report.error != ""
+    assert report.bytes == 0
+    untouched = [block for block in range(BLOCKS) if block not in OUR_BLOCKS[first_block:]]
+    for name, tensor in consumer.tensors.items():
+        assert torch.equal(tensor[untouched], before[name][untouched]), "a block of another request was written"
+    spoilt.wait_freed("a")
+
+
+def test_a_flipped_bit_is_told_by_place_and_both_digests(spoilt: Producer, consumer: Consumer) -> None:
+    assert isinstance(spoilt.service, SpoiltService)
+    spoilt.service.spoil = flip_a_bit
+    error = consumer.pull(spoilt.offer("a", THEIR_BLOCKS), OUR_BLOCKS).error
+    assert error.startswith("layer 1 block 2: digest of what arrived is ")
+
+
+def test_a_fault_of_the_consumers_own_is_reported_too(producer: Producer, consumer: Consumer) -> None:
+    """The engine holds the request until the report comes; a thread that only dies would hold it for ever."""
+
+    def fail(count: int) -> None:
+        raise RuntimeError("out of device memory")
+
+    consumer.cache.on_write = fail
+    assert "out of device memory" in consumer.pull(producer.offer("a", THEIR_BLOCKS), OUR_BLOCKS).error
+    producer.wait_freed("a")
+
+
+def test_a_producer_that_is_not_there_is_reported(consumer: Consumer) -> None:
+    ticket = Ticket(ticket_id="kv-a", producer_epoch=EPOCH, request_id="req-a", tokens=19, address="127.0.0.1:1")
+    assert consumer.pull(ticket, OUR_BLOCKS).error.startswith("UNAVAILABLE")
+
+
+def test_a_producer_that_stops_in_the_middle_is_reported(producer: Producer, consumer: Consumer) -> None:
+    arrived = threading.Event()
+    consumer.cache.on_write = lambda count: arrived.set()
+    gate = threading.Event()
+    producer.cache.on_read = lambda count: None if count < 4 else _wait(gate)
+    name = consumer.start(producer.offer("a", THEIR_BLOCKS), OUR_BLOCKS)
+    _wait(arrived)
+    stopped = producer.server.stop(grace=None)
+    assert consumer.wait(name).error != ""
+    gate.set()
+    stopped.wait()
+
+
+KILLED_PRODUCER = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+import grpc
+from segue.kv_transfer.digest import digest_of
+from segue.proto.kv_transfer_pb2 import KvChunk
+from segue.proto.kv_transfer_pb2_grpc import KvTransferServicer, add_KvTransferServicer_to_server
+
+class Stalls(KvTransferServicer):
+    def Pull(self, request, context):
+        payload = bytes(int(sys.argv[1]))
+        yield KvChunk(layer=0, first_block=0, blocks=2, payload=payload, digest=digest_of(payload))
+        time.sleep(600)
+
+server = grpc.server(ThreadPoolExecutor(2))
+add_KvTransferServicer_to_server(Stalls(), server)
+print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+server.start()
+time.sleep(600)
+"""
+
+
+def test_a_producer_killed_in_the_middle_is_reported(consumer: Consumer) -> None:
+    arrived = threading.Event()
+    consumer.cache.on_write = lambda count: arrived.set()
+    command = [sys.executable, "-c", KILLED_PRODUCER, str(2 * consumer.cache.layer_block_bytes)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = f"127.0.0.1:{int(process.stdout.readline())}"
+            ticket = Ticket(ticket_id="kv-a", producer_epoch=EPOCH, request_id="req-a", tokens=19, address=address)
+            name = consumer.start(ticket, OUR_BLOCKS, timeout_s=600)
+            _wait(arrived)
+        finally:
+            process.kill()
+    assert consumer.wait(name).error.startswith("UNAVAILABLE")
+
+
+def test_a_stalled_pull_ends_by_its_timeout(producer: Producer, consumer: Consumer) -> None:
+    gate = threading.Event()
+    producer.cache.on_read = lambda count: None if count < 4 else _wait(gate)
+    report = consumer.pull(producer.offer("a", THEIR_BLOCKS), OUR_BLOCKS, timeout_s=0.3)
+    gate.set()
+    assert report.error.startswith("DEADLINE_EXCEEDED")
+    assert 0.25 < report.seconds < 5
+    producer.wait_freed("a")
+
+
+def test_the_timeout_counts_from_the_start_not_from_a_free_thread(
+    producer: Producer, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    producer.cache.on_read = lambda count: _wait(gate)
+    names = [consumer.start(producer.offer(str(n), [n]), [n], timeout_s=0.4) for n in range(2 * grpc_puller._THREADS)]
+    started_s = time.monotonic()
+    reports = [consumer.wait(name) for name in names]
+    gate.set()
+    assert all(report.error.startswith("DEADLINE_EXCEEDED") for report in reports)
+    assert time.monotonic() - started_s < 0.7
+
+
+def test_cancel_ends_a_pull_that_runs(producer: Producer, consumer: Consumer) -> None:
+    gate, arrived = threading.Event(), threading.Event()
+    consumer.cache.on_write = lambda count: arrived.set()
+    producer.cache.on_read = lambda count: None if count < 4 else _wait(gate)
+    name = consumer.start(producer.offer("a", THEIR_BLOCKS), OUR_BLOCKS)
+    _wait(arrived)
+    consumer.puller.cancel(name)
+    assert consumer.wait(name).error.startswith("CANCELLED")
+    gate.set()
+    producer.wait_freed("a")
+
+
+def test_cancel_ends_a_pull_that_waits_for_a_thread(producer: Producer, consumer: Consumer) -> None:
+    gate = threading.Event()
+    producer.cache.on_read = lambda count: _wait(gate)
+    names = [consumer.start(producer.offer(str(n), [n]), [n]) for n in range(grpc_puller._THREADS + 1)]
+    consumer.puller.cancel(names[-1])
+    assert consumer.wait(names[-1]).error != ""
+    assert len(consumer.reports) == 1
+    gate.set()
+    assert all(consumer.wait(name).error == "" for name in names[:-1])
+    producer.wait_freed(*(str(n) for n in range(len(names))))
+
+
+def test_cancel_of_what_is_over_or_unknown_does_nothing(producer: Producer, consumer: Consumer) -> None:
+    consumer.puller.cancel("nobody")
+    name = consumer.start(producer.offer("a", THEIR_BLOCKS), OUR_BLOCKS)
+    assert consumer.wait(name).error == ""
+    consumer.puller.cancel(name)
+    assert consumer.pull(producer.offer("b", THEIR_BLOCKS), OUR_BLOCKS).error == ""
+    assert consumer.collect() == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_claim_reports_once_and_writes_nothing_after(producer: Producer, consumer: Consumer, seed: int) -> None:
+    """Cancelled at any moment. A block is the engine's again from the report on: whatever it writes must stay."""
+    chance = random.Random(seed)
+    consumer.cache.on_write = lambda count: time.sleep(chance.random() / 500)
+    blocks_of = {}
+    for number in range(BLOCKS // 2):
+        blocks = [2 * number, 2 * number + 1]
+        ticket = producer.offer(str(number), blocks)
+        blocks_of[consumer.start(ticket, blocks)] = blocks
+
+    def all_reported() -> bool:
+        for name in chance.sample(sorted(blocks_of), 2):
+            consumer.puller.cancel(name)
+        for name in consumer.collect():
+            for tensor in consumer.tensors.values():
+                tensor[blocks_of[name]] = 42.0
+        return len(consumer.reports) == len(blocks_of)
+
+    eventually(all_reported, consumer.woken)
+    producer.wait_freed(*(str(number) for number in range(BLOCKS // 2)))
+    assert all(tensor.eq(42.0).all() for tensor in consumer.tensors.values())
+    assert consumer.collect() == []
+
+
+def _wait(event: threading.Event) -> None:
+    assert event.wait(WAIT_S)

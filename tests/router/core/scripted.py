@@ -1,0 +1,282 @@
+"""A router in this process with workers that have no engine: they attach as real ones do and say what a script says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc.aio
+
+from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
+from segue.proto.kv_transfer_pb2 import BlockLayout, ReleaseRequest, Ticket
+from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, SamplingParams, TokenLogprob
+from segue.proto.worker_pb2 import (
+    EngineFacts,
+    EngineUsage,
+    Load,
+    Register,
+    RequestOutput,
+    Role,
+    RouterFrame,
+    Status,
+    Submit,
+    Transfer,
+    WorkerFrame,
+    WorkerState,
+)
+from segue.proto.worker_pb2_grpc import WorkerHubStub, add_WorkerHubServicer_to_server
+from segue.router.dispatcher import Dispatcher
+from segue.router.grpc_api import InferenceService
+from segue.router.limits import Limits
+from segue.router.models import Models
+from segue.router.text.tokenizer import TextCodec
+from segue.router.worker_hub import PROTOCOL_VERSION, WorkerHub
+from segue.router.worker_links import WorkerLinks
+from segue.worker.outbox import Outbox
+
+MODEL = "tiny"
+EOS = 1
+LAYOUT = BlockLayout(
+    model="fingerprint", dtype="bfloat16", block_tokens=128, layers=4, block_bytes=1 << 17, order="BHNC"
+)
+FACTS = EngineFacts(
+    engine="scripted", model=MODEL, max_model_len_tokens=4096, vocab_size=2048, layout=LAYOUT, transport="grpc"
+)
+
+# What the model of both pools answers: prompt and sampling in, all output tokens out.
+Answer = Callable[[Sequence[int], SamplingParams], Sequence[int]]
+
+
+def counting(prompt: Sequence[int], sampling: SamplingParams) -> list[int]:
+    """An endless answer that depends on the whole prompt and on the seed."""
+    start = sum(prompt) + 37 * sampling.seed
+    return [100 + (start + 7 * step) % 1500 for step in range(sampling.max_tokens + 1)]
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+    """Wait for something that is sure to come."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+class ScriptedWorker:
+    """One worker. ``go`` is set: it answers at once; clear it and it waits before its next token."""
+
+    def __init__(
+        self,
+        hub_address: str,
+        worker_id: str,
+        role: Role,
+        *,
+        answer: Answer = counting,
+        epoch: str = "epoch-1",
+        facts: EngineFacts = FACTS,
+        state: WorkerState = WorkerState.WORKER_STATE_READY,
+    ) -> None:
+        self.register = Register(
+            worker_id=worker_id, epoch=epoch, role=role, address="127.0.0.1:1", protocol=PROTOCOL_VERSION
+        )
+        self.status = Status(state=state, facts=facts)
+        self.answer = answer
+        self.go = asyncio.Event()
+        self.go.set()
+        self.keeps_lease = True
+        self.submits: dict[str, Submit] = {}
+        self.aborted_at_s: dict[str, float] = {}
+        self.releases: list[ReleaseRequest] = []
+        self.offered: dict[str, Ticket] = {}
+        self.outbox = Outbox()
+        self.lease_s = 0.0
+        self._address = hub_address
+        self._answers: dict[str, asyncio.Task[None]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def attach(self) -> ScriptedWorker:
+        """Raises AioRpcError if the router refuses."""
+        self._channel = grpc.aio.insecure_channel(self._address, options=[("grpc.use_local_subchannel_pool", 1)])
+        self.call = WorkerHubStub(self._channel).Attach()  # type: ignore[call-arg]
+        await self.call.write(WorkerFrame(register=self.register, status=self.status))
+        first = await self.call.read()
+        if not isinstance(first, RouterFrame):
+            code, details = await self.call.code(), await self.call.details()
+            await self._channel.close()
+            raise Refused(code, details)
+        self.lease_s = first.registered.lease_s
+        self._tasks = [asyncio.create_task(work()) for work in (self._read, self._write, self._keep_lease)]
+        return self
+
+    async def ended(self) -> tuple[grpc.StatusCode, str]:
+        """How the router ended the stream."""
+        async with asyncio.timeout(5):
+            return await self.call.code(), await self.call.details()
+
+    def cut(self) -> None:
+        """The stream breaks in the middle of whatever runs."""
+        for task in [*self._tasks, *self._answers.values()]:
+            task.cancel()
+        self.call.cancel()
+
+    async def stop(self) -> None:
+        self.cut()
+        await asyncio.gather(*self._tasks, *self._answers.values(), return_exceptions=True)
+        await self._channel.close()
+
+    def say(self, *outputs: RequestOutput) -> None:
+        self.outbox.put_outputs(outputs)
+
+    async def _read(self) -> None:
+        while isinstance(frame := await self.call.read(), RouterFrame):
+            for submit in frame.submit:
+                self.submits[submit.request_id] = submit
+                self._answers[submit.request_id] = asyncio.create_task(self._answer(submit))
+            for request_id in frame.abort_request_ids:
+                self.aborted_at_s[request_id] = time.monotonic()
+                if (task := self._answers.get(request_id)) is not None:
+                    task.cancel()
+            self.releases.extend(frame.release)
+
+    async def _write(self) -> None:
+        while True:
+            await self.call.write(await self.outbox.take())
+
+    async def _keep_lease(self) -> None:
+        while True:
+            if self.keeps_lease:
+                self.outbox.put_load(Load())
+            await asyncio.sleep(0.1)
+
+    async def _answer(self, submit: Submit) -> None:
+        outputs = self.prefill(submit) if self.register.role == Role.ROLE_PREFILL else self.decode(submit)
+        for output in outputs:
+            await self.go.wait()
+            if output.HasField("offer"):
+                self.offered[output.offer.ticket_id] = output.offer
+            self.say(output)
+            await asyncio.sleep(0)
+
+    def prefill(self, submit: Submit) -> list[RequestOutput]:
+        token = self.answer(submit.input_token_ids, submit.sampling)[0]
+        tokens = len(submit.input_token_ids)
+        output = one_token(submit, token)
+        if token == EOS:
+            output.finish_reason, output.stop_token_id = FinishReason.FINISH_REASON_STOP, EOS
+        else:
+            output.finish_reason = FinishReason.FINISH_REASON_LENGTH
+            if submit.offer_kv:
+                output.offer.CopyFrom(ticket_for(submit, self.register))
+        output.usage.CopyFrom(EngineUsage(input_tokens=tokens, cached_tokens=tokens // 2, computed_tokens=tokens // 2))
+        return [output]
+
+    def decode(self, submit: Submit) -> list[RequestOutput]:
+        """The answer from where the ticket ends: its token 1 again if that is forced, else from token 2 on."""
+        prompt = submit.input_token_ids[: submit.ticket.tokens]
+        tokens = self.answer(prompt, submit.sampling)
+        left = tokens[0 if submit.forced_token_ids else 1 :][: submit.sampling.max_tokens]
+        outputs = [one_token(submit, token) for token in left]
+        last = outputs[-1]
+        if left[-1] == EOS:
+            last.finish_reason, last.stop_token_id = FinishReason.FINISH_REASON_STOP, EOS
+        elif len(left) == submit.sampling.max_tokens:
+            last.finish_reason = FinishReason.FINISH_REASON_LENGTH
+        last.transfer.CopyFrom(Transfer(transport="grpc", bytes=4096, seconds=0.25))
+        last.usage.CopyFrom(EngineUsage(computed_tokens=1))
+        return outputs
+
+
+class Refused(Exception):
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(code, details)
+        self.code = code
+        self.details = details
+
+
+def one_token(submit: Submit, token: int) -> RequestOutput:
+    output = RequestOutput(request_id=submit.request_id, token_ids=[token])
+    if submit.sampling.HasField("logprobs"):
+        top = [TokenLogprob(token_id=token + rank, logprob=-rank, rank=rank + 1) for rank in range(1, 3)]
+        sampled = TokenLogprob(token_id=token, logprob=-0.5, rank=1)
+        output.logprobs.append(PositionLogprobs(sampled=sampled, top=top[: submit.sampling.logprobs]))
+    return output
+
+
+def ticket_for(submit: Submit, producer: Register) -> Ticket:
+    tokens = len(submit.input_token_ids)
+    return Ticket(
+        ticket_id=f"kv-{submit.request_id}",
+        producer_id=producer.worker_id,
+        producer_epoch=producer.epoch,
+        request_id=submit.request_id,
+        layout=LAYOUT,
+        tokens=tokens,
+        blocks=-(-tokens // LAYOUT.block_tokens),
+    )
+
+
+@dataclass
+class Router:
+    """The router's parts on loopback, and the workers that a test has attached."""
+
+    links: WorkerLinks
+    dispatcher: Dispatcher
+    models: Models
+    hub_address: str
+    address: str
+    workers: dict[str, ScriptedWorker] = field(default_factory=dict)
+
+    async def attach(
+        self, worker_id: str, role: Role, *, answer: Answer = counting, epoch: str = "epoch-1"
+    ) -> ScriptedWorker:
+        worker = ScriptedWorker(self.hub_address, worker_id, role, answer=answer, epoch=epoch)
+        await worker.attach()
+        self.workers[worker_id] = worker
+        await until(lambda: (link := self.links.get(worker_id)) is not None and link.view().ready)
+        return worker
+
+    async def attach_pair(self, answer: Answer = counting) -> tuple[ScriptedWorker, ScriptedWorker]:
+        prefill = await self.attach("prefill-0", Role.ROLE_PREFILL, answer=answer)
+        decode = await self.attach("decode-0", Role.ROLE_DECODE, answer=answer)
+        return prefill, decode
+
+    def assert_idle(self) -> None:
+        """Nothing is left of any request: not in the dispatcher, not in the load figures."""
+        assert self.dispatcher.running_requests == 0
+        assert not self.dispatcher._runs
+        assert [(link.worker_id, link.assigned_requests, link.assigned_tokens) for link in self.links] == [
+            (link.worker_id, 0, 0) for link in self.links
+        ]
+
+
+@asynccontextmanager
+async def running_router(
+    codec: TextCodec,
+    *,
+    lease_s: float = 5.0,
+    max_concurrent_requests: int = 64,
+    limits: Limits | None = None,
+) -> AsyncIterator[Router]:
+    links = WorkerLinks()
+    models = Models(MODEL, codec, created_unix_s=7)
+    dispatcher = Dispatcher(links, models.__getitem__, max_concurrent_requests)
+    hub_server, public_server = grpc.aio.server(), grpc.aio.server()
+    add_WorkerHubServicer_to_server(WorkerHub("router-1", lease_s, links, dispatcher, models), hub_server)
+    add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits or Limits()), public_server)
+    hub_port = hub_server.add_insecure_port("127.0.0.1:0")
+    port = public_server.add_insecure_port("127.0.0.1:0")
+    await hub_server.start()
+    await public_server.start()
+    router = Router(links, dispatcher, models, f"127.0.0.1:{hub_port}", f"127.0.0.1:{port}")
+    try:
+        yield router
+    finally:
+        await stop_all(router.workers.values())
+        await public_server.stop(grace=0)
+        await hub_server.stop(grace=0)
+
+
+async def stop_all(workers: Iterable[ScriptedWorker]) -> None:
+    for worker in workers:
+        await worker.stop()
