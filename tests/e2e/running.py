@@ -57,9 +57,8 @@ def busy(cluster: Cluster, workers: Sequence[str] = WORKERS) -> list[str]:
     for worker_id in workers:
         seen = cluster.describe(worker_id)
         load, blocks = seen.load, seen.status.facts.kv_blocks
-        for name in ("running_requests", "waiting_requests", "held_offers"):
-            if count := getattr(load, name):
-                problems.append(f"{worker_id}: {name} is {count}")
+        held = {name: getattr(load, name) for name in ("running_requests", "waiting_requests", "held_offers")}
+        problems += [f"{worker_id}: {name} is {count}" for name, count in held.items() if count]
         if load.free_blocks != blocks:
             problems.append(f"{worker_id}: {load.free_blocks} of {blocks} blocks are free")
     return problems

@@ -164,7 +164,7 @@ def test_a_consumer_that_leaves_in_the_middle_frees_the_blocks(producer: Produce
         request.layout.CopyFrom(producer.cache.layout)
         stream = KvTransferStub(channel).Pull(request)
         next(iter(stream))
-        stream.cancel()
+        stream.cancel()  # type: ignore[no-untyped-call]
     left.set()
     producer.wait_freed("a")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from types import TracebackType
 from typing import Any, Self
 
@@ -131,12 +132,18 @@ def _request(prompt: Prompt, model: str, n: int, sampling: Mapping[str, Any]) ->
     request = GenerateRequest(model=model, n=n, sampling=SamplingParams(**sampling))
     if isinstance(prompt, str):
         request.text = prompt
-    elif prompt and isinstance(prompt[0], Mapping):
-        messages = [ChatMessage(**message) for message in prompt if isinstance(message, Mapping)]
-        request.chat.CopyFrom(ChatMessages(messages=messages))
+    elif len(prompt) and isinstance(prompt[0], Mapping):
+        request.chat.CopyFrom(ChatMessages(messages=[_message(message) for message in prompt]))
     else:
-        request.token_ids.CopyFrom(TokenIds(ids=[token_id for token_id in prompt if isinstance(token_id, int)]))
+        # numpy's integers too; anything else, even a float of whole value, is a TypeError rather than left out.
+        request.token_ids.CopyFrom(TokenIds(ids=[index(token_id) for token_id in prompt]))  # type: ignore[arg-type]
     return request
+
+
+def _message(message: object) -> ChatMessage:
+    if not isinstance(message, Mapping):
+        raise TypeError(f"a chat prompt holds messages only; one of them is {message!r}")
+    return ChatMessage(**message)
 
 
 def _finish(reason: FinishReason) -> str | None:

@@ -37,7 +37,9 @@ _BY_STATUS: dict[grpc.StatusCode, type[SegueError]] = {
 def from_rpc_error(error: grpc.aio.AioRpcError) -> SegueError:
     """The error the router raised, or the nearest one if the call failed before it got there."""
     metadata: dict[str, str | bytes] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]
-    kind = _BY_CODE.get(str(metadata.get("segue-error-code")))
-    if kind is None:
-        kind = _BY_STATUS.get(error.code(), InternalError)
-    return kind(error.details() or error.code().name)
+    code = metadata.get("segue-error-code")
+    kind = _BY_CODE.get(str(code)) or _BY_STATUS.get(error.code(), InternalError)
+    raised = kind(error.details() or error.code().name)
+    if code is not None:
+        raised.code = str(code)
+    return raised

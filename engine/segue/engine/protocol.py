@@ -11,6 +11,9 @@ from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, RequestOut
 class EngineListener(Protocol):
     """Told what the engine does. All calls come on the event loop that started the engine."""
 
+    def on_loaded(self) -> None:
+        """The model is in memory; the warm-up requests begin."""
+
     def on_step(self, outputs: Sequence[RequestOutput], load: Load) -> None:
         """One engine step: what it gave each request (possibly to none), and the load after it."""
 
@@ -44,5 +47,9 @@ class Engine(Protocol):
     def counters(self) -> EngineCounters:
         """Since warm-up ended, by the engine's own statistics."""
 
-    async def stop(self) -> None:
-        """End the engine, whatever it is doing."""
+    async def stop(self) -> bool:
+        """End the engine, whatever it is doing; whether it has ended.
+
+        Loading a model can't be interrupted: an engine told to stop meanwhile answers False at once, and goes on until
+        the process ends (see :func:`segue.base.process.exit_now`).
+        """

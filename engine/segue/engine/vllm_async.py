@@ -6,10 +6,11 @@ The KV connector runs in that other process; nothing here touches blocks.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segue.base.errors import SettingsError
 from segue.base.logging import get_logger
+from segue.engine.daemon_thread import on_daemon_thread
 from segue.engine.protocol import EngineListener
 from segue.engine.settings import EngineSettings
 from segue.engine.vllm_config import connector_config, engine_arguments, free_port
@@ -17,7 +18,12 @@ from segue.engine.warm_up import warm_up_submits
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, RequestError, RequestOutput, Submit
 
+if TYPE_CHECKING:
+    from segue.engine.vllm_counters import Counters
+
 log = get_logger("engine")
+
+_STOP_TIMEOUT_S = 2.0  # For aborts to reach the engine core, which is shut down in any case.
 
 
 class AsyncEngine:
@@ -28,9 +34,13 @@ class AsyncEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # Of requests that may still be aborted.
+        self._ending: set[asyncio.Task[None]] = set()  # All of them, those that were aborted too.
         self._step: list[RequestOutput] = []
         self._flush_due = False
+        self._counters: Counters | None = None
+        self._llm: Any = None
+        self._loading = False
 
     async def start(self, listener: EngineListener) -> EngineFacts:
         from vllm import AsyncEngineArgs
@@ -52,33 +62,48 @@ class AsyncEngine:
         self._counters = Counters(lambda: self._kv_blocks)
         self._kv_blocks = 0
         # Blocks while the engine core starts; on a thread, so that the worker can say that it is loading.
-        self._llm: Any = await asyncio.to_thread(
-            AsyncLLM.from_vllm_config, config, stat_loggers=[stat_logger_into(self._counters)]
-        )
+        loggers = [stat_logger_into(self._counters)]
+        self._loading = True
+
+        def load() -> AsyncLLM:
+            try:
+                return AsyncLLM.from_vllm_config(config, stat_loggers=loggers)
+            finally:
+                self._loading = False
+
+        self._llm = await on_daemon_thread(load, name="vllm-load")
         self._kv_blocks = (config.cache_config.num_gpu_blocks or 1) - 1  # Block 0 is vLLM's null block.
         facts = engine_facts(settings, config, connector, self._kv_blocks)
         self._translator = OutputTranslator(connector, facts.layout, facts.transport)
+        listener.on_loaded()
         await self._warm_up()
         return facts
 
     def submit(self, submit: Submit) -> None:
-        self._tasks[submit.request_id] = asyncio.create_task(self._run(submit), name=submit.request_id)
+        task = self._tasks[submit.request_id] = asyncio.create_task(self._run(submit), name=submit.request_id)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def abort(self, request_id: str) -> None:
         if (task := self._tasks.pop(request_id, None)) is not None:
             task.cancel()  # AsyncLLM aborts a request whose reader is cancelled.
 
     def load(self) -> Load:
-        return self._counters.load()
+        return self._counters.load() if self._counters is not None else Load()
 
     def counters(self) -> EngineCounters:
-        return self._counters.snapshot()
+        return self._counters.snapshot() if self._counters is not None else EngineCounters()
 
-    async def stop(self) -> None:
-        for task in self._tasks.values():
+    async def stop(self) -> bool:
+        self._tasks.clear()
+        for task in self._ending:
             task.cancel()
-        if hasattr(self, "_llm"):
-            await asyncio.to_thread(self._llm.shutdown)
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=_STOP_TIMEOUT_S)
+        if self._llm is None:
+            return not self._loading
+        await asyncio.to_thread(self._llm.shutdown)
+        return True
 
     async def _warm_up(self) -> None:
         for submit in warm_up_submits():
@@ -111,11 +136,14 @@ class AsyncEngine:
         except EngineDeadError as error:
             yield _failed(submit, RequestError.KIND_UNAVAILABLE, "the engine has stopped")
             self._listener.on_failure(error)
+        except Exception as error:  # A request that fails alone must still end, whatever vLLM raised.
+            log.exception("request_failed", request_id=submit.request_id)
+            yield _failed(submit, RequestError.KIND_INTERNAL, f"the engine failed the request: {error!r}")
 
     def _flush(self) -> None:
         self._flush_due = False
         step, self._step = self._step, []
-        self._listener.on_step(step, self._counters.load())
+        self._listener.on_step(step, self.load())
 
 
 def _failed(submit: Submit, kind: RequestError.Kind, message: str) -> RequestOutput:

@@ -11,7 +11,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segue.base.errors import SettingsError
 from segue.base.logging import get_logger
@@ -23,10 +23,14 @@ from segue.kv_transfer.connector_config import wake_engine
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, RequestError, RequestOutput, Submit
 
+if TYPE_CHECKING:
+    from segue.engine.vllm_counters import Counters
+
 log = get_logger("engine")
 
 # How often to look after transfers that can't wake us: NIXL has to be polled; with gRPC only leases need it.
 _POLL_S = {"nixl": 0.001, "grpc": 0.05}
+_STOP_TIMEOUT_S = 10.0  # For the step under way.
 
 
 class InprocEngine:
@@ -37,6 +41,8 @@ class InprocEngine:
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake = threading.Event()
         self._stopping = False
+        self._loaded = False
+        self._counters: Counters | None = None
         self._submits: dict[str, Submit] = {}
         self._failed: list[RequestOutput] = []
         self._load = Load()
@@ -65,13 +71,15 @@ class InprocEngine:
         return self._load
 
     def counters(self) -> EngineCounters:
-        return self._counters.snapshot()
+        return self._counters.snapshot() if self._counters is not None else EngineCounters()
 
-    async def stop(self) -> None:
+    async def stop(self) -> bool:
         self._stopping = True
         self._wake.set()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+        if self._thread is None:
+            return True
+        await asyncio.to_thread(self._thread.join, _STOP_TIMEOUT_S if self._loaded else 0.0)
+        return not self._thread.is_alive()
 
     def _command(self, command: Callable[[], None]) -> None:
         self._commands.put(command)
@@ -84,10 +92,12 @@ class InprocEngine:
     ) -> None:
         try:
             facts = self._build()
+            self._post(loop, listener.on_loaded)
             self._warm_up()
         except Exception as error:  # noqa: BLE001 - vLLM raises what it likes; the caller gets it as it is.
             self._post(loop, _set_unless_done, started, None, error)
             return
+        self._loaded = True
         self._post(loop, _set_unless_done, started, facts, None)
         try:
             told = self._load

@@ -105,7 +105,9 @@ def serve_kv_transfer(service: KvTransferService, address: str) -> grpc.Server:
     Raises:
         RuntimeError: the port is taken.
     """
-    server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="kv-serve"))
+    # gRPC lets processes share a port by default: pulls would reach whichever of them.
+    options = [("grpc.so_reuseport", 0)]
+    server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="kv-serve"), options=options)
     add_KvTransferServicer_to_server(service, server)
     server.add_insecure_port(address)
     server.start()

@@ -88,6 +88,10 @@ class ChoiceRun:
         self._unclaimed: Ticket | None = None
         self._to_replay = self.path == Path.PATH_EXACT
 
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self._spec.prompt)
+
     def begin(self, now_s: float) -> list[Action]:
         submit = Submit(
             request_id=self.run_id,

@@ -11,7 +11,7 @@ from segue.base.ids import new_request_id
 from segue.base.logging import get_logger
 from segue.proto.inference_pb2 import GenerateResponse, Usage
 from segue.proto.worker_pb2 import RequestOutput
-from segue.router.choice_run import Abort, Action, ChoiceRun, ChoiceSpec, Emit, Fail, Release, Send
+from segue.router.choice_run import Abort, Action, ChoiceRun, ChoiceSpec, Emit, Fail, Phase, Release, Send
 from segue.router.legs import choice_sampling
 from segue.router.planner import plan
 from segue.router.service import Generation, ResponseSink, ServedModel
@@ -30,6 +30,9 @@ class Dispatcher:
         self._max_concurrent_requests = max_concurrent_requests
         self._requests: dict[str, _Request] = {}
         self._runs: dict[str, tuple[_Request, ChoiceRun]] = {}
+        # By run and worker: whose load figures a run counts in. A link of its own, not an id: a worker that attaches
+        # again begins with none of its earlier life's requests.
+        self._charged: dict[tuple[str, str], WorkerLink] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -41,26 +44,15 @@ class Dispatcher:
             raise Overloaded(
                 f"{len(self._requests)} requests are running, which is this router's limit; try again in a second"
             )
-        request = _Request(self, generation, sink)
         now_s = time.monotonic()
-        codec = self._model(generation.model).codec
+        request = _Request(self, generation, sink)
         for index in range(generation.n):
-            sampling = choice_sampling(generation.sampling, index)
-            text = ChoiceText(codec, stops=sampling.stop, min_tokens=sampling.min_tokens, prompt=generation.prompt)
-            spec = ChoiceSpec(
-                run_id=f"{request.request_id}-{index}",
-                index=index,
-                prompt=generation.prompt,
-                sampling=sampling,
-                plan=plan(self._links.snapshot()),
-                deadline_s=now_s + generation.timeout_s,
-            )
-            run = ChoiceRun(spec, text, now_s)
+            run = self._place(request, index, now_s)
             request.runs.append(run)
             self._runs[run.run_id] = (request, run)
-            self._assign(run, len(generation.prompt))
         self._requests[request.request_id] = request
         self._idle.clear()
+        request.start_timer()
         for run in request.runs:
             self._do(request, run, run.begin(now_s))
         return request
@@ -79,8 +71,10 @@ class Dispatcher:
             self._do(request, run, run.on_output(link.worker_id, output, now_s))
 
     def on_worker_lost(self, link: WorkerLink) -> None:
-        for request, run in list(self._runs.values()):
-            self._do(request, run, run.on_worker_lost(link.worker_id))
+        # All runs first: the first failure ends its whole request, and its other runs would forget their tickets.
+        lost = [(request, run, run.on_worker_lost(link.worker_id)) for request, run in self._runs.values()]
+        for request, run, actions in lost:
+            self._do(request, run, actions)
 
     # From requests
 
@@ -91,11 +85,16 @@ class Dispatcher:
         for run in request.runs:
             actions = run.cancel()
             del self._runs[run.run_id]
-            self._unassign(run, len(request.generation.prompt))
+            self.settle(run)
             for action in actions:
                 self._act(action)
         if not self._requests:
             self._idle.set()
+
+    def settle(self, run: ChoiceRun) -> None:
+        """Take a run off its workers' load figures."""
+        self._discharge(run, run.plan.prefill_id)
+        self._discharge(run, run.plan.decode_id)
 
     def expire(self, request: _Request) -> None:
         for run in request.runs:
@@ -126,8 +125,11 @@ class Dispatcher:
                 request.emit(run, action)
             elif isinstance(action, Fail):
                 request.fail(action.error)
-            elif not self._act(action) and isinstance(action, Send):
-                self._do(request, run, run.on_worker_lost(action.worker_id))
+            elif not self._act(action):
+                if isinstance(action, Send):
+                    self._do(request, run, run.on_worker_lost(action.worker_id))
+            elif isinstance(action, Send) and run.phase is Phase.DECODE:
+                self._discharge(run, run.plan.prefill_id)
 
     def _act(self, action: Action) -> bool:
         """Tell a worker; False if it is gone."""
@@ -145,19 +147,32 @@ class Dispatcher:
                 link.release(ticket, "cancelled")
         return True
 
-    def _assign(self, run: ChoiceRun, tokens: int) -> None:
-        if (prefill := self._links.get(run.plan.prefill_id)) is not None:
-            prefill.assigned_requests += 1
-            prefill.assigned_tokens += tokens
-        if (decode := self._links.get(run.plan.decode_id)) is not None:
-            decode.assigned_requests += 1
-            decode.assigned_tokens += tokens
-
-    def _unassign(self, run: ChoiceRun, tokens: int) -> None:
-        for worker_id in (run.plan.prefill_id, run.plan.decode_id):
+    def _place(self, request: _Request, index: int, now_s: float) -> ChoiceRun:
+        """One of the n answers, on the workers that are least loaded now. Raises Unavailable."""
+        generation = request.generation
+        codec = self._model(generation.model).codec
+        sampling = choice_sampling(generation.sampling, index)
+        spec = ChoiceSpec(
+            run_id=f"{request.request_id}-{index}",
+            index=index,
+            prompt=generation.prompt,
+            sampling=sampling,
+            plan=plan(self._links.snapshot()),
+            deadline_s=now_s + generation.timeout_s,
+        )
+        for worker_id in (spec.plan.prefill_id, spec.plan.decode_id):
             if (link := self._links.get(worker_id)) is not None:
-                link.assigned_requests = max(0, link.assigned_requests - 1)
-                link.assigned_tokens = max(0, link.assigned_tokens - tokens)
+                link.assigned_requests += 1
+                link.assigned_tokens += len(spec.prompt)
+                self._charged[spec.run_id, worker_id] = link
+        text = ChoiceText(codec, stops=sampling.stop, min_tokens=sampling.min_tokens, prompt=spec.prompt)
+        return ChoiceRun(spec, text, now_s)
+
+    def _discharge(self, run: ChoiceRun, worker_id: str) -> None:
+        link = self._charged.pop((run.run_id, worker_id), None)
+        if link is not None:
+            link.assigned_requests -= 1
+            link.assigned_tokens -= run.prompt_tokens
 
 
 class _Request:
@@ -172,7 +187,11 @@ class _Request:
         self._sink = sink
         self._unfinished = generation.n
         self._unechoed = set(range(generation.n)) if generation.echo else set[int]()
-        self._timer = asyncio.get_running_loop().call_later(generation.timeout_s, dispatcher.expire, self)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self.generation.timeout_s, self._dispatcher.expire, self)
 
     def cancel(self) -> None:
         if not self.over:
@@ -191,6 +210,7 @@ class _Request:
         )
         if delta.finish_reason:
             self._unfinished -= 1
+            self._dispatcher.settle(run)
         if not self._unfinished:
             response.usage.CopyFrom(self._usage())
             first = self.runs[0]
@@ -212,5 +232,6 @@ class _Request:
 
     def _end(self) -> None:
         self.over = True
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._dispatcher.end(self)

@@ -12,8 +12,10 @@ import grpc.aio
 
 from segue.base.logging import get_logger
 from segue.proto.worker_pb2 import (
+    Register,
     Registered,
     RequestOutput,
+    Role,
     RouterFrame,
     Status,
     WorkerFrame,
@@ -27,6 +29,8 @@ from segue.router.worker_links import WorkerLink, WorkerLinks
 log = get_logger("router")
 
 PROTOCOL_VERSION = 1
+
+_ROLES = (Role.ROLE_PREFILL, Role.ROLE_DECODE)
 
 _Context = grpc.aio.ServicerContext[WorkerFrame, RouterFrame]
 
@@ -53,25 +57,35 @@ class WorkerHub(WorkerHubServicer):
     async def Attach(  # type: ignore[override]
         self, request_iterator: AsyncIterator[WorkerFrame], context: _Context
     ) -> None:
-        link = await self._register(context)
-        writer = asyncio.create_task(self._write(link, context), name=f"frames to {link.worker_id}")
-        now_s = asyncio.get_running_loop().time
+        first = await self._first_frame(context)
+        link = self._add(first.register)
+        tasks = (
+            asyncio.create_task(self._read_frames(link, first, context), name=f"frames from {link.worker_id}"),
+            asyncio.create_task(self._write_frames(link, context), name=f"frames to {link.worker_id}"),
+        )
         try:
-            async with asyncio.timeout(self._lease_s) as lease:
-                while (frame := await _read(context)) is not None:
-                    lease.reschedule(now_s() + self._lease_s)
-                    link.heard_at_s = time.monotonic()
-                    await self._on_frame(link, frame, context)
-        except TimeoutError:
-            log.warning("worker_lease_expired", worker_id=link.worker_id, lease_s=self._lease_s)
+            # Half a stream is none: whichever task ends first, and however, ends the other and the attachment.
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            writer.cancel()
-            if self._links.remove(link):
-                log.info("worker_detached", worker_id=link.worker_id)
-                self._listener.on_worker_lost(link)
+            self._drop(link)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()  # Raises what it ended with.
+        if link.closed:
+            await context.abort(
+                grpc.StatusCode.ABORTED, f"worker {link.worker_id} has attached again; this older stream is closed"
+            )
 
-    async def _register(self, context: _Context) -> WorkerLink:
-        first = await _read(context)
+    async def _first_frame(self, context: _Context) -> WorkerFrame:
+        """The frame that registers a worker which may attach."""
+        try:
+            async with asyncio.timeout(self._lease_s):
+                first = await _read(context)
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no Register frame came within {self._lease_s:g} s")
         if first is None or not first.HasField("register"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be Register")
         register = first.register
@@ -81,6 +95,12 @@ class WorkerHub(WorkerHubServicer):
                 f"the worker speaks frame protocol {register.protocol}, this router {PROTOCOL_VERSION}; "
                 "run the same version of Segue on both",
             )
+        if not register.worker_id or register.role not in _ROLES:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"Register needs a worker_id and a role, prefill or decode; it has {register.worker_id!r} and "
+                f"{register.role}",
+            )
         known = self._links.get(register.worker_id)
         another = known is not None and known.register.epoch != register.epoch
         if known is not None and another and time.monotonic() - known.heard_at_s < self._lease_s / 2:
@@ -89,16 +109,43 @@ class WorkerHub(WorkerHubServicer):
                 f"worker id {register.worker_id!r} is attached with epoch {known.register.epoch}; start each "
                 "worker with an id of its own",
             )
-        if known is not None and self._links.remove(known):
-            self._listener.on_worker_lost(known)
+        return first
+
+    def _add(self, register: Register) -> WorkerLink:
+        known = self._links.get(register.worker_id)
+        if known is not None:
+            self._drop(known)
+            known.close()
         link = WorkerLink(register)
         link.heard_at_s = time.monotonic()
         self._links.add(link)
-        await context.write(RouterFrame(registered=Registered(router_id=self._router_id, lease_s=self._lease_s)))
         log.info("worker_attached", worker_id=link.worker_id, address=register.address)
-        if first.HasField("status"):
-            await self._on_status(link, first.status, context)
         return link
+
+    def _drop(self, link: WorkerLink) -> None:
+        """Forget a link, once, and let its requests fail."""
+        if self._links.remove(link):
+            log.info("worker_detached", worker_id=link.worker_id)
+            self._listener.on_worker_lost(link)
+
+    async def _read_frames(self, link: WorkerLink, first: WorkerFrame, context: _Context) -> None:
+        """Until the worker closes its side or its lease runs out."""
+        now_s = asyncio.get_running_loop().time
+        await self._on_frame(link, first, context)
+        try:
+            async with asyncio.timeout(self._lease_s) as lease:
+                while (frame := await _read(context)) is not None:
+                    lease.reschedule(now_s() + self._lease_s)
+                    link.heard_at_s = time.monotonic()
+                    await self._on_frame(link, frame, context)
+        except TimeoutError:
+            log.warning("worker_lease_expired", worker_id=link.worker_id, lease_s=self._lease_s)
+
+    async def _write_frames(self, link: WorkerLink, context: _Context) -> None:
+        """Until the link is closed."""
+        await context.write(RouterFrame(registered=Registered(router_id=self._router_id, lease_s=self._lease_s)))
+        while not link.closed:
+            await context.write(await link.take())
 
     async def _on_frame(self, link: WorkerLink, frame: WorkerFrame, context: _Context) -> None:
         if frame.HasField("load"):
@@ -114,7 +161,6 @@ class WorkerHub(WorkerHubServicer):
             peers = [view for view in self._links.snapshot().workers if view.worker_id != link.worker_id]
             problem = self._models.mismatch(status.facts) or mismatch(status.facts, peers)
             if problem is not None:
-                self._links.remove(link)
                 message = f"worker {link.worker_id} {problem}"
                 log.error("worker_refused", worker_id=link.worker_id, reason=message)
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
@@ -122,10 +168,6 @@ class WorkerHub(WorkerHubServicer):
         if became_ready:
             log.info("worker_ready", worker_id=link.worker_id, engine=status.facts.engine)
             self._models.learn(status.facts)
-
-    async def _write(self, link: WorkerLink, context: _Context) -> None:
-        while True:
-            await context.write(await link.take())
 
 
 async def _read(context: _Context) -> WorkerFrame | None:

@@ -20,6 +20,7 @@ class WorkerLink:
         self.heard_at_s = 0.0
         self.assigned_requests = 0
         self.assigned_tokens = 0
+        self.closed = False
         self._frame = RouterFrame()
         self._filled = asyncio.Event()
 
@@ -42,6 +43,11 @@ class WorkerLink:
     def release(self, ticket: Ticket, reason: str) -> None:
         release = ReleaseRequest(ticket_id=ticket.ticket_id, producer_epoch=ticket.producer_epoch, reason=reason)
         self._frame.release.append(release)
+        self._filled.set()
+
+    def close(self) -> None:
+        """Let whoever waits in :meth:`take` have what there is, for the last time."""
+        self.closed = True
         self._filled.set()
 
     async def take(self) -> RouterFrame:

@@ -96,12 +96,12 @@ class ScriptedWorker:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def attach(self) -> ScriptedWorker:
-        """Raises AioRpcError if the router refuses."""
+        """Register. Raises Refused."""
         self._channel = grpc.aio.insecure_channel(self._address, options=[("grpc.use_local_subchannel_pool", 1)])
         self.call = WorkerHubStub(self._channel).Attach()  # type: ignore[call-arg]
         await self.call.write(WorkerFrame(register=self.register, status=self.status))
-        first = await self.call.read()
-        if not isinstance(first, RouterFrame):
+        first = await read(self.call)
+        if first is None:
             code, details = await self.call.code(), await self.call.details()
             await self._channel.close()
             raise Refused(code, details)
@@ -129,7 +129,7 @@ class ScriptedWorker:
         self.outbox.put_outputs(outputs)
 
     async def _read(self) -> None:
-        while isinstance(frame := await self.call.read(), RouterFrame):
+        while (frame := await read(self.call)) is not None:
             for submit in frame.submit:
                 self.submits[submit.request_id] = submit
                 self._answers[submit.request_id] = asyncio.create_task(self._answer(submit))
@@ -185,6 +185,15 @@ class ScriptedWorker:
         last.transfer.CopyFrom(Transfer(transport="grpc", bytes=4096, seconds=0.25))
         last.usage.CopyFrom(EngineUsage(computed_tokens=1))
         return outputs
+
+
+async def read(call: grpc.aio.StreamStreamCall[WorkerFrame, RouterFrame]) -> RouterFrame | None:
+    """The router's next frame; None once the stream is over, however it ended."""
+    try:
+        frame = await call.read()
+    except grpc.aio.AioRpcError:
+        return None
+    return frame if isinstance(frame, RouterFrame) else None
 
 
 class Refused(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Protocol
 
 import grpc
@@ -35,13 +36,13 @@ CHANNEL_OPTIONS = [
 _REFUSALS = {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT}
 
 
-class StreamEnded(Exception):
-    """A router ended the stream, and said why."""
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """How a stream ended, and whether the router had accepted us on it."""
 
-    def __init__(self, code: grpc.StatusCode, details: str | None) -> None:
-        super().__init__(code, details)
-        self.code = code
-        self.details = details or ""
+    code: grpc.StatusCode
+    details: str
+    accepted: bool
 
 
 class AttachmentOwner(Protocol):
@@ -79,24 +80,26 @@ class Attachment:
             self.outbox = Outbox()
             async with grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
                 try:
-                    if await self._attach(channel):
-                        redial_s = _REDIAL_MIN_S
-                except grpc.aio.AioRpcError as broken:
-                    if broken.code() in {
-                        grpc.StatusCode.FAILED_PRECONDITION,
-                        grpc.StatusCode.INVALID_ARGUMENT,
-                    }:
-                        raise SettingsError(f"router {self.address} refuses this worker: {broken.details()}") from None
-                    log.info("router_unreachable", router=self.address, error=broken.code().name)
+                    end = await self._attach(channel)
                 finally:
                     self._owner.on_detached(self)
+            if end.code in _REFUSALS:
+                raise SettingsError(f"router {self.address} refuses this worker: {end.details}")
+            log.info(
+                "detached" if end.accepted else "router_unreachable",
+                router=self.address,
+                code=end.code.name,
+                details=end.details,
+            )
+            if end.accepted:
+                redial_s = _REDIAL_MIN_S
             await asyncio.sleep(redial_s)
             redial_s = min(2 * redial_s, _REDIAL_MAX_S)
 
-    async def _attach(self, channel: grpc.aio.Channel) -> bool:
-        """One stream, from registration to its end; whether the router had accepted us."""
+    async def _attach(self, channel: grpc.aio.Channel) -> StreamEnd:
+        """One stream, from registration to its end."""
         call = WorkerHubStub(channel).Attach()  # type: ignore[call-arg]  # Writing by hand needs no iterator.
-        await call.write(WorkerFrame(register=self._owner.register, status=self._owner.status))
+        await _write(call, WorkerFrame(register=self._owner.register, status=self._owner.status))
         accepted = False
         async with asyncio.TaskGroup() as tasks:
             senders = (tasks.create_task(self._send(call)), tasks.create_task(self._keep_load_fresh()))
@@ -110,22 +113,25 @@ class Attachment:
                 self._owner.on_frame(self, frame)
             for sender in senders:
                 sender.cancel()
-        if (code := await call.code()) is not grpc.StatusCode.OK:
-            raise StreamEnded(code, await call.details())
-        return accepted
+        return StreamEnd(await call.code(), await call.details() or "", accepted)
 
     async def _send(self, call: grpc.aio.StreamStreamCall[WorkerFrame, RouterFrame]) -> None:
-        while True:
-            frame = await self.outbox.take()
-            try:
-                await call.write(frame)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return  # The reader sees the end and its reason.
+        while await _write(call, await self.outbox.take()):
+            self.outbox.mark_sent()
 
     async def _keep_load_fresh(self) -> None:
         while True:
             self.outbox.put_load(self._owner.current_load())
             await asyncio.sleep(_LOAD_INTERVAL_S)
+
+
+async def _write(call: grpc.aio.StreamStreamCall[WorkerFrame, RouterFrame], frame: WorkerFrame) -> bool:
+    """Whether the stream took the frame; if not it is over, and reading tells why."""
+    try:
+        await call.write(frame)
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        return False
+    return True
 
 
 async def _read(call: grpc.aio.StreamStreamCall[WorkerFrame, RouterFrame]) -> RouterFrame | None:

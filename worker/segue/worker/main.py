@@ -7,7 +7,7 @@ import asyncio
 from segue.base.errors import SettingsError
 from segue.base.ids import new_epoch
 from segue.base.logging import get_logger, setup_logging
-from segue.base.process import on_stop_signals
+from segue.base.process import exit_now, on_stop_signals
 from segue.engine.factory import make_engine
 from segue.engine.protocol import Engine
 from segue.proto.worker_pb2 import Register, WorkerState
@@ -22,32 +22,49 @@ from segue.worker.settings import WorkerSettings
 log = get_logger("worker")
 
 PROTOCOL_VERSION = 1
+_FLUSH_TIMEOUT_S = 2.0
 
 
 def run_worker(settings: WorkerSettings, role: WorkerRole) -> int:
     """Run until drained or failed; the process's exit status: 0 drained, 1 failed, 2 can't run as configured."""
     setup_logging(settings.log_format)
+    worker = _Worker(settings, role)
+    status = 2
     try:
-        return asyncio.run(_Worker(settings, role).run())
+        status = asyncio.run(worker.run())
     except* SettingsError as group:
         for error in _leaves(group):
             log.error("cannot_start", error=str(error))
-    return 2
+    if not worker.engine_ended:
+        exit_now(status)  # The interpreter would tear down what a thread inside vLLM still uses.
+    return status
 
 
 class _Worker:
-    """The phases of one worker's life, in order: listen, attach, load, serve, drain, stop."""
+    """The phases of one worker's life, in order: listen, attach, load, serve, drain, stop.
+
+    ``engine_ended`` says afterwards whether nothing of the engine runs any more.
+    """
 
     def __init__(self, settings: WorkerSettings, role: WorkerRole) -> None:
         self._settings = settings
         self._role = role
         self._drain_timeout_s = settings.drain_timeout_s
+        self.engine_ended = True
 
     async def run(self) -> int:
-        settings, role = self._settings, self._role
         self._draining = asyncio.Event()
         epoch = new_epoch()
-        engine = make_engine(settings.engine_settings(role.name, epoch))
+        engine = make_engine(self._settings.engine_settings(self._role.name, epoch))
+        try:
+            status = await self._run(engine, epoch)
+        finally:
+            self.engine_ended = await engine.stop()
+        log.info("stopped", status=status)
+        return status
+
+    async def _run(self, engine: Engine, epoch: str) -> int:
+        settings, role = self._settings, self._role
         server = WorkerServer(settings.host, settings.port)
         register = Register(
             worker_id=settings.worker_id,
@@ -68,12 +85,10 @@ class _Worker:
             runtime.set_state(WorkerState.WORKER_STATE_LOADING, f"loading {settings.model}")
             status = await self._serve(runtime, server, engine)
             await server.set_ready(False)
-            await asyncio.sleep(0)  # Let the last frames be taken.
+            await runtime.flush(_FLUSH_TIMEOUT_S)
             attached.cancel()
-            await engine.stop()
             await server.stop()
             await releases.close()
-        log.info("stopped", status=status)
         return status
 
     def _begin_drain(self, timeout_s: float) -> None:

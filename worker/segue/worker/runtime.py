@@ -43,6 +43,9 @@ class WorkerRuntime:
 
     # From the engine
 
+    def on_loaded(self) -> None:
+        self.set_state(WorkerState.WORKER_STATE_WARMING, "running warm-up requests")
+
     def on_step(self, outputs: Sequence[RequestOutput], load: Load) -> None:
         by_attachment: dict[Attachment, list[RequestOutput]] = defaultdict(list)
         for output in outputs:
@@ -61,16 +64,21 @@ class WorkerRuntime:
     def on_failure(self, error: BaseException) -> None:
         if not self.failure.done():
             self.failure.set_result(error)
+        self._idle.set()
 
     # From the routers
 
     def on_frame(self, attachment: Attachment, frame: RouterFrame) -> None:
-        self._attachments.add(attachment)
+        if attachment not in self._attachments:
+            self._attachments.add(attachment)
+            # It may have changed since the stream's first frame was written.
+            attachment.outbox.put_status(self.status)
         for submit in frame.submit:
             self._submit(attachment, submit)
         for request_id in frame.abort_request_ids:
             if self._owner_of.pop(request_id, None) is not None:
                 self._engine.abort(request_id)
+                self._idle.set()
         for release in frame.release:
             self._releases.give_back(release, self.status.facts.kv_address)
 
@@ -82,6 +90,7 @@ class WorkerRuntime:
             del self._owner_of[request_id]
             self._engine.abort(request_id)
         if orphans:
+            self._idle.set()
             log.warning("router_lost", router=attachment.address, aborted_requests=len(orphans))
 
     # State
@@ -100,18 +109,29 @@ class WorkerRuntime:
         return len(self._owner_of)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Take nothing new and wait until nothing is left; False if ``timeout_s`` passed first."""
+        """Take nothing new and wait until nothing is left; False if time or the engine ran out first."""
         detail = f"{self.open_requests} requests and {self.current_load().held_offers} offers left"
         self.set_state(WorkerState.WORKER_STATE_DRAINING, detail)
         try:
             async with asyncio.timeout(timeout_s):
                 while self._owner_of or not self._role.drained(self._engine.load()):
+                    if self.failure.done():
+                        return False
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
             log.warning("drain_timed_out", timeout_s=timeout_s, requests=self.open_requests)
             return False
         return True
+
+    async def flush(self, timeout_s: float) -> None:
+        """Until the routers have been sent everything, or the time is up: last tokens must not be lost."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                for attachment in list(self._attachments):
+                    await attachment.outbox.flushed()
+        except TimeoutError:
+            log.warning("flush_timed_out", timeout_s=timeout_s)
 
     def _submit(self, attachment: Attachment, submit: Submit) -> None:
         refusal = self._role.refusal(submit)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from segue.worker import routers
+from segue.worker.attachment import Attachment
+from segue.worker.routers import resolve_routers, stay_attached
+
+
+class Names(dict[str, Sequence[str]]):
+    """A name service; the event loop asks it instead of the system's."""
+
+    async def getaddrinfo(self, host: str, port: int, **kwargs: Any) -> list[Any]:
+        if host not in self:
+            raise socket.gaierror(socket.EAI_NONAME, "unknown name")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self[host]]
+
+
+class FakeAttachment:
+    def __init__(self, address: str, running: set[str], fault: Exception | None = None) -> None:
+        self._address, self._running, self._fault = address, running, fault
+
+    async def run(self) -> None:
+        self._running.add(self._address)
+        try:
+            if self._fault is not None:
+                raise self._fault
+            await asyncio.Event().wait()
+        finally:
+            self._running.discard(self._address)
+
+
+@pytest.fixture
+async def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    made = Names()
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", made.getaddrinfo, raising=False)
+    return made
+
+
+async def test_addresses_resolve_to_themselves() -> None:
+    assert await resolve_routers(["127.0.0.1:8001", "127.0.0.1:8002"]) == {"127.0.0.1:8001", "127.0.0.1:8002"}
+
+
+async def test_a_name_means_all_its_addresses_and_unknown_ones_none(names: Names) -> None:
+    names["routers"] = ["10.0.0.1", "10.0.0.2"]
+    names["another"] = ["10.0.0.2"]
+    found = await resolve_routers(["routers:8000", "another:8000", "gone:8000"])
+    assert found == {"10.0.0.1:8000", "10.0.0.2:8000"}
+
+
+async def test_attachments_follow_what_the_names_mean(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routers, "_LOOKUP_INTERVAL_S", 0.0)
+    running, made = set[str](), list[str]()
+
+    def attach(address: str) -> Attachment:
+        made.append(address)
+        return FakeAttachment(address, running)  # type: ignore[return-value]
+
+    task = asyncio.create_task(stay_attached(["routers:1"], attach))
+    for addresses in (["10.0.0.1"], ["10.0.0.1", "10.0.0.2"], ["10.0.0.2"], [], ["10.0.0.1"]):
+        names["routers"] = addresses
+        async with asyncio.timeout(5):
+            while running != {f"{address}:1" for address in addresses}:
+                await asyncio.sleep(0)
+    assert made == ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.1:1"]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert running == set()
+
+
+async def test_a_refusal_ends_it_and_the_other_attachments(names: Names) -> None:
+    names["good"], names["bad"] = ["10.0.0.1"], ["10.0.0.2"]
+    running = set[str]()
+
+    def attach(address: str) -> Attachment:
+        fault = ValueError("refused") if address.startswith("10.0.0.2") else None
+        return FakeAttachment(address, running, fault)  # type: ignore[return-value]
+
+    with pytest.raises(ExceptionGroup) as group:
+        await stay_attached(["good:1", "bad:1"], attach)
+    assert group.group_contains(ValueError, match="refused")
+    assert running == set()

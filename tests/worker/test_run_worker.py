@@ -1,0 +1,222 @@
+"""A worker process from start to end, with an engine that does as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import grpc
+import pytest
+
+from segue.base.errors import SettingsError
+from segue.engine.protocol import EngineListener
+from segue.prefill_worker.role import PrefillRole
+from segue.proto.sampling_pb2 import FinishReason
+from segue.proto.worker_pb2 import Load, RouterFrame, WorkerState
+from segue.worker import main
+from segue.worker.settings import WorkerSettings
+from tests.worker.fakes import FakeEngine, FakeHub, Session, eventually, prompt, tokens
+
+NOBODY = "127.0.0.1:1"
+
+
+def settings(router: str = NOBODY, **fields: object) -> WorkerSettings:
+    return WorkerSettings(model="m", routers=(router,), worker_id="w-0", log_format="json", **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    made = FakeEngine()
+    monkeypatch.setattr(main, "make_engine", lambda engine_settings: made)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """The test runner's own, back in place after each run."""
+    kept = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for signum, handler in kept.items():
+        signal.signal(signum, handler)
+
+
+def soon(call: Callable[[], object]) -> None:
+    asyncio.get_running_loop().call_later(0.05, call)
+
+
+def terminate() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+@contextmanager
+def router_refusing(code: grpc.StatusCode, words: str) -> Iterator[str]:
+    """A router on an event loop of its own: ``run_worker`` has the main thread's."""
+    address = list[str]()
+    serving, done = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with FakeHub() as hub:
+            hub.refusal = (code, words)
+            address.append(hub.address)
+            serving.set()
+            await asyncio.to_thread(done.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert serving.wait(10)
+    try:
+        yield address[0]
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_drained_by_a_signal_is_status_0(engine: FakeEngine) -> None:
+    engine.on_start = lambda listener: soon(terminate)
+    assert main.run_worker(settings(), PrefillRole()) == 0
+    assert engine.stopped
+
+
+def test_an_engine_that_is_lost_is_status_1(engine: FakeEngine) -> None:
+    engine.on_start = lambda listener: soon(lambda: listener.on_failure(RuntimeError("device lost")))
+    assert main.run_worker(settings(), PrefillRole()) == 1
+    assert engine.stopped
+
+
+def test_an_engine_lost_in_the_middle_of_a_drain_is_status_1(engine: FakeEngine) -> None:
+    engine.load_now = Load(held_offers=1)
+
+    def plan(listener: EngineListener) -> None:
+        soon(terminate)
+        asyncio.get_running_loop().call_later(0.2, listener.on_failure, RuntimeError("device lost"))
+
+    engine.on_start = plan
+    assert main.run_worker(settings(drain_timeout_s=600), PrefillRole()) == 1
+
+
+def test_a_drain_that_takes_too_long_is_status_1(engine: FakeEngine) -> None:
+    engine.load_now = Load(held_offers=1)
+    engine.on_start = lambda listener: soon(terminate)
+    assert main.run_worker(settings(drain_timeout_s=0.05), PrefillRole()) == 1
+
+
+def test_arguments_that_the_engine_refuses_are_status_2(
+    engine: FakeEngine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine.on_start = lambda listener: fail(SettingsError("vLLM has no engine argument 'x'"))
+    assert main.run_worker(settings(), PrefillRole()) == 2
+    assert engine.stopped
+
+
+def test_a_router_that_refuses_is_status_2_while_serving_too(engine: FakeEngine) -> None:
+    with router_refusing(grpc.StatusCode.FAILED_PRECONDITION, "another layout") as router:
+        assert main.run_worker(settings(router), PrefillRole()) == 2
+    assert engine.stopped
+
+
+def test_a_port_that_is_taken_is_status_2(engine: FakeEngine) -> None:
+    with router_refusing(grpc.StatusCode.UNAVAILABLE, "") as taken:
+        port = int(taken.rpartition(":")[2])
+        assert main.run_worker(settings(port=port), PrefillRole()) == 2
+
+
+def test_an_engine_that_can_not_be_stopped_does_not_keep_the_process(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.ends = False
+    engine.on_start = lambda listener: fail(SettingsError("no"))
+    exits = list[int]()
+    monkeypatch.setattr(main, "exit_now", exits.append)
+    main.run_worker(settings(), PrefillRole())
+    assert exits == [2]
+
+
+LOADING = """
+import sys, time
+from segue.engine.vllm_inproc import InprocEngine
+from segue.prefill_worker.role import PrefillRole
+from segue.worker import main
+from segue.worker.settings import WorkerSettings
+
+class Loading(InprocEngine):
+    def _build(self):
+        print("loading", flush=True)
+        time.sleep(600)
+
+main.make_engine = Loading
+sys.exit(main.run_worker(WorkerSettings(model="m", routers=("127.0.0.1:1",)), PrefillRole()))
+"""
+
+
+def test_a_signal_while_the_engine_loads_ends_the_process_at_once() -> None:
+    """Nothing interrupts vLLM while it loads a model, which may take minutes."""
+    with subprocess.Popen([sys.executable, "-c", LOADING], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            while "loading\n" not in process.stdout.readline():
+                assert process.poll() is None
+            started_s = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+            assert time.monotonic() - started_s < 5
+        finally:
+            process.kill()
+
+
+@asynccontextmanager
+async def attached(engine: FakeEngine, **fields: object) -> AsyncIterator[tuple[Session, asyncio.Task[int]]]:
+    """A worker and its stream at a router, from ready on; the worker as a task of this event loop."""
+    async with FakeHub() as hub:
+        worker = asyncio.create_task(main._Worker(settings(hub.address, **fields), PrefillRole()).run())
+        session = await hub.session()
+        await eventually(
+            lambda: any(frame.status.state == WorkerState.WORKER_STATE_READY for frame in session.frames)
+        )
+        try:
+            yield session, worker
+        finally:
+            worker.cancel()
+            await asyncio.wait([worker])
+
+
+async def test_routers_see_the_end_when_the_engine_fails_under_their_requests(engine: FakeEngine) -> None:
+    async with attached(engine) as (session, worker):
+        await session.send(RouterFrame(submit=[prompt("one")]))
+        await eventually(lambda: engine.submits)
+        engine.listener.on_failure(RuntimeError("device lost"))
+        async with asyncio.timeout(5):
+            await session.over.wait()
+            assert await worker == 1
+
+
+async def test_a_drain_sends_the_last_tokens_before_it_leaves(engine: FakeEngine) -> None:
+    async with attached(engine) as (session, worker):
+        await session.send(RouterFrame(submit=[prompt("one")]))
+        await eventually(lambda: engine.submits)
+        terminate()
+        await eventually(
+            lambda: any(frame.status.state == WorkerState.WORKER_STATE_DRAINING for frame in session.frames)
+        )
+        assert not worker.done()
+        engine.listener.on_step([tokens("one", 5, finish=FinishReason.FINISH_REASON_LENGTH)], Load())
+        async with asyncio.timeout(5):
+            assert await worker == 0
+        assert [list(output.token_ids) for output in session.outputs] == [[5]]
+
+
+async def test_a_router_that_restarts_finds_the_worker_again(engine: FakeEngine) -> None:
+    async with attached(engine) as (session, worker):
+        session.end.set_result((grpc.StatusCode.UNAVAILABLE, "restarting"))
+        await session.over.wait()
+        await asyncio.sleep(0.05)
+        assert not worker.done()
