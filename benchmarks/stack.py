@@ -53,7 +53,13 @@ def main() -> int:
             dtype=options.dtype,
         )
         setup.log_dir.mkdir(parents=True, exist_ok=True)
-        measure_in_turn(plan, _stacks(options), setup, runs.append, lambda line: console.print(line, highlight=False))
+        measure_in_turn(
+            plan,
+            _stacks(options),
+            setup,
+            runs.append,
+            lambda line: console.print(line, highlight=False, soft_wrap=True),
+        )
     except (ServerFailedError, OutOfTimeError, ValueError, RuntimeError, OSError) as error:
         fault = f"{type(error).__name__}: {error}"
     except KeyboardInterrupt:

@@ -55,10 +55,13 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How many requests two sets of answers to the same prompts have word for word in common."""
+    """How many answers to the same prompts two sides have in common, to the last character."""
 
     compared: int
     same: int
+    # Not the same, but only in U+FFFD at the end. An answer cut off inside a character leaves bytes over: a tokenizer
+    # decodes them to U+FFFD, vLLM leaves them out. Kept apart because the texts alone can't prove the tokens equal.
+    same_but_cut_character: int
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -144,4 +147,6 @@ def agreement(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Agreement:
     """Compare the texts of the prompts that both sides answered without an error."""
     texts = {sample.prompt: sample.text for sample in theirs if sample.error is None}
     pairs = [(s.text, texts[s.prompt]) for s in ours if s.error is None and s.prompt in texts]
-    return Agreement(compared=len(pairs), same=sum(a == b for a, b in pairs))
+    same = sum(a == b for a, b in pairs)
+    alike = sum(a.rstrip("\ufffd") == b.rstrip("\ufffd") for a, b in pairs)
+    return Agreement(compared=len(pairs), same=same, same_but_cut_character=alike - same)

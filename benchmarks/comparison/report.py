@@ -28,7 +28,8 @@ def print_report(results: Results, console: Console) -> None:
         console.print(
             f"at {concurrency}: same greedy text from both stacks {_share(results.same_text(concurrency))}; "
             f"from the same stack started again: stock {_share(results.repeated_text(STOCK, concurrency))}, "
-            f"segue {_share(results.repeated_text(SEGUE, concurrency))}"
+            f"segue {_share(results.repeated_text(SEGUE, concurrency))}",
+            soft_wrap=True,
         )
     for path, count in sorted(results.paths().items()):
         console.print(f"carried out as ({path}): {count} requests")
@@ -38,7 +39,7 @@ def print_report(results: Results, console: Console) -> None:
         if m.failures:
             first = next(sample.error for sample in run.samples if sample.error)
             line = f"{where}: {m.failures} of {m.requests} requests failed; the first: {first}"
-            console.print(line, style="red", markup=False)
+            console.print(line, style="red", markup=False, soft_wrap=True)
         if m.other_cpu_cores > _MUCH_OTHER_WORK_CORES:
             console.print(f"{where}: other work kept {m.other_cpu_cores:.2f} cores busy", style="yellow")
 
@@ -97,4 +98,7 @@ def _ratio_cells(ratio: Ratio | None) -> tuple[str, str]:
 
 
 def _share(found: Agreement) -> str:
-    return f"{found.same} of {found.compared}" if found.compared else "not compared"
+    if not found.compared:
+        return "not compared"
+    cut = found.same_but_cut_character
+    return f"{found.same} of {found.compared}" + (f" (and {cut} but for a character cut off at the end)" if cut else "")

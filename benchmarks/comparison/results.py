@@ -69,4 +69,8 @@ class Results:
 
 def _total(parts: Iterable[Agreement]) -> Agreement:
     counted = list(parts)
-    return Agreement(compared=sum(part.compared for part in counted), same=sum(part.same for part in counted))
+    return Agreement(
+        compared=sum(part.compared for part in counted),
+        same=sum(part.same for part in counted),
+        same_but_cut_character=sum(part.same_but_cut_character for part in counted),
+    )

@@ -87,3 +87,10 @@ def test_agreement_compares_what_both_answered() -> None:
     ]
     found = agreement(ours, theirs)
     assert (found.compared, found.same) == (2, 1)
+
+
+def test_a_character_cut_off_at_the_end_is_counted_apart() -> None:
+    ours = [_sample("a", (0.1,), 1, text="end\ufffd"), _sample("b", (0.1,), 1, text="en\ufffdd")]
+    theirs = [_sample("a", (0.1,), 1, text="end"), _sample("b", (0.1,), 1, text="end")]
+    found = agreement(ours, theirs)
+    assert (found.compared, found.same, found.same_but_cut_character) == (2, 0, 1)

@@ -47,7 +47,7 @@ def test_one_stack_alone_gives_figures_without_ratios() -> None:
     summary = as_json(_results(_run(STOCK, 1, 100, ("a",))))["summary"][0]
     assert summary["median"][STOCK]["tokens_per_s"] == 100
     assert summary["segue_over_stock"] == {}
-    assert summary["same_text"] == {"compared": 0, "same": 0}
+    assert summary["same_text"] == {"compared": 0, "same": 0, "same_but_cut_character": 0}
 
 
 def test_the_json_holds_every_measurement_and_no_text() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.engine
 BLOCK_TOKENS = 128
 MAX_MODEL_LEN_TOKENS = 4096
 OUTPUT_TOKENS = 16
-GREEDY = {"temperature": 0.0, "max_tokens": OUTPUT_TOKENS, "ignore_eos": True}
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": OUTPUT_TOKENS, "ignore_eos": True}
 
 
 def prompt_of(tokens: int, seed: int) -> tuple[int, ...]:
@@ -81,7 +82,7 @@ async def test_greedy_sixteen_at_a_time(cluster: Cluster, client: SegueClient, r
     ],
     ids=["seed-top_p", "seed-top_k-min_p", "penalties", "repetition", "seed-penalties", "bias", "min_tokens"],
 )
-async def test_sampling(client: SegueClient, reference: Reference, sampling: dict[str, object], path: Path) -> None:
+async def test_sampling(client: SegueClient, reference: Reference, sampling: dict[str, Any], path: Path) -> None:
     # repetition_penalty here: a prompt that repeats itself.
     prompts = [prompt_of(length, 3) for length in (1, 40, 127, 128, 129, 300)] + [prompt_of(20, 4) * 10]
     cases = [Case(prompt, {"max_tokens": OUTPUT_TOKENS, **sampling}) for prompt in prompts]

@@ -197,12 +197,12 @@ def test_the_timeout_counts_from_the_start_not_from_a_free_thread(
 ) -> None:
     gate = threading.Event()
     producer.cache.on_read = lambda count: _wait(gate)
-    names = [consumer.start(producer.offer(str(n), [n]), [n], timeout_s=0.4) for n in range(2 * grpc_puller._THREADS)]
+    names = [consumer.start(producer.offer(str(n), [n]), [n], timeout_s=1.0) for n in range(2 * grpc_puller._THREADS)]
     started_s = time.monotonic()
     reports = [consumer.wait(name) for name in names]
     gate.set()
     assert all(report.error.startswith("DEADLINE_EXCEEDED") for report in reports)
-    assert time.monotonic() - started_s < 0.7
+    assert time.monotonic() - started_s < 1.9
 
 
 def test_cancel_ends_a_pull_that_runs(producer: Producer, consumer: Consumer) -> None:

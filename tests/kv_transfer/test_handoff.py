@@ -71,10 +71,8 @@ def test_wherever_it_stands_it_can_be_taken_back(state: State, event: Event) -> 
 
 @given(events)
 def test_it_is_released_only_by_an_acknowledgement_of_an_offer(sequence: list[Event]) -> None:
-    handoff, taken = Handoff(), []
-    for event in sequence:
-        if handoff.on(event):
-            taken.append(event)
+    handoff = Handoff()
+    taken = [event for event in sequence if handoff.on(event)]
     if handoff.state is State.RELEASED:
         assert taken[-1] is Event.ACKNOWLEDGE
         assert Event.OFFER in taken

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from segue.engine.protocol import EngineListener
-from segue.proto.kv_transfer_pb2 import ReleaseRequest, ReleaseResponse, Ticket
+from segue.proto.kv_transfer_pb2 import PullRequest, ReleaseRequest, ReleaseResponse, Ticket
 from segue.proto.kv_transfer_pb2_grpc import KvTransferServicer, add_KvTransferServicer_to_server
 from segue.proto.sampling_pb2 import FinishReason, SamplingParams
 from segue.proto.worker_pb2 import (
@@ -149,9 +149,11 @@ class FakeHub(WorkerHubServicer):
 
 
 class FakeProducer(KvTransferServicer):
-    """A KvTransfer that writes down what is given back."""
+    """A KvTransfer that writes down what is given back, ``delay_s`` after it was asked to take it."""
 
-    def __init__(self) -> None:
+    def __init__(self, delay_s: float = 0.0) -> None:
+        self._delay_s = delay_s
+        self.asked = 0
         self.released: list[ReleaseRequest] = []
         self._server = grpc.aio.server()
         add_KvTransferServicer_to_server(self, self._server)
@@ -164,9 +166,14 @@ class FakeProducer(KvTransferServicer):
     async def __aexit__(self, *_: object) -> None:
         await self._server.stop(grace=None)
 
-    async def Release(  # type: ignore[override]
+    async def Pull(self, request: PullRequest, context: object) -> None:  # type: ignore[override]
+        raise NotImplementedError("releases only")
+
+    async def Release(
         self, request: ReleaseRequest, context: grpc.aio.ServicerContext[ReleaseRequest, ReleaseResponse]
     ) -> ReleaseResponse:
+        self.asked += 1
+        await asyncio.sleep(self._delay_s)
         self.released.append(request)
         return ReleaseResponse(freed=True)
 

@@ -17,17 +17,18 @@ import pytest
 from segue.base.errors import SettingsError
 from segue.engine.protocol import EngineListener
 from segue.prefill_worker.role import PrefillRole
+from segue.proto.kv_transfer_pb2 import ReleaseRequest
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import Load, RouterFrame, WorkerState
 from segue.worker import main
 from segue.worker.settings import WorkerSettings
-from tests.worker.fakes import FakeEngine, FakeHub, Session, eventually, prompt, tokens
+from tests.worker.fakes import FakeEngine, FakeHub, FakeProducer, Session, eventually, prompt, tokens
 
 NOBODY = "127.0.0.1:1"
 
 
 def settings(router: str = NOBODY, **fields: object) -> WorkerSettings:
-    return WorkerSettings(model="m", routers=(router,), worker_id="w-0", log_format="json", **fields)  # type: ignore[arg-type]
+    return WorkerSettings(model="m", routers=(router,), worker_id="w-0", log_format="json", **fields)
 
 
 @pytest.fixture
@@ -110,9 +111,7 @@ def test_a_drain_that_takes_too_long_is_status_1(engine: FakeEngine) -> None:
     assert main.run_worker(settings(drain_timeout_s=0.05), PrefillRole()) == 1
 
 
-def test_arguments_that_the_engine_refuses_are_status_2(
-    engine: FakeEngine, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_arguments_that_the_engine_refuses_are_status_2(engine: FakeEngine, capfd: pytest.CaptureFixture[str]) -> None:
     engine.on_start = lambda listener: fail(SettingsError("vLLM has no engine argument 'x'"))
     assert main.run_worker(settings(), PrefillRole()) == 2
     assert engine.stopped
@@ -179,9 +178,7 @@ async def attached(engine: FakeEngine, **fields: object) -> AsyncIterator[tuple[
     async with FakeHub() as hub:
         worker = asyncio.create_task(main._Worker(settings(hub.address, **fields), PrefillRole()).run())
         session = await hub.session()
-        await eventually(
-            lambda: any(frame.status.state == WorkerState.WORKER_STATE_READY for frame in session.frames)
-        )
+        await eventually(lambda: any(frame.status.state == WorkerState.WORKER_STATE_READY for frame in session.frames))
         try:
             yield session, worker
         finally:
@@ -220,3 +217,16 @@ async def test_a_router_that_restarts_finds_the_worker_again(engine: FakeEngine)
         await session.over.wait()
         await asyncio.sleep(0.05)
         assert not worker.done()
+
+
+async def test_a_worker_that_leaves_gives_tickets_back_first(engine: FakeEngine) -> None:
+    async with FakeProducer(delay_s=0.2) as producer:
+        engine.facts.kv_address = producer.address
+        async with attached(engine) as (session, worker):
+            release = ReleaseRequest(ticket_id="kv-x", producer_epoch="epoch-1", reason="finished")
+            await session.send(RouterFrame(release=[release]))
+            await eventually(lambda: producer.asked)
+            terminate()
+            async with asyncio.timeout(5):
+                assert await worker == 0
+        assert producer.released == [release]

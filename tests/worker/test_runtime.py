@@ -72,15 +72,15 @@ async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
 @pytest.fixture
 async def worker(tasks: asyncio.TaskGroup) -> AsyncIterator[Worker]:
     made = Worker(tasks, PrefillRole())
-    yield made.ready()
-    await made.releases.close()
+    async with made.releases:
+        yield made.ready()
 
 
 @pytest.fixture
 async def decode_worker(tasks: asyncio.TaskGroup) -> AsyncIterator[Worker]:
     made = Worker(tasks, DecodeRole())
-    yield made.ready()
-    await made.releases.close()
+    async with made.releases:
+        yield made.ready()
 
 
 @pytest.fixture

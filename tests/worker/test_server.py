@@ -47,7 +47,7 @@ async def channel(served: Served) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def test_describe_tells_who_what_and_how_much(served: Served, channel: grpc.aio.Channel) -> None:
-    answer = await WorkerStub(channel).Describe(DescribeRequest())  # type: ignore[misc]
+    answer = await WorkerStub(channel).Describe(DescribeRequest())
     assert answer.register == REGISTER
     assert answer.status.state == WorkerState.WORKER_STATE_LOADING
     assert answer.load == served.engine.load_now
@@ -55,7 +55,7 @@ async def test_describe_tells_who_what_and_how_much(served: Served, channel: grp
 
 
 async def test_drain_answers_at_once_with_what_is_left(served: Served, channel: grpc.aio.Channel) -> None:
-    answer = await WorkerStub(channel).Drain(DrainRequest(timeout_s=7))  # type: ignore[misc]
+    answer = await WorkerStub(channel).Drain(DrainRequest(timeout_s=7))
     assert (answer.running_requests, answer.held_offers) == (0, 3)
     assert served.drains == [7]
 

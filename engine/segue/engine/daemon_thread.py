@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,13 +22,18 @@ async def on_daemon_thread(call: Callable[[], T], name: str) -> T:
     def run() -> None:
         try:
             result = call()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the call was made.
-            _post(loop, lambda raised=error: None if future.done() else future.set_exception(raised))
+        except Exception as error:  # noqa: BLE001 - it is raised where the call was made.
+            _post(loop, partial(_fail, future, error))
         else:
             _post(loop, lambda: None if future.done() else future.set_result(result))
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return await future
+
+
+def _fail(future: asyncio.Future[T], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 def _post(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

@@ -44,6 +44,7 @@ class AsyncEngine:
 
     async def start(self, listener: EngineListener) -> EngineFacts:
         from vllm import AsyncEngineArgs
+        from vllm.exceptions import VLLMError
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -57,7 +58,7 @@ class AsyncEngine:
         arguments = engine_arguments(settings, connector)
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OSError, VLLMError) as error:  # OSError: there is no such model.
             raise SettingsError(f"vLLM refuses its engine arguments: {error}") from error
         self._counters = Counters(lambda: self._kv_blocks)
         self._kv_blocks = 0
@@ -111,7 +112,8 @@ class AsyncEngine:
                 if output.HasField("error"):
                     raise SettingsError(f"the engine failed its warm-up request: {output.error.message}")
         await self._llm.reset_prefix_cache()
-        self._counters.reset()
+        if self._counters is not None:
+            self._counters.reset()
 
     async def _run(self, submit: Submit) -> None:
         async for output in self._outputs(submit):
@@ -123,6 +125,7 @@ class AsyncEngine:
                 asyncio.get_running_loop().call_soon(self._flush)
 
     async def _outputs(self, submit: Submit):  # type: ignore[no-untyped-def]
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         from segue.engine.vllm_translate import to_vllm_sampling
@@ -131,7 +134,7 @@ class AsyncEngine:
         try:
             async for output in self._llm.generate(prompt, to_vllm_sampling(submit), submit.request_id):
                 yield self._translator.translate(output, submit)
-        except ValueError as error:  # vLLM's validation errors are ValueErrors.
+        except (ValueError, VLLMClientError) as error:  # The request's own fault.
             yield _failed(submit, RequestError.KIND_INVALID, str(error))
         except EngineDeadError as error:
             yield _failed(submit, RequestError.KIND_UNAVAILABLE, "the engine has stopped")

@@ -105,11 +105,9 @@ def engine_arguments(settings: EngineSettings, connector: ConnectorConfig) -> di
             hint = f"did you mean {near[0]!r}?" if near else "see vLLM's EngineArgs"
             raise SettingsError(f"vLLM has no engine argument {name!r}; {hint}")
     nixl = settings.transport == "nixl"
-    if not nixl and int(settings.engine_args.get("tensor_parallel_size", 1)) > 1:
-        raise SettingsError(
-            "the gRPC transport needs tensor_parallel_size 1 (seen: "
-            f"{settings.engine_args['tensor_parallel_size']}); use --transport nixl"
-        )
+    for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+        if not nixl and (seen := settings.engine_args.get(name, 1)) != 1:
+            raise SettingsError(f"the gRPC transport needs {name} 1 (seen: {seen}); use --transport nixl")
     ours: dict[str, Any] = {}
     if not has_cuda():
         if settings.engine_args.get("enable_chunked_prefill"):

@@ -119,6 +119,7 @@ class InprocEngine:
 
     def _build(self) -> EngineFacts:
         from vllm import EngineArgs
+        from vllm.exceptions import VLLMError
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -131,7 +132,7 @@ class InprocEngine:
         arguments = engine_arguments(settings, connector)
         try:
             config = EngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OSError, VLLMError) as error:  # OSError: there is no such model.
             raise SettingsError(f"vLLM refuses its engine arguments: {error}") from error
         self._counters = Counters(lambda: self._kv_blocks)
         self._kv_blocks = 0
@@ -152,7 +153,8 @@ class InprocEngine:
         if self._failed:
             raise SettingsError(f"the engine failed its warm-up request: {self._failed[0].error.message}")
         self._engine.reset_prefix_cache()
-        self._counters.reset()
+        if self._counters is not None:
+            self._counters.reset()
 
     def _turn(self) -> list[RequestOutput]:
         """Commands, then a step if there is anything to do, else sleep."""
@@ -191,6 +193,8 @@ class InprocEngine:
         return outputs
 
     def _add(self, submit: Submit) -> None:
+        from vllm.exceptions import VLLMClientError
+
         from segue.engine.vllm_translate import to_vllm_sampling
 
         try:
@@ -199,7 +203,7 @@ class InprocEngine:
                 {"prompt_token_ids": list(submit.input_token_ids)},
                 to_vllm_sampling(submit),
             )
-        except ValueError as error:  # vLLM's validation errors are ValueErrors.
+        except (ValueError, VLLMClientError) as error:  # The request's own fault; the engine has not taken it in.
             self._failed.append(
                 RequestOutput(
                     request_id=submit.request_id,

@@ -57,6 +57,7 @@ class SchedulerHalf:
         self._block_tokens = block_tokens
         self._plan = StepPlan()
         self._unclaimed: dict[str, Ticket] = {}
+        self._claimed: set[str] = set()
         self._reports: dict[str, TransferReport] = {}
 
     def on_new_request(self, request: Request) -> None:
@@ -80,7 +81,9 @@ class SchedulerHalf:
             self._plan.releases.append((ticket.SerializeToString(), "acknowledged"))
             return
         first_block = (ticket.tokens - external_tokens) // self._block_tokens
-        timeout_s = _params(request)["claim"]["timeout_s"]
+        # After the lease the producer has its blocks back; waiting on would only eat into the request's deadline.
+        timeout_s = min(_params(request)["claim"]["timeout_s"], ticket.lease_s)
+        self._claimed.add(request.request_id)
         self._plan.claims.append(
             (
                 request.request_id,
@@ -98,6 +101,7 @@ class SchedulerHalf:
             self._plan.releases.append((ticket.SerializeToString(), "cancelled"))
         params = _params(request)
         if "claim" in params:
+            self._claimed.discard(request.request_id)
             report = self._reports.pop(request.request_id, None)
             if report is None:
                 self._plan.cancels.append(request.request_id)
@@ -121,7 +125,8 @@ class SchedulerHalf:
         return True, {KEY: {**described, "address": self._config.address}}
 
     def on_reports(self, reports: Mapping[str, TransferReport]) -> None:
-        self._reports.update(reports)
+        # Of a request that has ended meanwhile nobody would ask for the report.
+        self._reports.update({name: report for name, report in reports.items() if name in self._claimed})
 
     def take_plan(self) -> StepPlan:
         plan, self._plan = self._plan, StepPlan()

@@ -96,7 +96,9 @@ class SegueNixlConnector(NixlPullConnector):
         super().update_connector_output(connector_output)
         reports = connector_output.kv_connector_worker_meta
         if isinstance(reports, Reports):
-            self._scheduler_reports.update(reports.by_request)
+            # Of a request that has ended meanwhile nobody would ask for the report.
+            open_reports = {n: report for n, report in reports.by_request.items() if n in self._external_tokens}
+            self._scheduler_reports.update(open_reports)
 
     # Worker half
 

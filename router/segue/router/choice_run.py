@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from segue.base.errors import DeadlineExceeded, InternalError, InvalidRequest, SegueError, Unavailable
 from segue.proto.inference_pb2 import ChoiceDelta, Path
 from segue.proto.kv_transfer_pb2 import Ticket
-from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, SamplingParams
+from segue.proto.sampling_pb2 import (
+    FINISH_REASON_ABORT,
+    FINISH_REASON_ERROR,
+    FINISH_REASON_LENGTH,
+    FINISH_REASON_STOP,
+    FinishReason,
+    PositionLogprobs,
+    SamplingParams,
+)
 from segue.proto.worker_pb2 import RequestError, RequestOutput, Submit
 from segue.router.choice_timings import ChoiceTimings
 from segue.router.legs import choose_path, decode_sampling, prefill_sampling
@@ -49,7 +57,7 @@ class Fail:
     error: SegueError
 
 
-_FAILURES = (FinishReason.FINISH_REASON_ABORT, FinishReason.FINISH_REASON_ERROR)
+_FAILURES = (FINISH_REASON_ABORT, FINISH_REASON_ERROR)
 
 Action = Send | Abort | Release | Emit | Fail
 
@@ -147,7 +155,7 @@ class ChoiceRun:
             message = f"prefill worker {self.plan.prefill_id} gave {len(output.token_ids)} tokens, expected 1"
             return [*self._give_back(output), Fail(InternalError(message))]
         self._token_1 = output.token_ids[0]
-        by_stop = output.finish_reason == FinishReason.FINISH_REASON_STOP
+        by_stop = output.finish_reason == FINISH_REASON_STOP
         ended, actions = self._emit(
             output, output.token_ids, output.logprobs, by_stop, self._spec.sampling.max_tokens == 1
         )
@@ -174,7 +182,7 @@ class ChoiceRun:
     def _on_tokens(self, output: RequestOutput, now_s: float) -> list[Action]:
         self.timings.on_tokens(output, now_s)
         self._unclaimed = None
-        if output.transfer.error:
+        if output.HasField("transfer") and output.transfer.error:
             self.path = Path.PATH_RECOMPUTED
         token_ids: Sequence[int] = output.token_ids
         logprobs: Sequence[PositionLogprobs] = output.logprobs
@@ -184,10 +192,10 @@ class ChoiceRun:
                 message = f"decode began with token {token_ids[0]}, but the client has seen {self._token_1}"
                 return [*self.cancel(), Fail(InternalError(message))]
             token_ids, logprobs = token_ids[1:], logprobs[1:]
-        by_stop = output.finish_reason == FinishReason.FINISH_REASON_STOP
-        by_length = output.finish_reason == FinishReason.FINISH_REASON_LENGTH
+        finish = output.finish_reason
+        by_stop, by_length = finish == FINISH_REASON_STOP, finish == FINISH_REASON_LENGTH
         ended, actions = self._emit(output, token_ids, logprobs, by_stop, by_length)
-        if ended and not output.finish_reason:  # A stop string, which the engine knows nothing of.
+        if ended and not finish:  # A stop string, which the engine knows nothing of.
             actions.append(Abort(self.plan.decode_id, self.run_id))
         return actions
 
@@ -210,11 +218,15 @@ class ChoiceRun:
         self.output_tokens += kept
         if not (kept or text or ended):
             return False, []
-        delta = ChoiceDelta(index=self._spec.index, text=text, token_ids=token_ids[:kept], logprobs=logprobs[:kept])
+        if kept < len(token_ids):
+            token_ids, logprobs = token_ids[:kept], logprobs[:kept]
+        delta = ChoiceDelta(index=self._spec.index, text=text, token_ids=token_ids)
+        if logprobs:
+            delta.logprobs.extend(logprobs)
         if ended:
             self.phase = Phase.OVER
             length = by_length and not by_stop and stop is None
-            delta.finish_reason = FinishReason.FINISH_REASON_LENGTH if length else FinishReason.FINISH_REASON_STOP
+            delta.finish_reason = FINISH_REASON_LENGTH if length else FINISH_REASON_STOP
             if stop is not None:
                 delta.stop_string = stop
             elif output.HasField("stop_token_id"):

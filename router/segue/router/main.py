@@ -72,9 +72,9 @@ class _Router:
         dispatcher = Dispatcher(links, models.__getitem__, settings.max_concurrent_requests)
         hub = WorkerHub(settings.router_id, settings.worker_lease_s, links, dispatcher, models)
 
-        workers = grpc.aio.server(options=[("grpc.max_receive_message_length", _MAX_FRAME_BYTES)])
+        workers = _new_server(_MAX_FRAME_BYTES)
         add_WorkerHubServicer_to_server(hub, workers)
-        public = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.max_body_bytes)])
+        public = _new_server(limits.max_body_bytes)
         add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits), public)
         health = await _add_health_and_reflection(public)
 
@@ -102,7 +102,15 @@ class _Router:
         await dispatcher.drain(settings.drain_timeout_s)
         await runner.cleanup()
         await public.stop(grace=1.0)
-        await workers.stop(grace=0.2)
+        # Streams that the server cut would still be unwinding when the loop closes.
+        hub.close()
+        await workers.stop(grace=1.0)
+
+
+def _new_server(max_receive_bytes: int) -> grpc.aio.Server:
+    # By default gRPC shares its port with any other process that asks: a second router would start without a word,
+    # and the kernel would deal clients and workers out between the two.
+    return grpc.aio.server(options=[("grpc.max_receive_message_length", max_receive_bytes), ("grpc.so_reuseport", 0)])
 
 
 def _listen(server: grpc.aio.Server, host: str, port: int, option: str) -> int:

@@ -75,9 +75,12 @@ class WorkerHub(WorkerHubServicer):
             if not task.cancelled():
                 task.result()  # Raises what it ended with.
         if link.closed:
-            await context.abort(
-                grpc.StatusCode.ABORTED, f"worker {link.worker_id} has attached again; this older stream is closed"
-            )
+            await context.abort(grpc.StatusCode.ABORTED, link.closed)
+
+    def close(self) -> None:
+        """End all streams, each once its worker has been sent what waits for it."""
+        for link in self._links:
+            link.close(f"router {self._router_id} is shutting down")
 
     async def _first_frame(self, context: _Context) -> WorkerFrame:
         """The frame that registers a worker which may attach."""
@@ -115,7 +118,7 @@ class WorkerHub(WorkerHubServicer):
         known = self._links.get(register.worker_id)
         if known is not None:
             self._drop(known)
-            known.close()
+            known.close(f"worker {known.worker_id} has attached again; this older stream is closed")
         link = WorkerLink(register)
         link.heard_at_s = time.monotonic()
         self._links.add(link)

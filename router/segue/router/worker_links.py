@@ -20,7 +20,7 @@ class WorkerLink:
         self.heard_at_s = 0.0
         self.assigned_requests = 0
         self.assigned_tokens = 0
-        self.closed = False
+        self.closed = ""
         self._frame = RouterFrame()
         self._filled = asyncio.Event()
 
@@ -45,9 +45,9 @@ class WorkerLink:
         self._frame.release.append(release)
         self._filled.set()
 
-    def close(self) -> None:
-        """Let whoever waits in :meth:`take` have what there is, for the last time."""
-        self.closed = True
+    def close(self, reason: str) -> None:
+        """End the stream, after what waits has gone out; ``reason`` is told to the worker."""
+        self.closed = reason
         self._filled.set()
 
     async def take(self) -> RouterFrame:

@@ -103,7 +103,7 @@ class ScriptedWorker:
         first = await read(self.call)
         if first is None:
             code, details = await self.call.code(), await self.call.details()
-            await self._channel.close()
+            await self._channel.close(grace=None)
             raise Refused(code, details)
         self.lease_s = first.registered.lease_s
         self._tasks = [asyncio.create_task(work()) for work in (self._read, self._write, self._keep_lease)]
@@ -123,7 +123,7 @@ class ScriptedWorker:
     async def stop(self) -> None:
         self.cut()
         await asyncio.gather(*self._tasks, *self._answers.values(), return_exceptions=True)
-        await self._channel.close()
+        await self._channel.close(grace=None)
 
     def say(self, *outputs: RequestOutput) -> None:
         self.outbox.put_outputs(outputs)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 import pytest
@@ -26,13 +27,16 @@ from segue.router.limits import Limits
 from segue.router.text.tokenizer import TextCodec
 from tests.router.core.scripted import EOS, Router, ScriptedWorker, counting, running_router, until
 
+if TYPE_CHECKING:  # A name of the stubs for the type checker only.
+    from segue.proto.inference_pb2_grpc import InferenceAsyncStub
+
 PROMPT = (5, 6, 7, 8)
 STOP, LENGTH = FinishReason.FINISH_REASON_STOP, FinishReason.FINISH_REASON_LENGTH
 Pair = tuple[ScriptedWorker, ScriptedWorker]
 
 
 @pytest_asyncio.fixture
-async def stub(router: Router) -> AsyncIterator[InferenceStub]:
+async def stub(router: Router) -> AsyncIterator[InferenceAsyncStub]:
     async with grpc.aio.insecure_channel(router.address) as channel:
         yield InferenceStub(channel)
 
@@ -42,12 +46,12 @@ async def pair(router: Router) -> Pair:
     return await router.attach_pair()
 
 
-def ask(max_tokens: int = 5, *, n: int = 0, echo: bool = False, **sampling: object) -> GenerateRequest:
-    params = SamplingParams(max_tokens=max_tokens, **sampling)  # type: ignore[arg-type]
+def ask(max_tokens: int = 5, *, n: int = 0, echo: bool = False, **sampling: Any) -> GenerateRequest:
+    params = SamplingParams(max_tokens=max_tokens, **sampling)
     return GenerateRequest(token_ids=TokenIds(ids=PROMPT), sampling=params, n=n, echo=echo, request_label="mine")
 
 
-async def collect(call: AsyncIterator[GenerateResponse]) -> list[GenerateResponse]:
+async def collect(call: AsyncIterable[GenerateResponse]) -> list[GenerateResponse]:
     return [response async for response in call]
 
 
@@ -60,19 +64,19 @@ def text_of(responses: Sequence[GenerateResponse], index: int = 0) -> str:
     return "".join(choice.text for response in responses for choice in response.choices if choice.index == index)
 
 
-async def refused(call: grpc.aio.Call) -> tuple[grpc.StatusCode, str, str]:
+async def refused(call: Any) -> tuple[grpc.StatusCode, str, str]:
     """Status, message and the word for programs of a call that fails."""
     with pytest.raises(grpc.aio.AioRpcError):
         if hasattr(call, "__aiter__"):
             await collect(call)
         else:
-            await call  # type: ignore[misc]
-    metadata = dict(await call.trailing_metadata())  # type: ignore[arg-type]
+            await call
+    metadata = dict(await call.trailing_metadata())
     return await call.code(), await call.details(), str(metadata.get("segue-error-code"))
 
 
 async def test_a_stream_is_the_workers_answer_part_by_part(
-    router: Router, stub: InferenceStub, pair: Pair, codec: TextCodec
+    router: Router, stub: InferenceAsyncStub, pair: Pair, codec: TextCodec
 ) -> None:
     expected = counting(PROMPT, SamplingParams(max_tokens=5))[:5]
     responses = await collect(stub.Generate(ask()))
@@ -91,7 +95,7 @@ async def test_a_stream_is_the_workers_answer_part_by_part(
     router.assert_idle()
 
 
-async def test_the_clients_label_never_reaches_a_worker(stub: InferenceStub, pair: Pair) -> None:
+async def test_the_clients_label_never_reaches_a_worker(stub: InferenceAsyncStub, pair: Pair) -> None:
     await stub.GenerateUnary(ask())
     for worker in pair:
         (submit,) = worker.submits.values()
@@ -99,7 +103,7 @@ async def test_the_clients_label_never_reaches_a_worker(stub: InferenceStub, pai
         assert submit.request_id.startswith("req-")
 
 
-async def test_unary_is_the_same_answer_in_one_message(stub: InferenceStub, pair: Pair) -> None:
+async def test_unary_is_the_same_answer_in_one_message(stub: InferenceAsyncStub, pair: Pair) -> None:
     whole = await stub.GenerateUnary(ask(40))
     parts = await collect(stub.Generate(ask(40)))
     (choice,) = whole.choices
@@ -109,7 +113,7 @@ async def test_unary_is_the_same_answer_in_one_message(stub: InferenceStub, pair
     assert whole.usage == parts[-1].usage
 
 
-async def test_decode_is_seeded_with_token_1_and_the_ticket(stub: InferenceStub, pair: Pair) -> None:
+async def test_decode_is_seeded_with_token_1_and_the_ticket(stub: InferenceAsyncStub, pair: Pair) -> None:
     prefill, decode = pair
     await stub.GenerateUnary(ask(stop=["never"], temperature=0))
     (first,), (second,) = prefill.submits.values(), decode.submits.values()
@@ -124,7 +128,7 @@ async def test_decode_is_seeded_with_token_1_and_the_ticket(stub: InferenceStub,
 
 
 @pytest.mark.parametrize("seed", [0, 11])
-async def test_the_exact_path_shows_token_1_once(stub: InferenceStub, pair: Pair, seed: int) -> None:
+async def test_the_exact_path_shows_token_1_once(stub: InferenceAsyncStub, pair: Pair, seed: int) -> None:
     responses = await collect(stub.Generate(ask(seed=seed)))
     assert tokens_of(responses) == counting(PROMPT, SamplingParams(max_tokens=5, seed=seed))[:5]
     timings = responses[-1].timings
@@ -132,7 +136,7 @@ async def test_the_exact_path_shows_token_1_once(stub: InferenceStub, pair: Pair
 
 
 async def test_a_decode_worker_that_replays_another_token_1_fails_the_request(
-    router: Router, stub: InferenceStub
+    router: Router, stub: InferenceAsyncStub
 ) -> None:
     await router.attach_pair()
     router.workers["decode-0"].answer = lambda prompt, sampling: [999, 5, 6, 7, 8]
@@ -143,7 +147,7 @@ async def test_a_decode_worker_that_replays_another_token_1_fails_the_request(
     router.assert_idle()
 
 
-async def test_several_answers_have_seeds_and_places_of_their_own(stub: InferenceStub, pair: Pair) -> None:
+async def test_several_answers_have_seeds_and_places_of_their_own(stub: InferenceAsyncStub, pair: Pair) -> None:
     responses = await collect(stub.Generate(ask(n=3, seed=11)))
     for index in range(3):
         expected = counting(PROMPT, SamplingParams(max_tokens=5, seed=11 + index))[:5]
@@ -153,13 +157,13 @@ async def test_several_answers_have_seeds_and_places_of_their_own(stub: Inferenc
     assert sorted(submit.sampling.seed for submit in pair[0].submits.values()) == [11, 12, 13]
 
 
-async def test_several_answers_to_the_largest_seed(router: Router, stub: InferenceStub, pair: Pair) -> None:
+async def test_several_answers_to_the_largest_seed(router: Router, stub: InferenceAsyncStub, pair: Pair) -> None:
     response = await stub.GenerateUnary(ask(n=3, seed=2**63 - 1, temperature=0))
     assert len(response.choices) == 3
     router.assert_idle()
 
 
-async def test_echo_puts_the_prompt_before_each_answer(stub: InferenceStub, pair: Pair, codec: TextCodec) -> None:
+async def test_echo_puts_the_prompt_before_each_answer(stub: InferenceAsyncStub, pair: Pair, codec: TextCodec) -> None:
     response = await stub.GenerateUnary(ask(n=2, echo=True))
     for choice in response.choices:
         assert choice.text == codec.decode(PROMPT) + codec.decode(choice.token_ids)
@@ -169,14 +173,16 @@ async def test_echo_puts_the_prompt_before_each_answer(stub: InferenceStub, pair
     assert choice.text.startswith("Once upon")
 
 
-async def test_logprobs_come_with_every_token(stub: InferenceStub, pair: Pair) -> None:
-    for sampling in ({"logprobs": 2}, {"logprobs": 2, "seed": 4}):
-        (choice,) = (await stub.GenerateUnary(ask(**sampling))).choices
+async def test_logprobs_come_with_every_token(stub: InferenceAsyncStub, pair: Pair) -> None:
+    for request in (ask(logprobs=2), ask(logprobs=2, seed=4)):
+        (choice,) = (await stub.GenerateUnary(request)).choices
         assert [entry.sampled.token_id for entry in choice.logprobs] == list(choice.token_ids)
         assert [len(entry.top) for entry in choice.logprobs] == [2] * 5
 
 
-async def test_a_stop_string_ends_the_answer_and_frees_decode(router: Router, stub: InferenceStub, pair: Pair) -> None:
+async def test_a_stop_string_ends_the_answer_and_frees_decode(
+    router: Router, stub: InferenceAsyncStub, pair: Pair
+) -> None:
     codec = router.models["tiny"].codec
     story = codec.encode("the first line\nthe second line and more of it", add_special_tokens=False)
     for worker in pair:
@@ -190,7 +196,7 @@ async def test_a_stop_string_ends_the_answer_and_frees_decode(router: Router, st
 
 
 async def test_an_endless_worker_is_aborted_when_a_stop_string_came(
-    router: Router, stub: InferenceStub, pair: Pair
+    router: Router, stub: InferenceAsyncStub, pair: Pair
 ) -> None:
     codec = router.models["tiny"].codec
     story = codec.encode("a b c d e f", add_special_tokens=False)
@@ -202,10 +208,10 @@ async def test_an_endless_worker_is_aborted_when_a_stop_string_came(
 
 @pytest.mark.parametrize("at", [0, 3])
 async def test_a_stop_token_counts_but_is_not_text(
-    router: Router, stub: InferenceStub, pair: Pair, codec: TextCodec, at: int
+    router: Router, stub: InferenceAsyncStub, pair: Pair, codec: TextCodec, at: int
 ) -> None:
     for worker in pair:
-        worker.answer = lambda prompt, sampling: [300, 301, 302][:at] + [EOS]
+        worker.answer = lambda prompt, sampling: [*[300, 301, 302][:at], EOS]
     responses = await collect(stub.Generate(ask(8)))
     assert tokens_of(responses) == [*[300, 301, 302][:at], EOS]
     assert text_of(responses) == codec.decode([300, 301, 302][:at])
@@ -215,7 +221,7 @@ async def test_a_stop_token_counts_but_is_not_text(
     router.assert_idle()
 
 
-async def test_one_token_needs_no_decode_worker(stub: InferenceStub, pair: Pair) -> None:
+async def test_one_token_needs_no_decode_worker(stub: InferenceAsyncStub, pair: Pair) -> None:
     response = await stub.GenerateUnary(ask(1))
     assert response.timings.path == Path.PATH_PREFILL_ONLY
     assert response.timings.decode_worker == ""
@@ -223,7 +229,7 @@ async def test_one_token_needs_no_decode_worker(stub: InferenceStub, pair: Pair)
     assert not pair[0].offered
 
 
-async def test_the_calls_deadline_ends_it_on_both_sides(router: Router, stub: InferenceStub, pair: Pair) -> None:
+async def test_the_calls_deadline_ends_it_on_both_sides(router: Router, stub: InferenceAsyncStub, pair: Pair) -> None:
     pair[1].go.clear()
     code, _, _ = await refused(stub.Generate(ask(), timeout=0.3))
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -251,7 +257,7 @@ async def test_the_routers_own_deadline_says_how_far_it_came(codec: TextCodec) -
 @pytest.mark.parametrize("method", ["Generate", "GenerateUnary"])
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 async def test_a_clients_cancel_reaches_the_worker_at_once(
-    router: Router, stub: InferenceStub, pair: Pair, method: str, phase: str
+    router: Router, stub: InferenceAsyncStub, pair: Pair, method: str, phase: str
 ) -> None:
     worker = pair[0] if phase == "prefill" else pair[1]
     worker.go.clear()
@@ -271,7 +277,7 @@ async def test_a_clients_cancel_reaches_the_worker_at_once(
 
 
 async def test_a_client_that_does_not_read_is_still_noticed_when_it_goes(
-    router: Router, stub: InferenceStub, pair: Pair
+    router: Router, stub: InferenceAsyncStub, pair: Pair
 ) -> None:
     for worker in pair:
         worker.answer = lambda prompt, sampling: [300] * sampling.max_tokens + [301]
@@ -285,7 +291,7 @@ async def test_a_client_that_does_not_read_is_still_noticed_when_it_goes(
 
 
 async def test_a_client_that_reads_late_gets_everything_in_fewer_messages(
-    router: Router, stub: InferenceStub, pair: Pair
+    router: Router, stub: InferenceAsyncStub, pair: Pair
 ) -> None:
     call = stub.Generate(ask(3000, logprobs=2))
     await until(lambda: not router.dispatcher.running_requests and pair[1].submits, timeout_s=30)
@@ -313,7 +319,7 @@ async def test_beyond_the_limit_a_call_is_refused_and_the_others_go_on(codec: Te
 
 
 async def test_draining_finishes_what_runs_and_refuses_what_comes(
-    router: Router, stub: InferenceStub, pair: Pair
+    router: Router, stub: InferenceAsyncStub, pair: Pair
 ) -> None:
     pair[1].go.clear()
     running = asyncio.create_task(collect(stub.Generate(ask())))
@@ -359,7 +365,7 @@ BAD = [
 @pytest.mark.parametrize(("request_", "code", "word", "message"), BAD, ids=[entry[-1] for entry in BAD])
 async def test_a_bad_request_is_refused_by_name_and_leaves_the_router_serving(
     router: Router,
-    stub: InferenceStub,
+    stub: InferenceAsyncStub,
     pair: Pair,
     request_: GenerateRequest,
     code: grpc.StatusCode,
@@ -375,13 +381,13 @@ async def test_a_bad_request_is_refused_by_name_and_leaves_the_router_serving(
     router.assert_idle()
 
 
-async def test_without_workers_a_call_is_refused_at_once(router: Router, stub: InferenceStub) -> None:
+async def test_without_workers_a_call_is_refused_at_once(router: Router, stub: InferenceAsyncStub) -> None:
     code, details, word = await refused(stub.Generate(ask()))
     assert (code, word) == (grpc.StatusCode.UNAVAILABLE, "service_unavailable")
     assert "no prefill and no decode worker is ready" in details
 
 
-async def test_models_and_tokens_can_be_asked_for(stub: InferenceStub, codec: TextCodec, pair: Pair) -> None:
+async def test_models_and_tokens_can_be_asked_for(stub: InferenceAsyncStub, codec: TextCodec, pair: Pair) -> None:
     (model,) = (await stub.ListModels(ListModelsRequest())).models
     assert (model.id, model.max_model_len_tokens, model.created_unix_s) == ("tiny", 4096, 7)
     tokenized = await stub.Tokenize(TokenizeRequest(text="Once upon a time"))
@@ -398,7 +404,7 @@ async def test_models_and_tokens_can_be_asked_for(stub: InferenceStub, codec: Te
         assert code in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
 
 
-async def test_many_at_once_get_each_their_own(router: Router, stub: InferenceStub, pair: Pair) -> None:
+async def test_many_at_once_get_each_their_own(router: Router, stub: InferenceAsyncStub, pair: Pair) -> None:
     async def one(number: int) -> None:
         prompt = (5, 6, number + 7)
         request = GenerateRequest(token_ids=TokenIds(ids=prompt), sampling=SamplingParams(max_tokens=20))

@@ -73,22 +73,22 @@ class _Worker:
             address=server.address,
             protocol=PROTOCOL_VERSION,
         )
-        async with asyncio.TaskGroup() as tasks:
-            releases = Releases(tasks)
-            runtime = WorkerRuntime(role, register, engine, releases)
-            await server.start(WorkerService(runtime, engine, self._begin_drain))
-            log.info("listening", address=server.address, worker_id=settings.worker_id, epoch=epoch)
-            on_stop_signals(asyncio.get_running_loop(), lambda: self._begin_drain(0.0))
-            attached = tasks.create_task(
-                stay_attached(settings.routers, lambda address: Attachment(address, runtime)), name="routers"
-            )
-            runtime.set_state(WorkerState.WORKER_STATE_LOADING, f"loading {settings.model}")
-            status = await self._serve(runtime, server, engine)
-            await server.set_ready(False)
-            await runtime.flush(_FLUSH_TIMEOUT_S)
-            attached.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks, Releases(tasks) as releases:
+                runtime = WorkerRuntime(role, register, engine, releases)
+                await server.start(WorkerService(runtime, engine, self._begin_drain))
+                log.info("listening", address=server.address, worker_id=settings.worker_id, epoch=epoch)
+                on_stop_signals(asyncio.get_running_loop(), lambda: self._begin_drain(0.0))
+                attached = tasks.create_task(
+                    stay_attached(settings.routers, lambda address: Attachment(address, runtime)), name="routers"
+                )
+                runtime.set_state(WorkerState.WORKER_STATE_LOADING, f"loading {settings.model}")
+                status = await self._serve(runtime, server, engine)
+                await server.set_ready(False)
+                await runtime.flush(_FLUSH_TIMEOUT_S)
+                attached.cancel()
+        finally:
             await server.stop()
-            await releases.close()
         return status
 
     def _begin_drain(self, timeout_s: float) -> None:

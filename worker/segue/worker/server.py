@@ -47,7 +47,8 @@ class WorkerServer:
     """A listening server; ``address`` is what others dial. Health says NOT_SERVING until ``set_ready``."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._server = grpc.aio.server()
+        # gRPC lets processes share a port by default: each would get some of the other's calls.
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)

@@ -1,0 +1,157 @@
+"""What vLLM is told, by settings and platform. vLLM's own EngineArgs are real; no engine starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segue.base.errors import SettingsError
+from segue.engine import vllm_config
+from segue.engine.settings import EngineSettings
+from segue.engine.vllm_config import (
+    apply_environment,
+    connector_config,
+    cpu_computes_bfloat16,
+    engine_arguments,
+    resolve,
+    vllm_environment,
+)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    (tmp_path / "config.json").write_text("{}")
+    return str(tmp_path)
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(vllm_config, "has_cuda", lambda: request.param == "cuda")
+    name: str = request.param
+    return name
+
+
+def settings(model: str, role: str = "prefill", transport: str = "grpc", **fields: Any) -> EngineSettings:
+    return EngineSettings(
+        model=model,
+        role=role,
+        transport=transport,
+        worker_id="w-0",
+        epoch="e-1",
+        **fields,
+    )
+
+
+def arguments(given: EngineSettings) -> dict[str, Any]:
+    return engine_arguments(given, connector_config(given, 4321))
+
+
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_config, "has_cuda", lambda: False)
+
+
+def test_an_unknown_argument_is_refused_with_the_nearest_name(model: str) -> None:
+    with pytest.raises(SettingsError, match="no engine argument 'max_model_length'; did you mean 'max_model_len'"):
+        arguments(settings(model, engine_args={"max_model_length": 512}))
+
+
+def test_an_argument_like_no_other_is_refused_all_the_same(model: str) -> None:
+    with pytest.raises(SettingsError, match="no engine argument 'zzzzzz'; see vLLM's EngineArgs"):
+        arguments(settings(model, engine_args={"zzzzzz": 1}))
+
+
+@pytest.mark.parametrize("name", ["model", "kv_transfer_config", "logits_processors"])
+def test_what_the_handoff_stands_on_can_not_be_given(model: str, name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{name!r} is set by Segue"):
+        arguments(settings(model, engine_args={name: "x"}))
+
+
+@pytest.mark.parametrize("name", ["tensor_parallel_size", "pipeline_parallel_size"])
+def test_several_ranks_need_nixl(model: str, name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{name} 1 \(seen: 2\); use --transport nixl"):
+        arguments(settings(model, engine_args={name: 2}))
+    assert arguments(settings(model, transport="nixl", engine_args={name: 2}))[name] == 2
+    assert arguments(settings(model, engine_args={name: 1}))[name] == 1
+
+
+@pytest.mark.parametrize("transport", ["grpc", "nixl"])
+@pytest.mark.parametrize(("role", "kv_role"), [("prefill", "kv_producer"), ("decode", "kv_consumer")])
+def test_the_connector_is_the_transports_and_knows_its_role(
+    model: str, platform: str, transport: str, role: str, kv_role: str
+) -> None:
+    given = settings(model, role, transport, lease_s=12.4)
+    config = arguments(given)["kv_transfer_config"]
+    assert config.kv_connector_module_path == f"segue.kv_transfer.vllm_{transport}"
+    assert config.kv_role == kv_role
+    assert config.kv_buffer_device == platform
+    assert config.kv_load_failure_policy == "recompute"
+    ours = config.kv_connector_extra_config["segue"]
+    assert (ours["worker_id"], ours["epoch"], ours["lease_s"]) == ("w-0", "e-1", 12.4)
+    assert ours["address"] == ("127.0.0.1:4321" if role == "prefill" else "")
+    assert config.kv_connector_extra_config.get("kv_lease_duration") == (12 if transport == "nixl" else None)
+
+
+@pytest.mark.parametrize(("speculative", "processors"), [(None, 1), ({"method": "ngram"}, 0)])
+def test_decode_can_force_tokens_unless_it_speculates(model: str, speculative: Any, processors: int) -> None:
+    args = {"speculative_config": speculative} if speculative else {}
+    assert len(arguments(settings(model, "decode", engine_args=args)).get("logits_processors", [])) == processors
+    assert "logits_processors" not in arguments(settings(model, "prefill", engine_args=args))
+
+
+def test_on_cpu_one_process_and_no_compilation(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu(monkeypatch)
+    made = arguments(settings(model))
+    assert (made["enforce_eager"], made["distributed_executor_backend"]) == (True, "uni")
+
+
+def test_on_gpus_vllms_own_choices_stand(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_config, "has_cuda", lambda: True)
+    assert not {"enforce_eager", "distributed_executor_backend", "dtype", "max_num_seqs"} & set(
+        arguments(settings(model, transport="nixl"))
+    )
+
+
+@pytest.mark.parametrize(("bfloat16", "dtype"), [(True, None), (False, "float32")])
+def test_a_cpu_without_bfloat16_computes_in_float32(
+    model: str, monkeypatch: pytest.MonkeyPatch, bfloat16: bool, dtype: str | None
+) -> None:
+    on_cpu(monkeypatch)
+    monkeypatch.setattr(vllm_config, "cpu_computes_bfloat16", lambda: bfloat16)
+    assert arguments(settings(model)).get("dtype") == dtype
+
+
+def test_what_the_pool_gives_wins_over_the_platforms_choice(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu(monkeypatch)
+    made = arguments(settings(model, engine_args={"enforce_eager": False, "dtype": "bfloat16"}))
+    assert (made["enforce_eager"], made["dtype"]) == (False, "bfloat16")
+
+
+def test_whether_the_cpu_has_bfloat16_is_a_yes_or_no() -> None:
+    assert cpu_computes_bfloat16() in {True, False}
+
+
+def test_auto_is_resolved_by_platform_and_choices_stand(model: str, platform: str) -> None:
+    resolved = resolve(settings(model, transport="auto"))
+    assert (resolved.kind, resolved.transport) == (("async", "nixl") if platform == "cuda" else ("inproc", "grpc"))
+    chosen = settings(model, kind="async", transport="grpc")
+    assert resolve(chosen) == chosen
+
+
+def test_the_environment_is_for_the_platform(model: str, platform: str) -> None:
+    environment = vllm_environment(settings(model, kind="inproc", kv_cache_gib=2.6), nixl_port=1234)
+    assert environment["VLLM_NIXL_SIDE_CHANNEL_PORT"] == "1234"
+    assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert environment.get("VLLM_CPU_KVCACHE_SPACE") == ("3" if platform == "cpu" else None)
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in vllm_environment(settings(model, kind="async"), 1)
+
+
+def test_what_the_environment_has_already_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("VLLM_X", raising=False)
+    monkeypatch.setattr("os.environ", {"OMP_NUM_THREADS": "3"})
+    import os
+
+    apply_environment({"OMP_NUM_THREADS": "1", "VLLM_X": "y"})
+    assert os.environ == {"OMP_NUM_THREADS": "3", "VLLM_X": "y"}
