@@ -190,16 +190,24 @@ class Submit(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., input_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., timeout_s: _Optional[float] = ..., offer_kv: _Optional[bool] = ..., ticket: _Optional[_Union[_kv_transfer_pb2.Ticket, _Mapping]] = ..., forced_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RouterFrame(_message.Message):
-    __slots__ = ("registered", "submit", "abort_request_ids", "release")
+    __slots__ = ("registered", "submit", "abort_request_ids", "release", "refused")
     REGISTERED_FIELD_NUMBER: _ClassVar[int]
     SUBMIT_FIELD_NUMBER: _ClassVar[int]
     ABORT_REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
     registered: Registered
     submit: _containers.RepeatedCompositeFieldContainer[Submit]
     abort_request_ids: _containers.RepeatedScalarFieldContainer[str]
     release: _containers.RepeatedCompositeFieldContainer[_kv_transfer_pb2.ReleaseRequest]
-    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., submit: _Optional[_Iterable[_Union[Submit, _Mapping]]] = ..., abort_request_ids: _Optional[_Iterable[str]] = ..., release: _Optional[_Iterable[_Union[_kv_transfer_pb2.ReleaseRequest, _Mapping]]] = ...) -> None: ...
+    refused: Refused
+    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., submit: _Optional[_Iterable[_Union[Submit, _Mapping]]] = ..., abort_request_ids: _Optional[_Iterable[str]] = ..., release: _Optional[_Iterable[_Union[_kv_transfer_pb2.ReleaseRequest, _Mapping]]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
+
+class Refused(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Registered(_message.Message):
     __slots__ = ("router_id", "lease_s")

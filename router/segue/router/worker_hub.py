@@ -12,6 +12,7 @@ import grpc.aio
 
 from segue.base.logging import get_logger
 from segue.proto.worker_pb2 import (
+    Refused,
     Register,
     Registered,
     RequestOutput,
@@ -75,7 +76,7 @@ class WorkerHub(WorkerHubServicer):
             if not task.cancelled():
                 task.result()  # Raises what it ended with.
         if link.closed:
-            await context.abort(grpc.StatusCode.ABORTED, link.closed)
+            await context.abort(link.close_status, link.closed)
 
     def close(self) -> None:
         """End all streams, each once its worker has been sent what waits for it."""
@@ -93,11 +94,12 @@ class WorkerHub(WorkerHubServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be Register")
         register = first.register
         if register.protocol != PROTOCOL_VERSION:
-            await context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION,
+            reason = (
                 f"the worker speaks frame protocol {register.protocol}, this router {PROTOCOL_VERSION}; "
-                "run the same version of Segue on both",
+                "run the same version of Segue on both"
             )
+            await context.write(RouterFrame(refused=Refused(reason=reason)))
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
         if not register.worker_id or register.role not in _ROLES:
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,
@@ -134,13 +136,13 @@ class WorkerHub(WorkerHubServicer):
     async def _read_frames(self, link: WorkerLink, first: WorkerFrame, context: _Context) -> None:
         """Until the worker closes its side or its lease runs out."""
         now_s = asyncio.get_running_loop().time
-        await self._on_frame(link, first, context)
+        self._on_frame(link, first)
         try:
             async with asyncio.timeout(self._lease_s) as lease:
                 while (frame := await _read(context)) is not None:
                     lease.reschedule(now_s() + self._lease_s)
                     link.heard_at_s = time.monotonic()
-                    await self._on_frame(link, frame, context)
+                    self._on_frame(link, frame)
         except TimeoutError:
             log.warning("worker_lease_expired", worker_id=link.worker_id, lease_s=self._lease_s)
 
@@ -150,15 +152,15 @@ class WorkerHub(WorkerHubServicer):
         while not link.closed:
             await context.write(await link.take())
 
-    async def _on_frame(self, link: WorkerLink, frame: WorkerFrame, context: _Context) -> None:
+    def _on_frame(self, link: WorkerLink, frame: WorkerFrame) -> None:
         if frame.HasField("load"):
             link.load = frame.load
         if frame.HasField("status"):
-            await self._on_status(link, frame.status, context)
+            self._on_status(link, frame.status)
         if frame.outputs:
             self._listener.on_outputs(link, frame.outputs)
 
-    async def _on_status(self, link: WorkerLink, status: Status, context: _Context) -> None:
+    def _on_status(self, link: WorkerLink, status: Status) -> None:
         became_ready = status.state == WorkerState.WORKER_STATE_READY and status.state != link.status.state
         if became_ready:
             peers = [view for view in self._links.snapshot().workers if view.worker_id != link.worker_id]
@@ -166,7 +168,8 @@ class WorkerHub(WorkerHubServicer):
             if problem is not None:
                 message = f"worker {link.worker_id} {problem}"
                 log.error("worker_refused", worker_id=link.worker_id, reason=message)
-                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+                link.refuse(message)
+                return
         link.status = status
         if became_ready:
             log.info("worker_ready", worker_id=link.worker_id, engine=status.facts.engine)

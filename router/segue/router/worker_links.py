@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+import grpc
+
 from segue.proto.kv_transfer_pb2 import ReleaseRequest, Ticket
 from segue.proto.worker_pb2 import EngineFacts, Load, Register, RouterFrame, Status, Submit
 from segue.router.fleet import FleetSnapshot, WorkerView
@@ -21,6 +23,7 @@ class WorkerLink:
         self.assigned_requests = 0
         self.assigned_tokens = 0
         self.closed = ""
+        self.close_status = grpc.StatusCode.ABORTED
         self._frame = RouterFrame()
         self._filled = asyncio.Event()
 
@@ -49,6 +52,12 @@ class WorkerLink:
         """End the stream, after what waits has gone out; ``reason`` is told to the worker."""
         self.closed = reason
         self._filled.set()
+
+    def refuse(self, reason: str) -> None:
+        """End the stream for good: the worker does not fit and is not to dial again."""
+        self._frame.refused.reason = reason
+        self.close_status = grpc.StatusCode.FAILED_PRECONDITION
+        self.close(reason)
 
     async def take(self) -> RouterFrame:
         """The waiting frame, as soon as there is one."""

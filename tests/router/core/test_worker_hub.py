@@ -140,7 +140,8 @@ async def test_a_first_frame_that_registers_nobody_is_refused(
     async with grpc.aio.insecure_channel(router.hub_address) as channel:
         call = WorkerHubStub(channel).Attach()  # type: ignore[call-arg]
         await call.write(frame)
-        assert await read(call) is None
+        while (answer := await read(call)) is not None:
+            assert words in answer.refused.reason
         assert await call.code() is code
         assert words in await call.details()
     assert not list(router.links)

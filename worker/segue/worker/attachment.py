@@ -107,6 +107,8 @@ class Attachment:
                 frame = await _read(call)
                 if frame is None:
                     break
+                if frame.HasField("refused"):
+                    raise SettingsError(f"router {self.address} refuses this worker: {frame.refused.reason}")
                 if not accepted:
                     accepted = True
                     log.info("attached", router=self.address, router_id=frame.registered.router_id)
