@@ -82,7 +82,7 @@ class _Worker:
                 attached = tasks.create_task(
                     stay_attached(settings.routers, lambda address: Attachment(address, runtime)), name="routers"
                 )
-                runtime.set_state(WorkerState.WORKER_STATE_LOADING, f"loading {settings.model}")
+                runtime.set_state(WorkerState.WORKER_STATE_LOADING, self._settings.model)
                 status = await self._serve(runtime, server, engine)
                 await server.set_ready(False)
                 await runtime.flush(_FLUSH_TIMEOUT_S)
