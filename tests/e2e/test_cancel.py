@@ -149,14 +149,12 @@ async def test_a_deadline_that_passes_over_http(serving: Cluster, http: aiohttp.
         assert b"deadline_exceeded" in last
         assert b"[DONE]" not in last
     # Before the first token nothing has begun, and the status can still say it.
-    slow = [
-        http.post(
-            "/v1/completions", json=body_for(serving, prompt_of(3000, seed)), headers={"X-Request-Timeout-S": "0.15"}
-        )
-        for seed in range(90, 95)
-    ]
+    late = {"X-Request-Timeout-S": "0.15"}
+    bodies = [body_for(serving, prompt_of(3000, seed), max_tokens=500) for seed in range(90, 95)]
+    slow = [http.post("/v1/completions", json=body, headers=late) for body in bodies]
     statuses = []
     for answer in await asyncio.gather(*slow):
         statuses.append(answer.status)
         answer.close()
-    assert 504 in statuses, statuses
+    assert set(statuses) <= {200, 504}, statuses
+    assert statuses.count(504) > 1, statuses
