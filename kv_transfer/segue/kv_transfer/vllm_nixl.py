@@ -10,7 +10,10 @@ Interface: ``vllm.distributed.kv_transfer.kv_connector.v1.nixl`` of vLLM 0.32.
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +45,8 @@ class SegueNixlConnector(NixlPullConnector):
     """The class vLLM loads, in its scheduler and in its worker."""
 
     def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig) -> None:
-        super().__init__(vllm_config, role, kv_cache_config)
+        with _own_cores():
+            super().__init__(vllm_config, role, kv_cache_config)
         self._config = ConnectorConfig.from_extra_config(self._kv_transfer_config.kv_connector_extra_config)
         # Scheduler half
         self._new_offers: list[tuple[str, str, str]] = []
@@ -157,3 +161,20 @@ class SegueNixlConnector(NixlPullConnector):
         if self.role is KVConnectorRole.WORKER and hasattr(self, "_server"):
             self._server.stop(grace=0.2)
         super().shutdown()
+
+
+@contextmanager
+def _own_cores() -> Iterator[None]:
+    """Undo what is done to this thread's cores meanwhile.
+
+    On CPU the connector of vLLM binds the thread that makes it, which is the one that runs the model, to the last core
+    of its NUMA node: every engine of a machine to the same one.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
