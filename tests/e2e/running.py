@@ -18,7 +18,7 @@ from segue.proto.worker_pb2 import DescribeRequest, DescribeResponse
 from segue.proto.worker_pb2_grpc import WorkerStub
 
 _READY = re.compile(r"ready: (http://\S+)/v1 \(model (\S+)\), gRPC (\S+:\d+)\.")
-_STARTUP_S = 120.0
+_STARTUP_S = 200.0
 WORKERS = ("prefill-0", "decode-0")
 
 # For what doesn't depend on the transport: the shared cluster of the one that starts fastest.

@@ -45,19 +45,11 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> 
     assert not (tmp_path / "router.log").exists()
 
 
-@pytest.mark.parametrize(
-    ("pair", "said"),
-    [
-        ("max_num_seq=8", "did you mean 'max_num_seqs'?"),
-        ("kv_transfer_config=1", "is set by Segue"),
-        ("max_num_seqs=-1", "vLLM refuses its engine arguments"),
-    ],
-    ids=["unknown", "ours", "refused"],
-)
-def test_an_engine_argument_that_does_not_work_ends_a_worker_and_is_said(tmp_path: Path, pair: str, said: str) -> None:
-    with launched(tmp_path, "decode-worker", "--router", "127.0.0.1:9", "--engine-arg", pair) as process:
+def test_an_engine_argument_that_vllm_refuses_ends_the_worker_and_is_said(tmp_path: Path) -> None:
+    arguments = ("--router", "127.0.0.1:9", "--engine-arg", "max_num_seqs=-1")
+    with launched(tmp_path, "decode-worker", *arguments) as process:
         assert process.wait(90) == 2
-    assert said in (tmp_path / "up.log").read_text()
+    assert "vLLM refuses its engine arguments" in (tmp_path / "up.log").read_text()
 
 
 def test_pools_that_do_not_fit_each_other_are_refused_with_both_values(tmp_path: Path) -> None:
