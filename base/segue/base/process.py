@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -25,6 +26,23 @@ def die_with_parent(parent_pid: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def end_with_parent_process() -> None:
+    """In a process of ``multiprocessing``: kill it when the one that started it has ended, however that came.
+
+    Elsewhere it does nothing. For what libraries start inside our processes: the kernel's way, as in
+    :func:`die_with_parent`, would take the end of the thread that started it for the parent's.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 def exit_now(status: int) -> NoReturn:

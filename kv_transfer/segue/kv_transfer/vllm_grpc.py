@@ -21,6 +21,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorWorkerMetadata,
 )
 
+from segue.base.process import end_with_parent_process
 from segue.kv_transfer.connector_config import KEY, ConnectorConfig, TransferReport
 from segue.kv_transfer.grpc_puller import Claim, GrpcPuller
 from segue.kv_transfer.grpc_server import KvTransferService, serve_kv_transfer
@@ -198,6 +199,8 @@ class SegueGrpcConnector(KVConnectorBase_V1):
 
     def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
+        # With AsyncLLM this runs in vLLM's own processes, which would outlive a worker that is killed.
+        end_with_parent_process()
         config = ConnectorConfig.from_extra_config(self._kv_transfer_config.kv_connector_extra_config)
         block_tokens = vllm_config.cache_config.block_size
         if role is KVConnectorRole.SCHEDULER:

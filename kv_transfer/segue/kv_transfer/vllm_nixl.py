@@ -26,6 +26,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.connector import NixlPullConnector
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.metadata import NixlConnectorMetadata
 
+from segue.base.process import end_with_parent_process
 from segue.kv_transfer.connector_config import KEY, ConnectorConfig, TransferReport
 from segue.kv_transfer.grpc_server import KvTransferService, serve_kv_transfer
 from segue.kv_transfer.handoff import Event
@@ -47,6 +48,8 @@ class SegueNixlConnector(NixlPullConnector):
     def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig) -> None:
         with _own_cores():
             super().__init__(vllm_config, role, kv_cache_config)
+        # With AsyncLLM this runs in vLLM's own processes, which would outlive a worker that is killed.
+        end_with_parent_process()
         self._config = ConnectorConfig.from_extra_config(self._kv_transfer_config.kv_connector_extra_config)
         # Scheduler half
         self._new_offers: list[tuple[str, str, str]] = []
