@@ -150,7 +150,7 @@ class GrpcPuller:
             stream.cancel()  # type: ignore[no-untyped-call]
         try:
             return self._receive(claim, stream)
-        except BaseException:
+        except BaseException:  # Raised on: whatever broke, the producer must not go on sending.
             stream.cancel()  # type: ignore[no-untyped-call]
             raise
 
