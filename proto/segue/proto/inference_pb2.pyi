@@ -15,11 +15,13 @@ class Path(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PATH_SEEDED: _ClassVar[Path]
     PATH_EXACT: _ClassVar[Path]
     PATH_RECOMPUTED: _ClassVar[Path]
+    PATH_LOCAL: _ClassVar[Path]
 PATH_UNSPECIFIED: Path
 PATH_PREFILL_ONLY: Path
 PATH_SEEDED: Path
 PATH_EXACT: Path
 PATH_RECOMPUTED: Path
+PATH_LOCAL: Path
 
 class TokenIds(_message.Message):
     __slots__ = ("ids",)
@@ -105,8 +107,20 @@ class Usage(_message.Message):
     output_tokens: int
     def __init__(self, prompt_tokens: _Optional[int] = ..., cached_prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ...) -> None: ...
 
+class Continuation(_message.Message):
+    __slots__ = ("worker", "reason", "after_output_tokens", "reused_tokens")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    AFTER_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REUSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    reason: str
+    after_output_tokens: int
+    reused_tokens: int
+    def __init__(self, worker: _Optional[str] = ..., reason: _Optional[str] = ..., after_output_tokens: _Optional[int] = ..., reused_tokens: _Optional[int] = ...) -> None: ...
+
 class Timings(_message.Message):
-    __slots__ = ("path", "transport", "prefill_worker", "decode_worker", "ttft_s", "prefill_s", "handoff_s", "transfer_s", "transfer_bytes", "decode_s", "itl_mean_s", "prefill_computed_tokens", "decode_computed_tokens", "path_reason")
+    __slots__ = ("path", "transport", "prefill_worker", "decode_worker", "ttft_s", "prefill_s", "handoff_s", "transfer_s", "transfer_bytes", "decode_s", "itl_mean_s", "prefill_computed_tokens", "decode_computed_tokens", "path_reason", "continuations")
     PATH_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     PREFILL_WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +135,7 @@ class Timings(_message.Message):
     PREFILL_COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     DECODE_COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PATH_REASON_FIELD_NUMBER: _ClassVar[int]
+    CONTINUATIONS_FIELD_NUMBER: _ClassVar[int]
     path: Path
     transport: str
     prefill_worker: str
@@ -135,7 +150,8 @@ class Timings(_message.Message):
     prefill_computed_tokens: int
     decode_computed_tokens: int
     path_reason: str
-    def __init__(self, path: _Optional[_Union[Path, str]] = ..., transport: _Optional[str] = ..., prefill_worker: _Optional[str] = ..., decode_worker: _Optional[str] = ..., ttft_s: _Optional[float] = ..., prefill_s: _Optional[float] = ..., handoff_s: _Optional[float] = ..., transfer_s: _Optional[float] = ..., transfer_bytes: _Optional[int] = ..., decode_s: _Optional[float] = ..., itl_mean_s: _Optional[float] = ..., prefill_computed_tokens: _Optional[int] = ..., decode_computed_tokens: _Optional[int] = ..., path_reason: _Optional[str] = ...) -> None: ...
+    continuations: _containers.RepeatedCompositeFieldContainer[Continuation]
+    def __init__(self, path: _Optional[_Union[Path, str]] = ..., transport: _Optional[str] = ..., prefill_worker: _Optional[str] = ..., decode_worker: _Optional[str] = ..., ttft_s: _Optional[float] = ..., prefill_s: _Optional[float] = ..., handoff_s: _Optional[float] = ..., transfer_s: _Optional[float] = ..., transfer_bytes: _Optional[int] = ..., decode_s: _Optional[float] = ..., itl_mean_s: _Optional[float] = ..., prefill_computed_tokens: _Optional[int] = ..., decode_computed_tokens: _Optional[int] = ..., path_reason: _Optional[str] = ..., continuations: _Optional[_Iterable[_Union[Continuation, _Mapping]]] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

@@ -1,6 +1,7 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -98,3 +99,39 @@ class ReleaseResponse(_message.Message):
     FREED_FIELD_NUMBER: _ClassVar[int]
     freed: bool
     def __init__(self, freed: _Optional[bool] = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ("ticket_ids", "producer_epoch", "lease_s")
+    TICKET_IDS_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    ticket_ids: _containers.RepeatedScalarFieldContainer[str]
+    producer_epoch: str
+    lease_s: float
+    def __init__(self, ticket_ids: _Optional[_Iterable[str]] = ..., producer_epoch: _Optional[str] = ..., lease_s: _Optional[float] = ...) -> None: ...
+
+class RenewResponse(_message.Message):
+    __slots__ = ("gone_ticket_ids",)
+    GONE_TICKET_IDS_FIELD_NUMBER: _ClassVar[int]
+    gone_ticket_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, gone_ticket_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DigestRequest(_message.Message):
+    __slots__ = ("ticket_id", "producer_epoch", "request_id", "layout", "blocks")
+    TICKET_ID_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    ticket_id: str
+    producer_epoch: str
+    request_id: str
+    layout: BlockLayout
+    blocks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ticket_id: _Optional[str] = ..., producer_epoch: _Optional[str] = ..., request_id: _Optional[str] = ..., layout: _Optional[_Union[BlockLayout, _Mapping]] = ..., blocks: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class DigestResponse(_message.Message):
+    __slots__ = ("digests",)
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    digests: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, digests: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -44,6 +44,16 @@ class KvTransferStub:
                 request_serializer=segue_dot_proto_dot_kv__transfer__pb2.ReleaseRequest.SerializeToString,
                 response_deserializer=segue_dot_proto_dot_kv__transfer__pb2.ReleaseResponse.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/segue.v1.KvTransfer/Renew',
+                request_serializer=segue_dot_proto_dot_kv__transfer__pb2.RenewRequest.SerializeToString,
+                response_deserializer=segue_dot_proto_dot_kv__transfer__pb2.RenewResponse.FromString,
+                _registered_method=True)
+        self.Digest = channel.unary_unary(
+                '/segue.v1.KvTransfer/Digest',
+                request_serializer=segue_dot_proto_dot_kv__transfer__pb2.DigestRequest.SerializeToString,
+                response_deserializer=segue_dot_proto_dot_kv__transfer__pb2.DigestResponse.FromString,
+                _registered_method=True)
 
 
 class KvTransferServicer:
@@ -65,6 +75,21 @@ class KvTransferServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """Extends the leases of offers whose requests are still alive somewhere. Renewing what is over is not an error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Digest(self, request, context):
+        """Digests of an offer's blocks, for transports that move bytes without us (NIXL). Does not claim the ticket; blocks
+        whose digests are asked for stay held until the ticket is released. Errors: as Pull.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KvTransferServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +102,16 @@ def add_KvTransferServicer_to_server(servicer, server):
                     servicer.Release,
                     request_deserializer=segue_dot_proto_dot_kv__transfer__pb2.ReleaseRequest.FromString,
                     response_serializer=segue_dot_proto_dot_kv__transfer__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=segue_dot_proto_dot_kv__transfer__pb2.RenewRequest.FromString,
+                    response_serializer=segue_dot_proto_dot_kv__transfer__pb2.RenewResponse.SerializeToString,
+            ),
+            'Digest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Digest,
+                    request_deserializer=segue_dot_proto_dot_kv__transfer__pb2.DigestRequest.FromString,
+                    response_serializer=segue_dot_proto_dot_kv__transfer__pb2.DigestResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -133,6 +168,60 @@ class KvTransfer:
             '/segue.v1.KvTransfer/Release',
             segue_dot_proto_dot_kv__transfer__pb2.ReleaseRequest.SerializeToString,
             segue_dot_proto_dot_kv__transfer__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.KvTransfer/Renew',
+            segue_dot_proto_dot_kv__transfer__pb2.RenewRequest.SerializeToString,
+            segue_dot_proto_dot_kv__transfer__pb2.RenewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Digest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.KvTransfer/Digest',
+            segue_dot_proto_dot_kv__transfer__pb2.DigestRequest.SerializeToString,
+            segue_dot_proto_dot_kv__transfer__pb2.DigestResponse.FromString,
             options,
             channel_credentials,
             insecure,

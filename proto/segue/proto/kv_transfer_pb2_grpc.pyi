@@ -43,6 +43,12 @@ class KvTransferStub:
     """
     Release: _grpc.UnaryUnaryMultiCallable[_kv_transfer_pb2.ReleaseRequest, _kv_transfer_pb2.ReleaseResponse]
     """Frees the blocks behind a ticket, whatever its state. Releasing twice is not an error."""
+    Renew: _grpc.UnaryUnaryMultiCallable[_kv_transfer_pb2.RenewRequest, _kv_transfer_pb2.RenewResponse]
+    """Extends the leases of offers whose requests are still alive somewhere. Renewing what is over is not an error."""
+    Digest: _grpc.UnaryUnaryMultiCallable[_kv_transfer_pb2.DigestRequest, _kv_transfer_pb2.DigestResponse]
+    """Digests of an offer's blocks, for transports that move bytes without us (NIXL). Does not claim the ticket; blocks
+    whose digests are asked for stay held until the ticket is released. Errors: as Pull.
+    """
 
 @_typing.type_check_only
 class KvTransferAsyncStub(KvTransferStub):
@@ -54,6 +60,12 @@ class KvTransferAsyncStub(KvTransferStub):
     """
     Release: _aio.UnaryUnaryMultiCallable[_kv_transfer_pb2.ReleaseRequest, _kv_transfer_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Frees the blocks behind a ticket, whatever its state. Releasing twice is not an error."""
+    Renew: _aio.UnaryUnaryMultiCallable[_kv_transfer_pb2.RenewRequest, _kv_transfer_pb2.RenewResponse]  # type: ignore[assignment]
+    """Extends the leases of offers whose requests are still alive somewhere. Renewing what is over is not an error."""
+    Digest: _aio.UnaryUnaryMultiCallable[_kv_transfer_pb2.DigestRequest, _kv_transfer_pb2.DigestResponse]  # type: ignore[assignment]
+    """Digests of an offer's blocks, for transports that move bytes without us (NIXL). Does not claim the ticket; blocks
+    whose digests are asked for stay held until the ticket is released. Errors: as Pull.
+    """
 
 class KvTransferServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -74,5 +86,23 @@ class KvTransferServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_kv_transfer_pb2.ReleaseResponse, _abc.Awaitable[_kv_transfer_pb2.ReleaseResponse]]:
         """Frees the blocks behind a ticket, whatever its state. Releasing twice is not an error."""
+
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _kv_transfer_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kv_transfer_pb2.RenewResponse, _abc.Awaitable[_kv_transfer_pb2.RenewResponse]]:
+        """Extends the leases of offers whose requests are still alive somewhere. Renewing what is over is not an error."""
+
+    @_abc_1.abstractmethod
+    def Digest(
+        self,
+        request: _kv_transfer_pb2.DigestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kv_transfer_pb2.DigestResponse, _abc.Awaitable[_kv_transfer_pb2.DigestResponse]]:
+        """Digests of an offer's blocks, for transports that move bytes without us (NIXL). Does not claim the ticket; blocks
+        whose digests are asked for stay held until the ticket is released. Errors: as Pull.
+        """
 
 def add_KvTransferServicer_to_server(servicer: KvTransferServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -46,7 +46,7 @@ class Register(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., address: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class EngineFacts(_message.Message):
-    __slots__ = ("engine", "engine_version", "model", "max_model_len_tokens", "vocab_size", "layout", "kv_blocks", "transport", "simulated", "kv_address")
+    __slots__ = ("engine", "engine_version", "model", "max_model_len_tokens", "vocab_size", "layout", "kv_blocks", "transport", "simulated", "kv_address", "max_running_requests", "kv_digest")
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +57,8 @@ class EngineFacts(_message.Message):
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
     KV_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    KV_DIGEST_FIELD_NUMBER: _ClassVar[int]
     engine: str
     engine_version: str
     model: str
@@ -67,7 +69,9 @@ class EngineFacts(_message.Message):
     transport: str
     simulated: bool
     kv_address: str
-    def __init__(self, engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., max_model_len_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., layout: _Optional[_Union[_kv_transfer_pb2.BlockLayout, _Mapping]] = ..., kv_blocks: _Optional[int] = ..., transport: _Optional[str] = ..., simulated: _Optional[bool] = ..., kv_address: _Optional[str] = ...) -> None: ...
+    max_running_requests: int
+    kv_digest: str
+    def __init__(self, engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., max_model_len_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., layout: _Optional[_Union[_kv_transfer_pb2.BlockLayout, _Mapping]] = ..., kv_blocks: _Optional[int] = ..., transport: _Optional[str] = ..., simulated: _Optional[bool] = ..., kv_address: _Optional[str] = ..., max_running_requests: _Optional[int] = ..., kv_digest: _Optional[str] = ...) -> None: ...
 
 class Status(_message.Message):
     __slots__ = ("state", "detail", "facts")
@@ -140,16 +144,20 @@ class EngineUsage(_message.Message):
     def __init__(self, input_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., transferred_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ...) -> None: ...
 
 class Transfer(_message.Message):
-    __slots__ = ("transport", "bytes", "seconds", "error")
+    __slots__ = ("transport", "bytes", "seconds", "error", "corrupt", "digest_seconds")
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_SECONDS_FIELD_NUMBER: _ClassVar[int]
     transport: str
     bytes: int
     seconds: float
     error: str
-    def __init__(self, transport: _Optional[str] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., error: _Optional[str] = ...) -> None: ...
+    corrupt: bool
+    digest_seconds: float
+    def __init__(self, transport: _Optional[str] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., error: _Optional[str] = ..., corrupt: _Optional[bool] = ..., digest_seconds: _Optional[float] = ...) -> None: ...
 
 class RequestError(_message.Message):
     __slots__ = ("kind", "message")
@@ -190,18 +198,22 @@ class Submit(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., input_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., timeout_s: _Optional[float] = ..., offer_kv: _Optional[bool] = ..., ticket: _Optional[_Union[_kv_transfer_pb2.Ticket, _Mapping]] = ..., forced_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RouterFrame(_message.Message):
-    __slots__ = ("registered", "submit", "abort_request_ids", "release", "refused")
+    __slots__ = ("registered", "submit", "abort_request_ids", "release", "refused", "renew", "move_request_ids")
     REGISTERED_FIELD_NUMBER: _ClassVar[int]
     SUBMIT_FIELD_NUMBER: _ClassVar[int]
     ABORT_REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    RENEW_FIELD_NUMBER: _ClassVar[int]
+    MOVE_REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
     registered: Registered
     submit: _containers.RepeatedCompositeFieldContainer[Submit]
     abort_request_ids: _containers.RepeatedScalarFieldContainer[str]
     release: _containers.RepeatedCompositeFieldContainer[_kv_transfer_pb2.ReleaseRequest]
     refused: Refused
-    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., submit: _Optional[_Iterable[_Union[Submit, _Mapping]]] = ..., abort_request_ids: _Optional[_Iterable[str]] = ..., release: _Optional[_Iterable[_Union[_kv_transfer_pb2.ReleaseRequest, _Mapping]]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
+    renew: _containers.RepeatedCompositeFieldContainer[_kv_transfer_pb2.RenewRequest]
+    move_request_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., submit: _Optional[_Iterable[_Union[Submit, _Mapping]]] = ..., abort_request_ids: _Optional[_Iterable[str]] = ..., release: _Optional[_Iterable[_Union[_kv_transfer_pb2.ReleaseRequest, _Mapping]]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., renew: _Optional[_Iterable[_Union[_kv_transfer_pb2.RenewRequest, _Mapping]]] = ..., move_request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ("reason",)
@@ -260,9 +272,11 @@ class DrainRequest(_message.Message):
     def __init__(self, timeout_s: _Optional[float] = ...) -> None: ...
 
 class DrainResponse(_message.Message):
-    __slots__ = ("running_requests", "held_offers")
+    __slots__ = ("running_requests", "held_offers", "timeout_s")
     RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     HELD_OFFERS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     running_requests: int
     held_offers: int
-    def __init__(self, running_requests: _Optional[int] = ..., held_offers: _Optional[int] = ...) -> None: ...
+    timeout_s: float
+    def __init__(self, running_requests: _Optional[int] = ..., held_offers: _Optional[int] = ..., timeout_s: _Optional[float] = ...) -> None: ...
