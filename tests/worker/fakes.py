@@ -10,7 +10,16 @@ import grpc
 import grpc.aio
 
 from segue.engine.protocol import EngineListener
-from segue.proto.kv_transfer_pb2 import PullRequest, ReleaseRequest, ReleaseResponse, Ticket
+from segue.proto.kv_transfer_pb2 import (
+    DigestRequest,
+    DigestResponse,
+    PullRequest,
+    ReleaseRequest,
+    ReleaseResponse,
+    RenewRequest,
+    RenewResponse,
+    Ticket,
+)
 from segue.proto.kv_transfer_pb2_grpc import KvTransferServicer, add_KvTransferServicer_to_server
 from segue.proto.sampling_pb2 import FinishReason, SamplingParams
 from segue.proto.worker_pb2 import (
@@ -155,6 +164,7 @@ class FakeProducer(KvTransferServicer):
         self._delay_s = delay_s
         self.asked = 0
         self.released: list[ReleaseRequest] = []
+        self.renewed: list[RenewRequest] = []
         self._server = grpc.aio.server()
         add_KvTransferServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -168,6 +178,13 @@ class FakeProducer(KvTransferServicer):
 
     async def Pull(self, request: PullRequest, context: object) -> None:  # type: ignore[override]
         raise NotImplementedError("releases only")
+
+    async def Renew(self, request: RenewRequest, context: object) -> RenewResponse:
+        self.renewed.append(request)
+        return RenewResponse()
+
+    async def Digest(self, request: DigestRequest, context: object) -> DigestResponse:
+        raise NotImplementedError("releases and renewals only")
 
     async def Release(
         self, request: ReleaseRequest, context: grpc.aio.ServicerContext[ReleaseRequest, ReleaseResponse]

@@ -6,6 +6,7 @@ it too, for ``Release`` alone.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +20,16 @@ from segue.kv_transfer.handoff import Event
 from segue.kv_transfer.layout import layout_differences
 from segue.kv_transfer.offers import Offer, OfferBook, Refusal, TicketRefused
 from segue.kv_transfer.paged_cache import PagedCache
-from segue.proto.kv_transfer_pb2 import KvChunk, PullRequest, ReleaseRequest, ReleaseResponse
+from segue.proto.kv_transfer_pb2 import (
+    DigestRequest,
+    DigestResponse,
+    KvChunk,
+    PullRequest,
+    ReleaseRequest,
+    ReleaseResponse,
+    RenewRequest,
+    RenewResponse,
+)
 from segue.proto.kv_transfer_pb2_grpc import KvTransferServicer, add_KvTransferServicer_to_server
 
 log = get_logger("kv_transfer")
@@ -97,6 +107,17 @@ class KvTransferService(KvTransferServicer):
         if freed:
             self._on_release()
         return ReleaseResponse(freed=freed)
+
+    def Renew(self, request: RenewRequest, context: grpc.ServicerContext) -> RenewResponse:
+        if request.producer_epoch != self._book.epoch:
+            return RenewResponse(gone_ticket_ids=request.ticket_ids)
+        now_s = time.monotonic()
+        gone = [name for name in request.ticket_ids if not self._book.renew(name, now_s, request.lease_s)]
+        return RenewResponse(gone_ticket_ids=gone)
+
+    def Digest(self, request: DigestRequest, context: grpc.ServicerContext) -> DigestResponse:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "this producer gives no digests of single blocks")
+        raise AssertionError  # abort has raised.
 
 
 def serve_kv_transfer(service: KvTransferService, address: str) -> grpc.Server:

@@ -31,6 +31,7 @@ class Offer:
     """Blocks of one finished prefill.
 
     ``engine_request_id`` is the engine's id for it, ``request_id`` the router's; ``block_ids`` are the engine's.
+    ``lease_s`` is what a renewal adds from its moment on.
     """
 
     ticket_id: str
@@ -39,6 +40,7 @@ class Offer:
     block_ids: tuple[int, ...]
     tokens: int
     expires_at_s: float
+    lease_s: float = 0.0
     handoff: Handoff = field(default_factory=lambda: Handoff(State.OFFERED))
 
 
@@ -116,6 +118,19 @@ class OfferBook:
             if not offer.handoff.on(event):
                 return False
             self._drop_if_over(offer)
+            return True
+
+    def renew(self, ticket_id: str, now_s: float, lease_s: float = 0.0) -> bool:
+        """Hold an offer for another lease from now on; 0 means the lease it began with. Never shortens.
+
+        Returns:
+            False if the ticket is over or was never offered here.
+        """
+        with self._changed:
+            offer = self._offers.get(ticket_id)
+            if offer is None:
+                return False
+            offer.expires_at_s = max(offer.expires_at_s, now_s + (lease_s or offer.lease_s))
             return True
 
     def expire(self, now_s: float) -> Sequence[Offer]:

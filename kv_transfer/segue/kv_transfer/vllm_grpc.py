@@ -157,7 +157,8 @@ class WorkerHalf:
             return
         now_s = time.monotonic()
         for ticket_id, request_id, engine_request_id, block_ids, tokens, lease_s in plan.offers:
-            self._book.add(Offer(ticket_id, request_id, engine_request_id, block_ids, tokens, now_s + lease_s))
+            offer = Offer(ticket_id, request_id, engine_request_id, block_ids, tokens, now_s + lease_s, lease_s)
+            self._book.add(offer)
         for engine_request_id, ticket, block_ids, first_block, timeout_s in plan.claims:
             claim = Claim(engine_request_id, Ticket.FromString(ticket), block_ids, first_block, timeout_s)
             self._puller.start(claim)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from google.protobuf.message import Message
 
 from segue.proto.inference_pb2 import ChoiceDelta, Path, Timings, Usage
 from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, TokenLogprob
@@ -76,9 +77,16 @@ def segue_field(request_ids: Sequence[str], timings: Sequence[Timings]) -> Json:
 
 def timings_json(timings: Timings) -> Json:
     """Every field by its name; seconds to the microsecond, the path as ``seeded``, ``exact``, ..."""
-    values: Json = {field.name: getattr(timings, field.name) for field in Timings.DESCRIPTOR.fields}
+    values: Json = _fields(timings)
     values = {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
-    return values | {"path": Path.Name(timings.path).removeprefix("PATH_").lower()}
+    return values | {
+        "path": Path.Name(timings.path).removeprefix("PATH_").lower(),
+        "continuations": [_fields(continuation) for continuation in timings.continuations],
+    }
+
+
+def _fields(message: Message) -> Json:
+    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
 
 
 def completion_logprobs(codec: TextCodec, positions: Sequence[PositionLogprobs], text_offset: int) -> Json:
