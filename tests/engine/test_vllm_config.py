@@ -52,6 +52,13 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_config, "has_cuda", lambda: False)
 
 
+def test_tickets_name_the_advertised_address_where_there_is_one(model: str) -> None:
+    plain = connector_config(settings(model, role="prefill"), 4321)
+    assert (plain.address, plain.ticket_address) == ("127.0.0.1:4321", "127.0.0.1:4321")
+    behind_nat = connector_config(settings(model, role="prefill", advertise_kv="kv.example:80"), 4321)
+    assert (behind_nat.address, behind_nat.ticket_address) == ("127.0.0.1:4321", "kv.example:80")
+
+
 def test_an_unknown_argument_is_refused_with_the_nearest_name(model: str) -> None:
     with pytest.raises(SettingsError, match="no engine argument 'max_model_length'; did you mean 'max_model_len'"):
         arguments(settings(model, engine_args={"max_model_length": 512}))

@@ -38,6 +38,13 @@ Engine = Annotated[
 ]
 
 
+KvPort = Annotated[int, typer.Option(help="KV transfer of this worker; 0 chooses a free one.")]
+AdvertiseKv = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT", help="Where other workers reach our KV transfer, if not where it listens: NAT, a proxy."
+    ),
+]
 Lease = Annotated[float, typer.Option(min=0.1, help="Seconds that offered KV blocks wait to be claimed.")]
 
 
@@ -46,6 +53,8 @@ def prefill_worker(
     model: Model = None,
     host: Host = "127.0.0.1",
     port: Port = 0,
+    kv_port: KvPort = 0,
+    advertise_kv: AdvertiseKv = "",
     worker_id: WorkerId = None,
     transport: TransportOption = Transport.auto,
     engine: Engine = EngineKind.auto,
@@ -66,6 +75,8 @@ def prefill_worker(
             model=model,
             host=host,
             port=port,
+            kv_port=kv_port,
+            advertise_kv=advertise_kv,
             worker_id=worker_id,
             transport=transport,
             engine=engine,
@@ -83,6 +94,8 @@ def decode_worker(
     model: Model = None,
     host: Host = "127.0.0.1",
     port: Port = 0,
+    kv_port: KvPort = 0,
+    advertise_kv: AdvertiseKv = "",
     worker_id: WorkerId = None,
     transport: TransportOption = Transport.auto,
     engine: Engine = EngineKind.auto,
@@ -103,6 +116,8 @@ def decode_worker(
             model=model,
             host=host,
             port=port,
+            kv_port=kv_port,
+            advertise_kv=advertise_kv,
             worker_id=worker_id,
             transport=transport,
             engine=engine,
@@ -121,6 +136,8 @@ def _settings(
     model: str | None,
     host: str,
     port: int,
+    kv_port: int,
+    advertise_kv: str,
     worker_id: str | None,
     transport: Transport,
     engine: EngineKind,
@@ -138,6 +155,8 @@ def _settings(
         routers=tuple(router),
         host=host,
         port=port,
+        kv_port=kv_port,
+        advertise_kv=advertise_kv,
         transport=transport.value,
         engine=engine.value,
         engine_args=parse_engine_args(engine_arg),

@@ -26,3 +26,7 @@ class EngineSettings(BaseModel):
     worker_id: str
     epoch: str
     host: str = Field("127.0.0.1", description="Where KvTransfer and NIXL's side channel listen.")
+    kv_port: int = Field(0, description="Port of KvTransfer; 0 is any free one.")
+    advertise_kv: str = Field(
+        "", description="host:port of KvTransfer that goes into tickets; empty: where it listens."
+    )

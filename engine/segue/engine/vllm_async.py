@@ -54,7 +54,7 @@ class AsyncEngine:
 
         self._listener = listener
         settings = self._settings
-        connector = connector_config(settings, free_port(settings.host))
+        connector = connector_config(settings, settings.kv_port or free_port(settings.host))
         arguments = engine_arguments(settings, connector)
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)

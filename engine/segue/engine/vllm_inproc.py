@@ -128,7 +128,7 @@ class InprocEngine:
         from segue.engine.vllm_translate import OutputTranslator
 
         settings = self._settings
-        connector = connector_config(settings, free_port(settings.host))
+        connector = connector_config(settings, settings.kv_port or free_port(settings.host))
         arguments = engine_arguments(settings, connector)
         try:
             config = EngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)

@@ -14,7 +14,8 @@ class ConnectorConfig:
     """Identity and limits of one engine's KV transfer.
 
     ``address`` is the host:port on which the engine serves ``KvTransfer``; empty on a decode worker, which serves
-    nothing. ``lease_s`` is how long an offer waits to be claimed.
+    nothing. ``advertise`` is where peers reach it, if that is elsewhere. ``lease_s`` is how long an offer waits to be
+    claimed.
     """
 
     worker_id: str
@@ -22,6 +23,12 @@ class ConnectorConfig:
     address: str
     lease_s: float
     model_fingerprint: str
+    advertise: str = ""
+
+    @property
+    def ticket_address(self) -> str:
+        """What tickets tell the consumer to dial."""
+        return self.advertise or self.address
 
     def as_extra_config(self) -> dict[str, Any]:
         return {KEY: asdict(self)}

@@ -123,7 +123,7 @@ class SchedulerHalf:
             )
         )
         described = {"ticket_id": offer["ticket_id"], "tokens": tokens, "blocks": len(block_ids)}
-        return True, {KEY: {**described, "address": self._config.address}}
+        return True, {KEY: {**described, "address": self._config.ticket_address}}
 
     def on_reports(self, reports: Mapping[str, TransferReport]) -> None:
         # Of a request that has ended meanwhile nobody would ask for the report.

@@ -90,7 +90,7 @@ class SegueNixlConnector(NixlPullConnector):
             "tokens": params["remote_num_tokens"],
             "blocks": len(block_ids[0]),
         }
-        return held, {**params, KEY: {**described, "address": self._config.address}}
+        return held, {**params, KEY: {**described, "address": self._config.ticket_address}}
 
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
         metadata = super().build_connector_meta(scheduler_output)

@@ -24,6 +24,13 @@ class WorkerSettings(BaseModel):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; routers and other workers reach us there.")
     port: int = Field(0, ge=0, le=65535, description="Port of the worker's gRPC server; 0 is any free one.")
+    kv_port: int = Field(0, ge=0, le=65535, description="Port of the engine's KvTransfer; 0 is any free one.")
+    advertise_kv: str = Field(
+        "",
+        pattern=r"^(.+:\d+)?$",
+        description="host:port at which other workers reach our KvTransfer, if it isn't where it listens: behind NAT, "
+        "a proxy or a Kubernetes service.",
+    )
     worker_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{new_epoch()[:6]}")
     transport: TransportChoice = "auto"
     engine: EngineKind = "auto"
@@ -45,4 +52,6 @@ class WorkerSettings(BaseModel):
             worker_id=self.worker_id,
             epoch=epoch,
             host=self.host,
+            kv_port=self.kv_port,
+            advertise_kv=self.advertise_kv,
         )
