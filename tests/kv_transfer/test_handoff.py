@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.kv_transfer.handoff import OVER, TABLE, Event, Handoff, State
+from segue.kv_transfer.handoff import CAUSES, HEARD_ONLY, OVER, TABLE, Event, Handoff, NotYours, Role, State, View
 
 events = st.lists(st.sampled_from(Event), max_size=20)
 AS_PLANNED = (Event.START, Event.OFFER, Event.CLAIM, Event.SEND, Event.VERIFY, Event.ACKNOWLEDGE)
@@ -76,3 +76,42 @@ def test_it_is_released_only_by_an_acknowledgement_of_an_offer(sequence: list[Ev
     if handoff.state is State.RELEASED:
         assert taken[-1] is Event.ACKNOWLEDGE
         assert Event.OFFER in taken
+
+
+# Views
+
+
+def test_every_event_is_somebodys_to_cause() -> None:
+    assert frozenset().union(*CAUSES.values()) == frozenset(Event)
+
+
+@given(st.sampled_from(Role), st.sampled_from(State), st.sampled_from(Event))
+def test_a_role_causes_its_own_events_and_hears_of_all(role: Role, start: State, event: Event) -> None:
+    view = View(role, start)
+    if event in CAUSES[role]:
+        assert view.cause(event) == ((start, event) in TABLE and (start, event) not in HEARD_ONLY)
+    else:
+        with pytest.raises(NotYours, match=event.value):
+            view.cause(event)
+        assert view.state is start
+        assert view.hear(event) == ((start, event) in TABLE)
+
+
+@given(st.sampled_from(Role), events)
+def test_only_a_consumer_that_has_verified_may_read_and_it_never_writes_again(
+    role: Role, sequence: list[Event]
+) -> None:
+    view, verified = View(role, State.OFFERED), False
+    for event in sequence:
+        verified |= view.hear(event) and event is Event.VERIFY
+        assert not (view.may_read and view.may_write)
+        assert not view.may_read or (role is Role.CONSUMER and verified)
+        assert not view.may_write or not verified
+
+
+@pytest.mark.parametrize("state", [State.CLAIMED, State.TRANSFERRING])
+def test_a_consumer_acknowledges_nothing_it_has_not_verified(state: State) -> None:
+    view = View(Role.CONSUMER, state)
+    assert not view.cause(Event.ACKNOWLEDGE)
+    assert view.state is state
+    assert View(Role.PRODUCER, state).hear(Event.ACKNOWLEDGE)

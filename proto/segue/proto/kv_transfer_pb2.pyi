@@ -117,18 +117,20 @@ class RenewResponse(_message.Message):
     def __init__(self, gone_ticket_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DigestRequest(_message.Message):
-    __slots__ = ("ticket_id", "producer_epoch", "request_id", "layout", "blocks")
+    __slots__ = ("ticket_id", "producer_epoch", "request_id", "layout", "blocks", "claim")
     TICKET_ID_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
     ticket_id: str
     producer_epoch: str
     request_id: str
     layout: BlockLayout
     blocks: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, ticket_id: _Optional[str] = ..., producer_epoch: _Optional[str] = ..., request_id: _Optional[str] = ..., layout: _Optional[_Union[BlockLayout, _Mapping]] = ..., blocks: _Optional[_Iterable[int]] = ...) -> None: ...
+    claim: bool
+    def __init__(self, ticket_id: _Optional[str] = ..., producer_epoch: _Optional[str] = ..., request_id: _Optional[str] = ..., layout: _Optional[_Union[BlockLayout, _Mapping]] = ..., blocks: _Optional[_Iterable[int]] = ..., claim: _Optional[bool] = ...) -> None: ...
 
 class DigestResponse(_message.Message):
     __slots__ = ("digests",)

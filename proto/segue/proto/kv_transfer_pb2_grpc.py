@@ -83,8 +83,9 @@ class KvTransferServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Digest(self, request, context):
-        """Digests of an offer's blocks, for transports that move bytes without us (NIXL). Does not claim the ticket; blocks
-        whose digests are asked for stay held until the ticket is released. Errors: as Pull.
+        """For transports that move bytes without us (NIXL): claims the ticket before the consumer reads, and gives digests of
+        the blocks afterwards. An answer to a ticket that was claimed says that its blocks have been held since. Errors: as
+        Pull; INVALID_ARGUMENT (a block the offer doesn't have); UNIMPLEMENTED (this producer's cache has no digests).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,8 +46,9 @@ class KvTransferStub:
     Renew: _grpc.UnaryUnaryMultiCallable[_kv_transfer_pb2.RenewRequest, _kv_transfer_pb2.RenewResponse]
     """Extends the leases of offers whose requests are still alive somewhere. Renewing what is over is not an error."""
     Digest: _grpc.UnaryUnaryMultiCallable[_kv_transfer_pb2.DigestRequest, _kv_transfer_pb2.DigestResponse]
-    """Digests of an offer's blocks, for transports that move bytes without us (NIXL). Does not claim the ticket; blocks
-    whose digests are asked for stay held until the ticket is released. Errors: as Pull.
+    """For transports that move bytes without us (NIXL): claims the ticket before the consumer reads, and gives digests of
+    the blocks afterwards. An answer to a ticket that was claimed says that its blocks have been held since. Errors: as
+    Pull; INVALID_ARGUMENT (a block the offer doesn't have); UNIMPLEMENTED (this producer's cache has no digests).
     """
 
 @_typing.type_check_only
@@ -63,8 +64,9 @@ class KvTransferAsyncStub(KvTransferStub):
     Renew: _aio.UnaryUnaryMultiCallable[_kv_transfer_pb2.RenewRequest, _kv_transfer_pb2.RenewResponse]  # type: ignore[assignment]
     """Extends the leases of offers whose requests are still alive somewhere. Renewing what is over is not an error."""
     Digest: _aio.UnaryUnaryMultiCallable[_kv_transfer_pb2.DigestRequest, _kv_transfer_pb2.DigestResponse]  # type: ignore[assignment]
-    """Digests of an offer's blocks, for transports that move bytes without us (NIXL). Does not claim the ticket; blocks
-    whose digests are asked for stay held until the ticket is released. Errors: as Pull.
+    """For transports that move bytes without us (NIXL): claims the ticket before the consumer reads, and gives digests of
+    the blocks afterwards. An answer to a ticket that was claimed says that its blocks have been held since. Errors: as
+    Pull; INVALID_ARGUMENT (a block the offer doesn't have); UNIMPLEMENTED (this producer's cache has no digests).
     """
 
 class KvTransferServicer(metaclass=_abc_1.ABCMeta):
@@ -101,8 +103,9 @@ class KvTransferServicer(metaclass=_abc_1.ABCMeta):
         request: _kv_transfer_pb2.DigestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_kv_transfer_pb2.DigestResponse, _abc.Awaitable[_kv_transfer_pb2.DigestResponse]]:
-        """Digests of an offer's blocks, for transports that move bytes without us (NIXL). Does not claim the ticket; blocks
-        whose digests are asked for stay held until the ticket is released. Errors: as Pull.
+        """For transports that move bytes without us (NIXL): claims the ticket before the consumer reads, and gives digests of
+        the blocks afterwards. An answer to a ticket that was claimed says that its blocks have been held since. Errors: as
+        Pull; INVALID_ARGUMENT (a block the offer doesn't have); UNIMPLEMENTED (this producer's cache has no digests).
         """
 
 def add_KvTransferServicer_to_server(servicer: KvTransferServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
