@@ -51,6 +51,14 @@ class Unauthenticated(ClientFault):
     default_code = "invalid_api_key"
 
 
+class Forbidden(ClientFault):
+    """Valid credentials, but not for this."""
+
+    http_status = 403
+    grpc_status = grpc.StatusCode.PERMISSION_DENIED
+    default_code = "forbidden"
+
+
 class ModelNotFound(ClientFault):
     """The named model is not served here."""
 

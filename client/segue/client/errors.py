@@ -8,6 +8,7 @@ from segue.base.errors import (
     Cancelled,
     ClientFault,
     DeadlineExceeded,
+    Forbidden,
     InternalError,
     InvalidRequest,
     ModelNotFound,
@@ -21,15 +22,15 @@ from segue.base.errors import (
 _BY_CODE: dict[str, type[SegueError]] = {
     kind.default_code: kind
     for kind in (
-        ClientFault, InvalidRequest, Unauthenticated, ModelNotFound, PayloadTooLarge, Overloaded, Unavailable,
-        DeadlineExceeded, Cancelled, InternalError,
+        ClientFault, InvalidRequest, Unauthenticated, Forbidden, ModelNotFound, PayloadTooLarge, Overloaded,
+        Unavailable, DeadlineExceeded, Cancelled, InternalError,
     )
 }  # fmt: skip
 _BY_STATUS: dict[grpc.StatusCode, type[SegueError]] = {
     kind.grpc_status: kind
     for kind in (
-        InternalError, InvalidRequest, Unauthenticated, ModelNotFound, Overloaded, Unavailable, DeadlineExceeded,
-        Cancelled,
+        InternalError, InvalidRequest, Unauthenticated, Forbidden, ModelNotFound, Overloaded, Unavailable,
+        DeadlineExceeded, Cancelled,
     )
 }  # fmt: skip
 

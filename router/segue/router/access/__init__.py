@@ -1,0 +1,1 @@
+"""API keys: who may ask, and how much of each at once. The decisions are in ``keys`` and ``usage``."""

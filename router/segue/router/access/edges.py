@@ -1,0 +1,66 @@
+"""The gate at the two edges: a middleware for OpenAI HTTP, a gate for public gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from segue.base.errors import Unauthenticated
+from segue.base.grpc_guard import HEALTH_PREFIX, Gate, Release
+from segue.router.access.gate import AccessGate
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# Load balancers and kubelets have no key. What these answer holds no request and no token.
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+# Not counted against a key's limits: they cost nothing worth counting.
+_FREE_METHODS = frozenset({"/segue.v1.Inference/ListModels"})
+
+
+def http_middleware(gate: AccessGate) -> Any:
+    """Lets a request through with a known key, and holds the key's slot until the answer has ended."""
+
+    @web.middleware
+    async def require_key(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if request.path in OPEN_PATHS:
+            return await handler(request)
+        authorization = request.headers.get("Authorization")
+        try:
+            if request.method in ("GET", "HEAD", "OPTIONS"):
+                gate.authenticate(authorization)
+                return await handler(request)
+            release = gate.admit(authorization)
+        except Unauthenticated as error:
+            gate.log_refusal(error, "http", request.remote or "")
+            raise
+        try:
+            return await handler(request)
+        finally:
+            release()
+
+    return require_key
+
+
+def grpc_gate(gate: AccessGate) -> Gate:
+    """The same for gRPC. Health is open; reflection, which tells of everything else, is not."""
+
+    def enter(method: str, context: Any) -> Release:
+        if method.startswith(HEALTH_PREFIX):
+            return _nothing
+        authorization = next((value for name, value in context.invocation_metadata() if name == "authorization"), None)
+        try:
+            if method in _FREE_METHODS:
+                gate.authenticate(authorization)
+                return _nothing
+            return gate.admit(authorization)
+        except Unauthenticated as error:
+            gate.log_refusal(error, "grpc", context.peer())
+            raise
+
+    return enter
+
+
+def _nothing() -> None:
+    return
