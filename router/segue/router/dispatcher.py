@@ -6,38 +6,51 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-from segue.base.errors import Overloaded, SegueError, Unavailable
-from segue.base.ids import new_request_id
+from segue.base.errors import Overloaded, Unavailable
 from segue.base.logging import get_logger
-from segue.proto.inference_pb2 import GenerateResponse, Usage
-from segue.proto.worker_pb2 import RequestOutput
-from segue.router.choice_run import Abort, Action, ChoiceRun, ChoiceSpec, Emit, Fail, Phase, Release, Send
+from segue.proto.kv_transfer_pb2 import Ticket
+from segue.proto.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
+from segue.proto.worker_pb2 import RequestOutput, Role, WorkerState
+from segue.router.actions import Abort, Action, Emit, Fail, Move, Release, Replan, Send
+from segue.router.charges import Charges
+from segue.router.choice_run import ChoiceRun, ChoiceSpec, Phase
+from segue.router.continuation import ContinuationPolicy, GiveUp, Interruption, Resume, Wait
 from segue.router.legs import choice_sampling
-from segue.router.planner import plan
+from segue.router.planner import Plan, plan
+from segue.router.renewals import Renewals
+from segue.router.request import Request
 from segue.router.service import Generation, ResponseSink, ServedModel
 from segue.router.text.choice import ChoiceText
 from segue.router.worker_links import WorkerLink, WorkerLinks
 
 log = get_logger("router")
 
+_RENEWAL_CHECK_S = 0.5
+
 
 class Dispatcher:
     """The core behind both edges: a :class:`~segue.router.service.GenerationService` over the attached workers."""
 
-    def __init__(self, links: WorkerLinks, model: Callable[[str], ServedModel], max_concurrent_requests: int) -> None:
+    def __init__(
+        self,
+        links: WorkerLinks,
+        model: Callable[[str], ServedModel],
+        max_concurrent_requests: int,
+        continuation: ContinuationPolicy | None = None,
+    ) -> None:
         self._links = links
         self._model = model
         self._max_concurrent_requests = max_concurrent_requests
-        self._requests: dict[str, _Request] = {}
-        self._runs: dict[str, tuple[_Request, ChoiceRun]] = {}
-        # By run and worker: whose load figures a run counts in. A link of its own, not an id: a worker that attaches
-        # again begins with none of its earlier life's requests.
-        self._charged: dict[tuple[str, str], WorkerLink] = {}
+        self._continuation = continuation or ContinuationPolicy()
+        self._requests: dict[str, Request] = {}
+        self._runs: dict[str, tuple[Request, ChoiceRun]] = {}  # By the id of their present leg.
+        self._charges = Charges(links)
+        self._renewals = Renewals()
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
 
-    def start(self, generation: Generation, sink: ResponseSink) -> _Request:
+    def start(self, generation: Generation, sink: ResponseSink) -> Request:
         if self._draining:
             raise Unavailable("this router is shutting down; send the request to another one")
         if len(self._requests) >= self._max_concurrent_requests:
@@ -45,16 +58,13 @@ class Dispatcher:
                 f"{len(self._requests)} requests are running, which is this router's limit; try again in a second"
             )
         now_s = time.monotonic()
-        request = _Request(self, generation, sink)
-        for index in range(generation.n):
-            run = self._place(request, index, now_s)
-            request.runs.append(run)
-            self._runs[run.run_id] = (request, run)
+        request = Request(self, generation, sink)
+        plans = [self._place(request, index, now_s) for index in range(generation.n)]
         self._requests[request.request_id] = request
         self._idle.clear()
         request.start_timer()
-        for run in request.runs:
-            self._do(request, run, run.begin(now_s))
+        for run, first in zip(request.runs, plans, strict=True):
+            self._go_on(request, run, first)
         return request
 
     # From the workers
@@ -62,12 +72,16 @@ class Dispatcher:
     def on_outputs(self, link: WorkerLink, outputs: Iterable[RequestOutput]) -> None:
         now_s = time.monotonic()
         for output in outputs:
+            if output.finish_reason in {FINISH_REASON_STOP, FINISH_REASON_LENGTH}:
+                self._links.circuits.succeeded(link.worker_id)
             known = self._runs.get(output.request_id)
             if known is None:
                 if output.HasField("offer"):
                     link.release(output.offer, "cancelled")
                 continue
             request, run = known
+            if output.HasField("transfer") and output.transfer.error:
+                self._on_transfer_error(run, output, now_s)
             self._do(request, run, run.on_output(link.worker_id, output, now_s))
 
     def on_worker_lost(self, link: WorkerLink) -> None:
@@ -76,15 +90,25 @@ class Dispatcher:
         for request, run, actions in lost:
             self._do(request, run, actions)
 
+    def on_worker_state(self, link: WorkerLink) -> None:
+        """Move running requests off decode workers that drain, as soon as there is another one."""
+        decode = [link for link in self._links if link.register.role == Role.ROLE_DECODE]
+        draining = {link.worker_id for link in decode if link.status.state == WorkerState.WORKER_STATE_DRAINING}
+        if not draining or not any(link.ready for link in decode):
+            return
+        for request, run in list(self._runs.values()):
+            if run.worker_id in draining:
+                self._do(request, run, run.move())
+
     # From requests
 
-    def end(self, request: _Request) -> None:
+    def end(self, request: Request) -> None:
         """Abort what still runs of a request and forget it."""
         if self._requests.pop(request.request_id, None) is None:
             return
         for run in request.runs:
             actions = run.cancel()
-            del self._runs[run.run_id]
+            self._runs.pop(run.leg_id, None)
             self.settle(run)
             for action in actions:
                 self._act(action)
@@ -93,10 +117,9 @@ class Dispatcher:
 
     def settle(self, run: ChoiceRun) -> None:
         """Take a run off its workers' load figures."""
-        self._discharge(run, run.plan.prefill_id)
-        self._discharge(run, run.plan.decode_id)
+        self._charges.settle(run)
 
-    def expire(self, request: _Request) -> None:
+    def expire(self, request: Request) -> None:
         for run in request.runs:
             self._do(request, run, run.on_deadline(request.generation.timeout_s))
 
@@ -111,44 +134,73 @@ class Dispatcher:
             for request in list(self._requests.values()):
                 request.fail(Unavailable("this router is shutting down; send the request to another one"))
 
+    async def keep_leases(self) -> None:
+        """Renew, for as long as their requests live, the leases of KV caches that nobody has claimed. Never returns."""
+        while True:
+            await asyncio.sleep(_RENEWAL_CHECK_S)
+            self.renew(time.monotonic())
+
+    def renew(self, now_s: float) -> None:
+        unclaimed = [run.ticket for _, run in self._runs.values() if run.ticket is not None]
+        by_producer: dict[str, list[Ticket]] = {}
+        for ticket in self._renewals.due(unclaimed, now_s):
+            by_producer.setdefault(ticket.producer_id, []).append(ticket)
+        for producer_id, tickets in by_producer.items():
+            if (link := self._links.get(producer_id)) is not None:
+                link.renew(tickets)
+
     @property
     def running_requests(self) -> int:
         return len(self._requests)
 
-    def _do(self, request: _Request, run: ChoiceRun, actions: list[Action]) -> None:
+    def _do(self, request: Request, run: ChoiceRun, actions: list[Action]) -> None:
         for action in actions:
             if request.over:
                 # An earlier action ended it; what workers hold must be freed all the same.
                 if isinstance(action, Abort | Release):
                     self._act(action)
-            elif isinstance(action, Emit):
-                request.emit(run, action)
-            elif isinstance(action, Fail):
-                request.fail(action.error)
-            elif not self._act(action):
-                if isinstance(action, Send):
-                    self._do(request, run, run.on_worker_lost(action.worker_id))
-            elif isinstance(action, Send) and run.phase is Phase.DECODE:
-                self._discharge(run, run.plan.prefill_id)
+                continue
+            match action:
+                case Emit():
+                    request.emit(run, action)
+                case Fail(error=error):
+                    request.fail(error)
+                case Replan():
+                    self._replan(request, run, action)
+                case Send(worker_id=worker_id):
+                    if not self._act(action):
+                        self._do(request, run, run.on_worker_lost(worker_id, "has left"))
+                    elif run.phase is Phase.DECODE:
+                        self._charges.prefilled(run)
+                case _:
+                    self._act(action)
 
     def _act(self, action: Action) -> bool:
-        """Tell a worker; False if it is gone."""
-        if isinstance(action, Emit | Fail):
-            return True
-        link = self._links.get(action.worker_id)
+        """Tell a worker; False if it is gone, or takes nothing new."""
+        match action:
+            case Send(worker_id=worker_id) | Abort(worker_id=worker_id) | Release(worker_id=worker_id):
+                link = self._links.get(worker_id)
+            case Move(worker_id=worker_id):
+                link = self._links.get(worker_id)
+            case _:
+                return True
         if link is None:
             return False
         match action:
             case Send(submit=submit):
+                if not link.ready:
+                    return False
                 link.submit(submit)
             case Abort(request_id=request_id):
                 link.abort(request_id)
             case Release(ticket=ticket):
                 link.release(ticket, "cancelled")
+            case Move(request_id=request_id):
+                link.move(request_id)
         return True
 
-    def _place(self, request: _Request, index: int, now_s: float) -> ChoiceRun:
-        """One of the n answers, on the workers that are least loaded now. Raises Unavailable."""
+    def _place(self, request: Request, index: int, now_s: float) -> Plan:
+        """Add one of the n answers to a request, and say which workers are the least loaded now. Raises Unavailable."""
         generation = request.generation
         codec = self._model(generation.model).codec
         sampling = choice_sampling(generation.sampling, index)
@@ -157,81 +209,60 @@ class Dispatcher:
             index=index,
             prompt=generation.prompt,
             sampling=sampling,
-            plan=plan(self._links.snapshot()),
             deadline_s=now_s + generation.timeout_s,
         )
-        for worker_id in (spec.plan.prefill_id, spec.plan.decode_id):
-            if (link := self._links.get(worker_id)) is not None:
-                link.assigned_requests += 1
-                link.assigned_tokens += len(spec.prompt)
-                self._charged[spec.run_id, worker_id] = link
+        found = plan(self._links.snapshot())
         text = ChoiceText(codec, stops=sampling.stop, min_tokens=sampling.min_tokens, prompt=spec.prompt)
-        return ChoiceRun(spec, text, now_s)
+        run = ChoiceRun(spec, text, now_s)
+        request.runs.append(run)
+        self._charges.charge(run, found)
+        return found
 
-    def _discharge(self, run: ChoiceRun, worker_id: str) -> None:
-        link = self._charged.pop((run.run_id, worker_id), None)
-        if link is not None:
-            link.assigned_requests -= 1
-            link.assigned_tokens -= run.prompt_tokens
+    def _go_on(self, request: Request, run: ChoiceRun, found: Plan) -> None:
+        self._runs.pop(run.leg_id, None)
+        self._charges.charge(run, found)
+        actions = run.go_on(found, time.monotonic())
+        self._runs[run.leg_id] = request, run
+        self._do(request, run, actions)
 
-
-class _Request:
-    """One generation that runs; also its :class:`~segue.router.service.Handle`."""
-
-    def __init__(self, dispatcher: Dispatcher, generation: Generation, sink: ResponseSink) -> None:
-        self.request_id = new_request_id()
-        self.generation = generation
-        self.runs: list[ChoiceRun] = []
-        self.over = False
-        self._dispatcher = dispatcher
-        self._sink = sink
-        self._unfinished = generation.n
-        self._unechoed = set(range(generation.n)) if generation.echo else set[int]()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def start_timer(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self.generation.timeout_s, self._dispatcher.expire, self)
-
-    def cancel(self) -> None:
-        if not self.over:
-            self._end()
-
-    def emit(self, run: ChoiceRun, action: Emit) -> None:
-        delta = action.delta
-        if delta.index in self._unechoed:
-            self._unechoed.discard(delta.index)
-            delta.text = (self.generation.prompt_text or "") + delta.text
-        response = GenerateResponse(
-            request_id=self.request_id,
-            request_label=self.generation.label or "",
-            model=self.generation.model,
-            choices=(delta,),
+    def _replan(self, request: Request, run: ChoiceRun, interrupted: Replan) -> None:
+        self._charges.settle(run)
+        now_s = time.monotonic()
+        if interrupted.at_fault:
+            self._links.circuits.failed(interrupted.worker_id, now_s)
+        log.warning(
+            "request_interrupted",
+            request_id=request.request_id,
+            worker_id=interrupted.worker_id,
+            reason=str(interrupted.error),
+            output_tokens=run.output_tokens,
         )
-        if delta.finish_reason:
-            self._unfinished -= 1
-            self._dispatcher.settle(run)
-        if not self._unfinished:
-            response.usage.CopyFrom(self._usage())
-            first = self.runs[0]
-            response.timings.CopyFrom(first.timings.message(first.path, first.output_tokens))
-            self._end()
-        self._sink.on_delta(response)
+        self._look(request, run, interrupted, since_s=now_s, looks=0)
 
-    def fail(self, error: SegueError) -> None:
-        if not self.over:
-            self._end()
-            self._sink.on_error(error)
-
-    def _usage(self) -> Usage:
-        return Usage(
-            prompt_tokens=len(self.generation.prompt),
-            cached_prompt_tokens=self.runs[0].timings.cached_prompt_tokens,
-            output_tokens=sum(run.output_tokens for run in self.runs),
+    def _look(self, request: Request, run: ChoiceRun, interrupted: Replan, since_s: float, looks: int) -> None:
+        """Find workers for an interrupted answer; look again until there are some or patience is at its end."""
+        if request.over:
+            return
+        interruption = Interruption(
+            times=run.timings.interruptions,
+            waited_s=time.monotonic() - since_s,
+            looks=looks,
+            left=frozenset({interrupted.worker_id}),
         )
+        match self._continuation.decide(interruption, self._links.snapshot()):
+            case Resume(plan=found):
+                self._go_on(request, run, found)
+            case Wait(seconds=seconds):
+                loop = asyncio.get_running_loop()
+                loop.call_later(seconds, self._look, request, run, interrupted, since_s, looks + 1)
+            case GiveUp(why=why):
+                error = interrupted.error
+                request.fail(type(error)(f"{error}; {why}"))
 
-    def _end(self) -> None:
-        self.over = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._dispatcher.end(self)
+    def _on_transfer_error(self, run: ChoiceRun, output: RequestOutput, now_s: float) -> None:
+        """Decode has computed the prompt again; whose fault was it?"""
+        transfer = output.transfer
+        log.warning("kv_transfer_failed", request_id=run.run_id, error=transfer.error, corrupt=transfer.corrupt)
+        unreachable = transfer.error.startswith(("UNAVAILABLE", "DEADLINE_EXCEEDED"))
+        if run.plan.prefill_id is not None and (transfer.corrupt or unreachable):
+            self._links.circuits.failed(run.plan.prefill_id, now_s)

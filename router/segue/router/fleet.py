@@ -14,7 +14,8 @@ class WorkerView:
     """One worker at one moment.
 
     ``assigned_requests`` and ``assigned_tokens`` are what this router has sent it and not yet seen end: known at
-    once, where ``load`` is as old as the worker's last frame and covers other routers' work too.
+    once, where ``load`` is as old as the worker's last frame and covers other routers' work too. ``spared`` says that
+    the worker's circuit breaker is open.
     """
 
     worker_id: str
@@ -27,6 +28,7 @@ class WorkerView:
     load: Load
     assigned_requests: int
     assigned_tokens: int
+    spared: bool = False
 
     @property
     def ready(self) -> bool:

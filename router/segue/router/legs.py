@@ -1,16 +1,22 @@
-"""One request's sampling parameters, cut into what prefill and what decode are asked for. Pure."""
+"""What prefill and what decode are asked for, at the start of an answer and after any number of its tokens. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from segue.proto.inference_pb2 import Path
+from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import SamplingParams
+from segue.proto.worker_pb2 import Submit
 
 
 def choose_path(sampling: SamplingParams) -> tuple[Path, str]:
-    """Seeded, unless decode's sampler needs to have passed through token 1 itself; then the reason too.
+    """Seeded, unless decode's sampler needs to have passed through all output tokens itself; then the reason too.
 
-    A seed's random state advances with each token, and presence and frequency penalties count output tokens only; a
-    token 1 that decode took for prompt would change both. (The repetition penalty counts prompt and output alike.)
+    A seed's random state advances with each token, and presence and frequency penalties count output tokens only;
+    output tokens that decode took for prompt would change both. (The repetition penalty counts prompt and output
+    alike.)
     """
     reasons = []
     if sampling.HasField("seed") and (not sampling.HasField("temperature") or sampling.temperature > 0):
@@ -24,20 +30,63 @@ def choose_path(sampling: SamplingParams) -> tuple[Path, str]:
     return Path.PATH_SEEDED, ""
 
 
-def prefill_sampling(sampling: SamplingParams) -> SamplingParams:
+@dataclass(frozen=True, slots=True)
+class Legs:
+    """One answer's legs. ``output`` is what the answer has so far; ``timeout_s`` what is left of its deadline.
+
+    On the exact path decode gets the prompt alone and is made to sample ``output`` again, token by token, so that its
+    sampler is in the state it would be in had nothing happened. Otherwise ``output`` is input like the prompt.
+    """
+
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    exact: bool
+
+    def prefill(self, leg_id: str, output: Sequence[int], timeout_s: float) -> Submit:
+        """One token, and the KV cache of what is before it.
+
+        On the exact path and with output, only the KV cache is of use; nothing may then keep the engine from
+        offering it, so the token that comes with it can't be one that ends an answer.
+        """
+        leg = prefill_sampling(self.sampling, len(output))
+        if self.exact and output:
+            leg.ignore_eos = True
+            leg.min_tokens = 0
+            for name in ("stop_token_ids", "logprobs", "structured_outputs"):
+                leg.ClearField(name)
+        return Submit(
+            request_id=leg_id,
+            input_token_ids=self.prompt if self.exact else (*self.prompt, *output),
+            sampling=leg,
+            timeout_s=timeout_s,
+            offer_kv=self.sampling.max_tokens - len(output) > 1 or bool(self.exact and output),
+        )
+
+    def decode(self, leg_id: str, output: Sequence[int], ticket: Ticket | None, timeout_s: float) -> Submit:
+        """The rest, behind a ticket's KV cache; without one, decode computes its input itself."""
+        return Submit(
+            request_id=leg_id,
+            input_token_ids=self.prompt if self.exact else (*self.prompt, *output),
+            sampling=decode_sampling(self.sampling, 0 if self.exact else len(output)),
+            timeout_s=timeout_s,
+            ticket=ticket,
+            forced_token_ids=output if self.exact else (),
+        )
+
+
+def prefill_sampling(sampling: SamplingParams, output_tokens: int = 0) -> SamplingParams:
     """One token, by the same rules."""
     leg = _without_stop_strings(sampling)
     leg.max_tokens = 1
-    leg.min_tokens = min(leg.min_tokens, 1)
+    leg.min_tokens = min(max(0, leg.min_tokens - output_tokens), 1)
     return leg
 
 
-def decode_sampling(sampling: SamplingParams, path: Path) -> SamplingParams:
-    """The rest: all tokens on the exact path, where token 1 is gone through again; else all but token 1."""
+def decode_sampling(sampling: SamplingParams, output_tokens: int) -> SamplingParams:
+    """The rest of an answer of which ``output_tokens`` are input."""
     leg = _without_stop_strings(sampling)
-    if path == Path.PATH_SEEDED:
-        leg.max_tokens -= 1
-        leg.min_tokens = max(0, leg.min_tokens - 1)
+    leg.max_tokens -= output_tokens
+    leg.min_tokens = max(0, leg.min_tokens - output_tokens)
     return leg
 
 

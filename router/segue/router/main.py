@@ -19,6 +19,7 @@ from segue.base.process import on_stop_signals
 from segue.proto import inference_pb2
 from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
 from segue.proto.worker_pb2_grpc import add_WorkerHubServicer_to_server
+from segue.router.continuation import ContinuationPolicy
 from segue.router.dispatcher import Dispatcher
 from segue.router.grpc_api import InferenceService
 from segue.router.limits import Limits
@@ -69,7 +70,8 @@ class _Router:
         limits = Limits(default_timeout_s=settings.default_timeout_s)
         models = Models(settings.model_name, codec, created_unix_s=int(time.time()))
         links = WorkerLinks()
-        dispatcher = Dispatcher(links, models.__getitem__, settings.max_concurrent_requests)
+        continuation = ContinuationPolicy(settings.max_continuations, settings.continuation_patience_s)
+        dispatcher = Dispatcher(links, models.__getitem__, settings.max_concurrent_requests, continuation)
         hub = WorkerHub(settings.router_id, settings.worker_lease_s, links, dispatcher, models)
 
         workers = _new_server(_MAX_FRAME_BYTES)
@@ -96,10 +98,13 @@ class _Router:
         log.info("serving", model=settings.model_name, http=http_port, grpc=grpc_port, workers=worker_port)
 
         on_stop_signals(asyncio.get_running_loop(), self._stop.set)
-        await self._stop.wait()
-        log.info("draining", requests=dispatcher.running_requests)
-        await health.enter_graceful_shutdown()
-        await dispatcher.drain(settings.drain_timeout_s)
+        async with asyncio.TaskGroup() as tasks:
+            leases = tasks.create_task(dispatcher.keep_leases(), name="leases")
+            await self._stop.wait()
+            log.info("draining", requests=dispatcher.running_requests)
+            await health.enter_graceful_shutdown()
+            await dispatcher.drain(settings.drain_timeout_s)
+            leases.cancel()
         await runner.cleanup()
         await public.stop(grace=1.0)
         # Streams that the server cut would still be unwinding when the loop closes.

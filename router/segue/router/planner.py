@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from segue.base.errors import Unavailable
@@ -11,28 +12,38 @@ from segue.router.fleet import FleetSnapshot, WorkerView
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The decode worker is chosen with the prefill worker, so that it can be told before prefill ends."""
+    """The decode worker is chosen with the prefill worker, so that it can be told before prefill ends.
 
-    prefill_id: str
+    Without a prefill worker (``None``) decode computes the prompt itself.
+    """
+
+    prefill_id: str | None
     decode_id: str
 
 
-def plan(fleet: FleetSnapshot) -> Plan:
-    """The least loaded worker of each pool.
+def plan(fleet: FleetSnapshot, avoid: Collection[str] = ()) -> Plan:
+    """The least loaded worker of each pool, if need be one that is to be avoided or spared.
+
+    With no prefill worker at all the prompt is computed on decode: slower, and better than no answer.
 
     Raises:
-        Unavailable: a pool has no ready worker.
+        Unavailable: no decode worker is ready.
     """
-    pools = {"prefill": fleet.ready(Role.ROLE_PREFILL), "decode": fleet.ready(Role.ROLE_DECODE)}
-    empty = [name for name, workers in pools.items() if not workers]
-    if empty:
+    prefill = _usable(fleet.ready(Role.ROLE_PREFILL), avoid)
+    decode = _usable(fleet.ready(Role.ROLE_DECODE), avoid)
+    if not decode:
         attached = ", ".join(f"{worker.worker_id} ({worker.detail})" for worker in fleet.workers) or "none"
-        raise Unavailable(
-            f"no {' and no '.join(empty)} worker is ready; attached workers: {attached}; try again when they are"
-        )
-    prefill = min(pools["prefill"], key=_prefill_load)
-    decode = min(pools["decode"], key=_decode_load)
-    return Plan(prefill.worker_id, decode.worker_id)
+        raise Unavailable(f"no decode worker is ready; attached workers: {attached}; try again when one is")
+    return Plan(
+        min(prefill, key=_prefill_load).worker_id if prefill else None,
+        min(decode, key=_decode_load).worker_id,
+    )
+
+
+def _usable(ready: Sequence[WorkerView], avoid: Collection[str]) -> Sequence[WorkerView]:
+    """The best that there is: neither avoided nor spared, else not avoided, else any."""
+    others = [worker for worker in ready if worker.worker_id not in avoid]
+    return [worker for worker in others if not worker.spared] or others or ready
 
 
 def _prefill_load(worker: WorkerView) -> tuple[int, int, str]:

@@ -41,6 +41,8 @@ class HubListener(Protocol):
 
     def on_worker_lost(self, link: WorkerLink) -> None: ...
 
+    def on_worker_state(self, link: WorkerLink) -> None: ...
+
 
 class WorkerHub(WorkerHubServicer):
     """Serves each worker's stream until it ends or goes silent for longer than its lease."""
@@ -174,6 +176,7 @@ class WorkerHub(WorkerHubServicer):
         if became_ready:
             log.info("worker_ready", worker_id=link.worker_id, engine=status.facts.engine)
             self._models.learn(status.facts)
+        self._listener.on_worker_state(link)
 
 
 async def _read(context: _Context) -> WorkerFrame | None:

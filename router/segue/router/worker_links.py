@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 
 import grpc
 
-from segue.proto.kv_transfer_pb2 import ReleaseRequest, Ticket
-from segue.proto.worker_pb2 import EngineFacts, Load, Register, RouterFrame, Status, Submit
+from segue.proto.kv_transfer_pb2 import ReleaseRequest, RenewRequest, Ticket
+from segue.proto.worker_pb2 import EngineFacts, Load, Register, RouterFrame, Status, Submit, WorkerState
+from segue.router.circuits import Circuits
 from segue.router.fleet import FleetSnapshot, WorkerView
 
 
@@ -35,6 +37,10 @@ class WorkerLink:
     def facts(self) -> EngineFacts:
         return self.status.facts
 
+    @property
+    def ready(self) -> bool:
+        return self.status.state == WorkerState.WORKER_STATE_READY
+
     def submit(self, submit: Submit) -> None:
         self._frame.submit.append(submit)
         self._filled.set()
@@ -46,6 +52,18 @@ class WorkerLink:
     def release(self, ticket: Ticket, reason: str) -> None:
         release = ReleaseRequest(ticket_id=ticket.ticket_id, producer_epoch=ticket.producer_epoch, reason=reason)
         self._frame.release.append(release)
+        self._filled.set()
+
+    def renew(self, tickets: Iterable[Ticket]) -> None:
+        """Extend the leases of what this worker offered; tickets of an earlier life of it are left out."""
+        epoch = self.register.epoch
+        names = [ticket.ticket_id for ticket in tickets if ticket.producer_epoch == epoch]
+        if names:
+            self._frame.renew.append(RenewRequest(ticket_ids=names, producer_epoch=epoch))
+            self._filled.set()
+
+    def move(self, request_id: str) -> None:
+        self._frame.move_request_ids.append(request_id)
         self._filled.set()
 
     def close(self, reason: str) -> None:
@@ -66,7 +84,7 @@ class WorkerLink:
         self._filled.clear()
         return frame
 
-    def view(self) -> WorkerView:
+    def view(self, spared: bool = False) -> WorkerView:
         return WorkerView(
             worker_id=self.register.worker_id,
             epoch=self.register.epoch,
@@ -78,13 +96,15 @@ class WorkerLink:
             load=self.load,
             assigned_requests=self.assigned_requests,
             assigned_tokens=self.assigned_tokens,
+            spared=spared,
         )
 
 
 class WorkerLinks:
-    """The attached workers by id."""
+    """The attached workers by id, and the circuit breakers of those that have failed lately."""
 
     def __init__(self) -> None:
+        self.circuits = Circuits()
         self._links: dict[str, WorkerLink] = {}
 
     def __iter__(self) -> Iterator[WorkerLink]:
@@ -104,4 +124,6 @@ class WorkerLinks:
         return True
 
     def snapshot(self) -> FleetSnapshot:
-        return FleetSnapshot(tuple(link.view() for link in self._links.values()))
+        now_s, spares = time.monotonic(), self.circuits.spares
+        links = self._links.values()
+        return FleetSnapshot(tuple(link.view(spares(link.worker_id, link.assigned_requests, now_s)) for link in links))
