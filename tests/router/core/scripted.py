@@ -28,6 +28,7 @@ from segue.proto.worker_pb2 import (
     WorkerState,
 )
 from segue.proto.worker_pb2_grpc import WorkerHubStub, add_WorkerHubServicer_to_server
+from segue.router.continuation import ContinuationPolicy
 from segue.router.dispatcher import Dispatcher
 from segue.router.grpc_api import InferenceService
 from segue.router.limits import Limits
@@ -46,14 +47,24 @@ FACTS = EngineFacts(
     engine="scripted", model=MODEL, max_model_len_tokens=4096, vocab_size=2048, layout=LAYOUT, transport="grpc"
 )
 
+IMPATIENT = ContinuationPolicy(patience_s=0.2)
+
 # What the model of both pools answers: prompt and sampling in, all output tokens out.
 Answer = Callable[[Sequence[int], SamplingParams], Sequence[int]]
 
 
 def counting(prompt: Sequence[int], sampling: SamplingParams) -> list[int]:
-    """An endless answer that depends on the whole prompt and on the seed."""
-    start = sum(prompt) + 37 * sampling.seed
-    return [100 + (start + 7 * step) % 1500 for step in range(sampling.max_tokens + 1)]
+    """An endless answer, each token of which depends on the one before it and on the seed, as if from a model."""
+    tokens, last = [], prompt[-1]
+    for _ in range(sampling.max_tokens + 1):
+        last = 100 + (3 * last + 7 + 37 * sampling.seed) % 1500
+        tokens.append(last)
+    return tokens
+
+
+def telling(story: Sequence[int], prompt: Sequence[int]) -> Answer:
+    """The same answer to ``prompt`` whatever of it is input already."""
+    return lambda tokens, sampling: story[len(tokens) - len(prompt) :]
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
@@ -88,6 +99,8 @@ class ScriptedWorker:
         self.submits: dict[str, Submit] = {}
         self.aborted_at_s: dict[str, float] = {}
         self.releases: list[ReleaseRequest] = []
+        self.renewed: list[str] = []
+        self.asked_to_move: list[str] = []
         self.offered: dict[str, Ticket] = {}
         self.outbox = Outbox()
         self.lease_s = 0.0
@@ -138,6 +151,8 @@ class ScriptedWorker:
                 if (task := self._answers.get(request_id)) is not None:
                     task.cancel()
             self.releases.extend(frame.release)
+            self.renewed.extend(name for renew in frame.renew for name in renew.ticket_ids)
+            self.asked_to_move.extend(frame.move_request_ids)
 
     async def _write(self) -> None:
         while True:
@@ -172,10 +187,10 @@ class ScriptedWorker:
         return [output]
 
     def decode(self, submit: Submit) -> list[RequestOutput]:
-        """The answer from where the ticket ends: its token 1 again if that is forced, else from token 2 on."""
-        prompt = submit.input_token_ids[: submit.ticket.tokens]
-        tokens = self.answer(prompt, submit.sampling)
-        left = tokens[0 if submit.forced_token_ids else 1 :][: submit.sampling.max_tokens]
+        """The answer behind the input; what is forced comes first, and what follows is as if it had been sampled."""
+        forced = submit.forced_token_ids
+        tokens = [*forced, *self.answer([*submit.input_token_ids, *forced], submit.sampling)]
+        left = tokens[: submit.sampling.max_tokens]
         outputs = [one_token(submit, token) for token in left]
         last = outputs[-1]
         if left[-1] == EOS:
@@ -266,10 +281,11 @@ async def running_router(
     lease_s: float = 5.0,
     max_concurrent_requests: int = 64,
     limits: Limits | None = None,
+    continuation: ContinuationPolicy | None = None,
 ) -> AsyncIterator[Router]:
     links = WorkerLinks()
     models = Models(MODEL, codec, created_unix_s=7)
-    dispatcher = Dispatcher(links, models.__getitem__, max_concurrent_requests)
+    dispatcher = Dispatcher(links, models.__getitem__, max_concurrent_requests, continuation or IMPATIENT)
     hub_server, public_server = grpc.aio.server(), grpc.aio.server()
     add_WorkerHubServicer_to_server(WorkerHub("router-1", lease_s, links, dispatcher, models), hub_server)
     add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits or Limits()), public_server)

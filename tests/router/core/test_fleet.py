@@ -14,7 +14,7 @@ from segue.proto.kv_transfer_pb2 import BlockLayout
 from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
 from segue.router.fleet import FleetSnapshot, WorkerView, mismatch
 from segue.router.models import Models
-from segue.router.planner import plan
+from segue.router.planner import Plan, plan
 from segue.router.readiness import readiness
 from segue.router.text.tokenizer import TextCodec
 from tests.router.core.scripted import FACTS, LAYOUT
@@ -42,18 +42,16 @@ def fleet(*workers: WorkerView) -> FleetSnapshot:
 @pytest.mark.parametrize(
     ("workers", "named", "unnamed"),
     [
-        ((), ["no prefill and no decode worker is ready", "attached workers: none"], []),
+        ((), ["no decode worker is ready", "attached workers: none"], []),
         ((prefill(0),), ["no decode worker is ready", "prefill-0"], ["no prefill"]),
-        ((decode(0),), ["no prefill worker is ready", "decode-0"], ["no decode"]),
         (
             (prefill(0), decode(0, state=WorkerState.WORKER_STATE_LOADING, detail="reading weights")),
             ["no decode worker is ready", "decode-0 (reading weights)"],
             ["no prefill"],
         ),
-        ((prefill(0, state=WorkerState.WORKER_STATE_DRAINING), decode(0)), ["no prefill worker is ready"], []),
     ],
 )
-def test_a_pool_without_a_ready_worker_is_named(
+def test_a_decode_pool_without_a_ready_worker_is_named(
     workers: tuple[WorkerView, ...], named: list[str], unnamed: list[str]
 ) -> None:
     with pytest.raises(Unavailable) as caught:
@@ -62,6 +60,28 @@ def test_a_pool_without_a_ready_worker_is_named(
         assert words in caught.value.message
     for words in unnamed:
         assert words not in caught.value.message
+
+
+@pytest.mark.parametrize("others", [(), (prefill(0, state=WorkerState.WORKER_STATE_DRAINING),)])
+def test_without_a_prefill_worker_decode_computes_the_prompt(others: tuple[WorkerView, ...]) -> None:
+    assert plan(fleet(decode(0), *others)) == Plan(None, "decode-0")
+
+
+@pytest.mark.parametrize(
+    ("prefills", "avoid", "chosen"),
+    [
+        ((prefill(0), prefill(1)), {"prefill-0"}, "prefill-1"),
+        ((prefill(0, spared=True), prefill(1, assigned_tokens=99)), set[str](), "prefill-1"),
+        # Rather one that is spared than the one that has just failed this request; rather that one than none.
+        ((prefill(0, spared=True), prefill(1)), {"prefill-1"}, "prefill-0"),
+        ((prefill(0),), {"prefill-0"}, "prefill-0"),
+        ((prefill(0, spared=True),), set[str](), "prefill-0"),
+    ],
+)
+def test_workers_that_fail_are_left_out_as_long_as_there_are_others(
+    prefills: tuple[WorkerView, ...], avoid: set[str], chosen: str
+) -> None:
+    assert plan(fleet(*prefills, decode(0)), avoid).prefill_id == chosen
 
 
 @pytest.mark.parametrize(
@@ -98,7 +118,7 @@ def test_equal_workers_share_equally(prefills: int, decodes: int, requests: int,
     chosen: Counter[str] = Counter()
     for _ in range(requests):
         made = plan(fleet(*views.values()))
-        for worker_id in (made.prefill_id, made.decode_id):
+        for worker_id in (str(made.prefill_id), made.decode_id):
             view = views[worker_id]
             views[worker_id] = replace(
                 view,
@@ -126,6 +146,7 @@ some_workers = st.lists(
         load=loads,
         assigned_requests=st.integers(0, 3),
         assigned_tokens=st.integers(0, 9),
+        spared=st.booleans(),
     ),
     max_size=6,
 )
@@ -137,9 +158,13 @@ def test_a_plan_names_ready_workers_of_the_right_pool_whatever_their_order(worke
     try:
         made = plan(fleet(*workers))
     except Unavailable:
-        assert set(ready.values()) != {Role.ROLE_PREFILL, Role.ROLE_DECODE}
+        assert Role.ROLE_DECODE not in ready.values()
         return
-    assert (ready[made.prefill_id], ready[made.decode_id]) == (Role.ROLE_PREFILL, Role.ROLE_DECODE)
+    assert ready[made.decode_id] == Role.ROLE_DECODE
+    if made.prefill_id is None:
+        assert Role.ROLE_PREFILL not in ready.values()
+    else:
+        assert ready[made.prefill_id] == Role.ROLE_PREFILL
     random.shuffle(workers)
     assert plan(fleet(*workers)) == made
 

@@ -25,7 +25,7 @@ from segue.proto.inference_pb2_grpc import InferenceStub
 from segue.proto.sampling_pb2 import FinishReason, SamplingParams
 from segue.router.limits import Limits
 from segue.router.text.tokenizer import TextCodec
-from tests.router.core.scripted import EOS, Router, ScriptedWorker, counting, running_router, until
+from tests.router.core.scripted import EOS, Router, ScriptedWorker, counting, one_token, running_router, telling, until
 
 if TYPE_CHECKING:  # A name of the stubs for the type checker only.
     from segue.proto.inference_pb2_grpc import InferenceAsyncStub
@@ -139,7 +139,7 @@ async def test_a_decode_worker_that_replays_another_token_1_fails_the_request(
     router: Router, stub: InferenceAsyncStub
 ) -> None:
     await router.attach_pair()
-    router.workers["decode-0"].answer = lambda prompt, sampling: [999, 5, 6, 7, 8]
+    router.workers["decode-0"].decode = lambda submit: [one_token(submit, 999)]  # type: ignore[method-assign]
     code, details, word = await refused(stub.Generate(ask(seed=3)))
     assert (code, word) == (grpc.StatusCode.INTERNAL, "internal_error")
     assert "999" in details
@@ -186,7 +186,7 @@ async def test_a_stop_string_ends_the_answer_and_frees_decode(
     codec = router.models["tiny"].codec
     story = codec.encode("the first line\nthe second line and more of it", add_special_tokens=False)
     for worker in pair:
-        worker.answer = lambda prompt, sampling: story
+        worker.answer = telling(story, PROMPT)
     responses = await collect(stub.Generate(ask(len(story), stop=["\nthe sec", "zzz"])))
     assert text_of(responses) == "the first line"
     last = responses[-1].choices[0]
@@ -201,7 +201,7 @@ async def test_an_endless_worker_is_aborted_when_a_stop_string_came(
     codec = router.models["tiny"].codec
     story = codec.encode("a b c d e f", add_special_tokens=False)
     for worker in pair:
-        worker.answer = lambda prompt, sampling: [*story, *[300] * 500]
+        worker.answer = telling([*story, *[300] * 500], PROMPT)
     await stub.GenerateUnary(ask(500, stop=[" d"]))
     await until(lambda: pair[1].aborted_at_s)
 
@@ -211,7 +211,7 @@ async def test_a_stop_token_counts_but_is_not_text(
     router: Router, stub: InferenceAsyncStub, pair: Pair, codec: TextCodec, at: int
 ) -> None:
     for worker in pair:
-        worker.answer = lambda prompt, sampling: [*[300, 301, 302][:at], EOS]
+        worker.answer = telling([*[300, 301, 302][:at], EOS], PROMPT)
     responses = await collect(stub.Generate(ask(8)))
     assert tokens_of(responses) == [*[300, 301, 302][:at], EOS]
     assert text_of(responses) == codec.decode([300, 301, 302][:at])
@@ -384,7 +384,7 @@ async def test_a_bad_request_is_refused_by_name_and_leaves_the_router_serving(
 async def test_without_workers_a_call_is_refused_at_once(router: Router, stub: InferenceAsyncStub) -> None:
     code, details, word = await refused(stub.Generate(ask()))
     assert (code, word) == (grpc.StatusCode.UNAVAILABLE, "service_unavailable")
-    assert "no prefill and no decode worker is ready" in details
+    assert "no decode worker is ready" in details
 
 
 async def test_models_and_tokens_can_be_asked_for(stub: InferenceAsyncStub, codec: TextCodec, pair: Pair) -> None:

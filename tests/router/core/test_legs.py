@@ -58,11 +58,10 @@ def test_prefill_is_asked_for_one_token_by_the_same_rules(sampling: SamplingPara
     assert _others(leg) == _others(sampling)
 
 
-@given(sampling_params, st.sampled_from([Path.PATH_SEEDED, Path.PATH_EXACT]))
-def test_decode_is_asked_for_what_prefill_left(sampling: SamplingParams, path: Path) -> None:
-    sampling.max_tokens += 1
-    leg = decode_sampling(sampling, path)
-    passed = 1 if path == Path.PATH_SEEDED else 0
+@given(sampling_params, st.integers(0, 9))
+def test_decode_is_asked_for_what_is_left(sampling: SamplingParams, passed: int) -> None:
+    sampling.max_tokens += passed
+    leg = decode_sampling(sampling, passed)
     assert leg.max_tokens == sampling.max_tokens - passed
     assert leg.min_tokens == max(0, sampling.min_tokens - passed)
     assert _others(leg) == _others(sampling)
@@ -72,7 +71,7 @@ def test_decode_is_asked_for_what_prefill_left(sampling: SamplingParams, path: P
 def test_stop_strings_are_the_routers_own_business(sampling: SamplingParams) -> None:
     before = SamplingParams.FromString(sampling.SerializeToString())
     assert not prefill_sampling(sampling).stop
-    assert not decode_sampling(sampling, Path.PATH_EXACT).stop
+    assert not decode_sampling(sampling, 0).stop
     assert sampling == before
 
 
