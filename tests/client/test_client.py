@@ -181,3 +181,11 @@ def test_every_error_of_the_router_comes_back_as_itself(error: SegueError, told:
         assert back.code == error.code
         # A bad request may be told more exactly than it was raised, never as another kind of fault.
         assert isinstance(back, ClientFault) if isinstance(error, ClientFault) else type(back) is type(error)
+
+
+def test_a_refusal_says_when_to_come_back() -> None:
+    metadata = grpc.aio.Metadata(("segue-error-code", "overloaded"), ("retry-after-ms", "2500"))
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    back = from_rpc_error(grpc.aio.AioRpcError(status, grpc.aio.Metadata(), metadata, "busy", None))
+    assert isinstance(back, Overloaded)
+    assert back.retry_after_s == 2.5

@@ -60,6 +60,10 @@ ServedName = Annotated[
 TransportOption = Annotated[Transport, typer.Option(help="How the KV cache travels from prefill to decode.")]
 KvCacheGib = Annotated[float, typer.Option(min=0.01, help="KV cache of each CPU worker, in GiB. GPUs size their own.")]
 DrainTimeout = Annotated[float, typer.Option(min=0, help="Seconds a drain may take before what is left is dropped.")]
+MaxQueue = Annotated[
+    float,
+    typer.Option("--max-queue-s", min=0.001, help="Requests that would wait longer for the cluster get a 429."),
+]
 DieWithParent = Annotated[int, typer.Option("--die-with-parent", metavar="PID", hidden=True)]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="auto: text on a terminal, JSON elsewhere.")]
 EngineArg = Annotated[

@@ -17,6 +17,7 @@ from segue.cli.options import (
     EngineArg,
     EngineKind,
     KvCacheGib,
+    MaxQueue,
     Model,
     ServedName,
     Transport,
@@ -44,6 +45,7 @@ def up(
     prefill_engine_arg: Annotated[list[str], typer.Option(help="As --engine-arg, prefill only.")] = [],  # noqa: B006
     decode_engine_arg: Annotated[list[str], typer.Option(help="As --engine-arg, decode only.")] = [],  # noqa: B006
     kv_cache_gib: KvCacheGib = 1.0,
+    max_queue_s: MaxQueue = 5.0,
     drain_timeout: DrainTimeout = 10.0,
     on_death: Annotated[
         DeathPolicy, typer.Option(help="When a process dies: end the cluster, or restart it.")
@@ -80,7 +82,7 @@ def up(
             host=host,
             prefill=PoolSettings(prefill, as_flags("--engine-arg", prefill_engine_arg)),
             decode=PoolSettings(decode, as_flags("--engine-arg", decode_engine_arg)),
-            router_args=("--served-model-name", name),
+            router_args=("--served-model-name", name, "--max-queue-s", f"{max_queue_s:g}"),
             worker_args=(
                 *("--transport", transport.value, "--engine", engine.value),
                 *as_flags("--engine-arg", engine_arg),

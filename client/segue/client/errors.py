@@ -41,6 +41,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> SegueError:
     code = metadata.get("segue-error-code")
     kind = _BY_CODE.get(str(code)) or _BY_STATUS.get(error.code(), InternalError)
     raised = kind(error.details() or error.code().name)
+    if isinstance(raised, Overloaded) and (retry_after_ms := metadata.get("retry-after-ms")) is not None:
+        raised.retry_after_s = int(retry_after_ms) / 1000
     if code is not None:
         raised.code = str(code)
     return raised

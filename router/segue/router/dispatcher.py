@@ -12,6 +12,7 @@ from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
 from segue.proto.worker_pb2 import RequestOutput, Role, WorkerState
 from segue.router.actions import Abort, Action, Emit, Fail, Move, Release, Replan, Send
+from segue.router.admission import Admission, Demand
 from segue.router.charges import Charges
 from segue.router.choice_run import ChoiceRun, ChoiceSpec, Phase
 from segue.router.continuation import ContinuationPolicy, GiveUp, Interruption, Resume, Wait
@@ -37,10 +38,12 @@ class Dispatcher:
         model: Callable[[str], ServedModel],
         max_concurrent_requests: int,
         continuation: ContinuationPolicy | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self._links = links
         self._model = model
         self._max_concurrent_requests = max_concurrent_requests
+        self._admission = admission or Admission()
         self._continuation = continuation or ContinuationPolicy()
         self._requests: dict[str, Request] = {}
         self._runs: dict[str, tuple[Request, ChoiceRun]] = {}  # By the id of their present leg.
@@ -50,13 +53,18 @@ class Dispatcher:
         self._idle.set()
         self._draining = False
 
-    def start(self, generation: Generation, sink: ResponseSink) -> Request:
+    def admit(self, demand: Demand) -> None:
         if self._draining:
             raise Unavailable("this router is shutting down; send the request to another one")
         if len(self._requests) >= self._max_concurrent_requests:
             raise Overloaded(
                 f"{len(self._requests)} requests are running, which is this router's limit; try again in a second"
             )
+        if (refusal := self._admission.refusal(self._links.snapshot(), demand)) is not None:
+            raise Overloaded(refusal.reason, retry_after_s=refusal.retry_after_s)
+
+    def start(self, generation: Generation, sink: ResponseSink) -> Request:
+        self.admit(generation.demand())
         now_s = time.monotonic()
         request = Request(self, generation, sink)
         plans = [self._place(request, index, now_s) for index in range(generation.n)]

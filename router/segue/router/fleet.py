@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from segue.kv_transfer.layout import layout_differences
 from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
+from segue.router.rates import UNMEASURED, Rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class WorkerView:
     assigned_requests: int
     assigned_tokens: int
     spared: bool = False
+    rates: Rates = UNMEASURED
 
     @property
     def ready(self) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Mapping
 from typing import NoReturn
 
 import grpc
 import grpc.aio
 
-from segue.base.errors import InternalError, InvalidRequest, SegueError
+from segue.base.errors import InternalError, InvalidRequest, Overloaded, SegueError
 from segue.base.logging import get_logger
 from segue.proto.inference_pb2 import (
     ChatMessages,
@@ -22,6 +23,7 @@ from segue.proto.inference_pb2 import (
     TokenizeResponse,
 )
 from segue.proto.inference_pb2_grpc import InferenceServicer
+from segue.router.admission import Demand
 from segue.router.limits import (
     Limits,
     ModelFacts,
@@ -112,17 +114,15 @@ class InferenceService(InferenceServicer):
         prompt = _prompt_of(request, kind)
         n = request.n or 1
         check_counts(self._limits, n=n)
+        timeout_s = self._timeout_s(context)
+        # Before the prompt is tokenised: a refusal is to cost next to nothing.
+        self._service.admit(Demand(timeout_s, n=n))
         token_ids = await read_prompt(model.codec, prompt, max_model_len_tokens=model.max_model_len_tokens)
         check_prompt(token_ids, facts)
         sampling = complete_sampling(request.sampling, prompt_tokens=len(token_ids), model=facts, limits=self._limits)
         echoed = None
         if request.echo:
             echoed = request.text if kind == "text" else model.codec.decode(token_ids)
-        remaining_s = context.time_remaining()
-        if remaining_s is None:
-            timeout_s = self._limits.default_timeout_s
-        else:
-            timeout_s = check_timeout_s(min(remaining_s, self._limits.max_timeout_s), self._limits, "deadline")
         return Generation(
             model=model.id,
             prompt=token_ids,
@@ -131,8 +131,14 @@ class InferenceService(InferenceServicer):
             n=n,
             echo=request.echo,
             label=request.request_label or None,
-            timeout_s=timeout_s,
+            timeout_s=self._timeout_s(context),
         )
+
+    def _timeout_s(self, context: _GenerateContext) -> float:
+        remaining_s = context.time_remaining()
+        if remaining_s is None:
+            return self._limits.default_timeout_s
+        return check_timeout_s(min(remaining_s, self._limits.max_timeout_s), self._limits, "deadline")
 
 
 class MergingSink:
@@ -205,6 +211,10 @@ def _prompt_of(request: GenerateRequest | TokenizeRequest, kind: str | None) -> 
 async def _abort(context: grpc.aio.ServicerContext, error: SegueError) -> NoReturn:  # type: ignore[type-arg]
     if isinstance(error, InternalError):
         log.error("request_failed", error=error.message)
-    metadata = (("segue-error-code", error.code),)
+    metadata: tuple[tuple[str, str], ...] = (("segue-error-code", error.code),)
+    if isinstance(error, Overloaded):
+        milliseconds = str(math.ceil(1000 * error.retry_after_s))
+        # For people's programs, and for gRPC's own retries in clients that have them switched on.
+        metadata += (("retry-after-ms", milliseconds), ("grpc-retry-pushback-ms", milliseconds))
     await context.abort(error.grpc_status, error.message, metadata)
     raise AssertionError("unreachable: abort raises")

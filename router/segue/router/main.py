@@ -19,6 +19,7 @@ from segue.base.process import on_stop_signals
 from segue.proto import inference_pb2
 from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
 from segue.proto.worker_pb2_grpc import add_WorkerHubServicer_to_server
+from segue.router.admission import Admission
 from segue.router.continuation import ContinuationPolicy
 from segue.router.dispatcher import Dispatcher
 from segue.router.grpc_api import InferenceService
@@ -71,7 +72,8 @@ class _Router:
         models = Models(settings.model_name, codec, created_unix_s=int(time.time()))
         links = WorkerLinks()
         continuation = ContinuationPolicy(settings.max_continuations, settings.continuation_patience_s)
-        dispatcher = Dispatcher(links, models.__getitem__, settings.max_concurrent_requests, continuation)
+        admission = Admission(settings.max_queue_s)
+        dispatcher = Dispatcher(links, models.__getitem__, settings.max_concurrent_requests, continuation, admission)
         hub = WorkerHub(settings.router_id, settings.worker_lease_s, links, dispatcher, models)
 
         workers = _new_server(_MAX_FRAME_BYTES)

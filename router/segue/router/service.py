@@ -9,6 +9,7 @@ from typing import Protocol
 from segue.base.errors import ModelNotFound, SegueError
 from segue.proto.inference_pb2 import GenerateResponse
 from segue.proto.sampling_pb2 import SamplingParams
+from segue.router.admission import Demand
 from segue.router.text.tokenizer import TextCodec
 
 
@@ -44,6 +45,10 @@ class Generation:
     label: str | None
     timeout_s: float
 
+    def demand(self) -> Demand:
+        """What it wants of the cluster."""
+        return Demand(self.timeout_s, len(self.prompt), self.sampling.max_tokens, self.n)
+
 
 class ResponseSink(Protocol):
     """Where one generation's answer goes. Called on the event loop; never blocks and never raises.
@@ -69,6 +74,12 @@ class Handle(Protocol):
 
 class GenerationService(Protocol):
     """The core."""
+
+    def admit(self, demand: Demand) -> None:
+        """Raises the error that :meth:`start` would raise now for such a request: Overloaded or Unavailable.
+
+        Asked before a prompt is tokenised, so that a refusal costs next to nothing.
+        """
 
     def start(self, generation: Generation, sink: ResponseSink) -> Handle:
         """Run a generation. Raises SegueError (e.g. Unavailable) when it can't be taken at all."""

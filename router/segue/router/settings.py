@@ -22,6 +22,9 @@ class RouterSettings(BaseModel):
     worker_port: int = Field(9100, ge=0, le=65535, description="Workers attach here; keep it away from clients.")
     worker_lease_s: float = Field(5.0, gt=1, description="A worker unheard of for this long is dropped.")
     max_concurrent_requests: int = Field(1024, ge=1, description="Beyond it, requests are refused with 429.")
+    max_queue_s: float = Field(
+        5.0, gt=0, description="Requests that would wait longer for the cluster are refused with 429."
+    )
     max_continuations: int = Field(3, ge=0, description="How often one answer goes on after it lost a worker.")
     continuation_patience_s: float = Field(
         10.0, ge=0, description="Seconds an interrupted answer waits for a pool that has no worker."

@@ -160,6 +160,7 @@ class WorkerHub(WorkerHubServicer):
         if frame.HasField("status"):
             self._on_status(link, frame.status)
         if frame.outputs:
+            link.meter.answered(frame.outputs, time.monotonic())
             self._listener.on_outputs(link, frame.outputs)
 
     def _on_status(self, link: WorkerLink, status: Status) -> None:

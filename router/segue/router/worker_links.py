@@ -12,6 +12,7 @@ from segue.proto.kv_transfer_pb2 import ReleaseRequest, RenewRequest, Ticket
 from segue.proto.worker_pb2 import EngineFacts, Load, Register, RouterFrame, Status, Submit, WorkerState
 from segue.router.circuits import Circuits
 from segue.router.fleet import FleetSnapshot, WorkerView
+from segue.router.rates import RateMeter
 
 
 class WorkerLink:
@@ -24,6 +25,7 @@ class WorkerLink:
         self.heard_at_s = 0.0
         self.assigned_requests = 0
         self.assigned_tokens = 0
+        self.meter = RateMeter(register.role)
         self.closed = ""
         self.close_status = grpc.StatusCode.ABORTED
         self._frame = RouterFrame()
@@ -43,10 +45,12 @@ class WorkerLink:
 
     def submit(self, submit: Submit) -> None:
         self._frame.submit.append(submit)
+        self.meter.sent(submit, time.monotonic())
         self._filled.set()
 
     def abort(self, request_id: str) -> None:
         self._frame.abort_request_ids.append(request_id)
+        self.meter.aborted(request_id)
         self._filled.set()
 
     def release(self, ticket: Ticket, reason: str) -> None:
@@ -97,6 +101,7 @@ class WorkerLink:
             assigned_requests=self.assigned_requests,
             assigned_tokens=self.assigned_tokens,
             spared=spared,
+            rates=self.meter.rates,
         )
 
 

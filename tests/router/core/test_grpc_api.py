@@ -313,6 +313,8 @@ async def test_beyond_the_limit_a_call_is_refused_and_the_others_go_on(codec: Te
         code, details, word = await refused(stub.Generate(ask()))
         assert (code, word) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
         assert "2 requests are running" in details
+        trailer = dict(await stub.GenerateUnary(ask()).trailing_metadata())
+        assert trailer["retry-after-ms"] == "1000"
         decode.go.set()
         assert await asyncio.gather(*running) == [grpc.StatusCode.OK] * 2
         router.assert_idle()

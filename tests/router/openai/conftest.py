@@ -13,6 +13,7 @@ from segue.base.errors import SegueError
 from segue.engine.embedded_model import ensure_embedded_model
 from segue.proto.inference_pb2 import ChoiceDelta, GenerateResponse, Path, Timings, Usage
 from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, TokenLogprob
+from segue.router.admission import Demand
 from segue.router.limits import Limits
 from segue.router.openai.server import make_app, make_runner
 from segue.router.service import Generation, ResponseSink, ServedModel
@@ -76,8 +77,15 @@ class FakeService:
     def __init__(self) -> None:
         self.script: Script = answer_in_words
         self.refusal: Exception | None = None
+        self.demands: list[Demand] = []
+        self.full: Exception | None = None
         self.generations: list[Generation] = []
         self.handles: list[FakeHandle] = []
+
+    def admit(self, demand: Demand) -> None:
+        self.demands.append(demand)
+        if self.full is not None:
+            raise self.full
 
     def start(self, generation: Generation, sink: ResponseSink) -> FakeHandle:
         if self.refusal is not None:

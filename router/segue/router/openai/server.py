@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.http_writer import HttpVersion11
 
 from segue.base.errors import DeadlineExceeded
+from segue.router.admission import Demand
 from segue.router.limits import Limits, ModelFacts, check_counts, check_prompt, complete_sampling
 from segue.router.openai import http, wire
 from segue.router.openai.answer import Shape, UnaryAnswer
@@ -81,6 +82,8 @@ class _Edge:
         check_counts(self._limits, n=ask.n, prompts=len(ask.prompts), messages=ask.messages)
         model = find_model(self._models, ask.model)
         label = http.read_label(request)
+        # Before any prompt is tokenised: a refusal is to cost next to nothing.
+        self._service.admit(Demand(deadline - time.monotonic(), n=ask.n))
         generations = [await self._generation(ask, prompt, model, label, deadline) for prompt in ask.prompts]
         shape = Shape(
             chat=ask.chat,

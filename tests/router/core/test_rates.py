@@ -1,0 +1,80 @@
+"""What a worker's answers tell of its speed."""
+
+from __future__ import annotations
+
+import pytest
+
+from segue.proto.sampling_pb2 import FINISH_REASON_ERROR, FINISH_REASON_LENGTH, FinishReason
+from segue.proto.worker_pb2 import RequestOutput, Role, Submit
+from segue.router.rates import UNMEASURED, RateMeter
+
+LENGTH = FINISH_REASON_LENGTH
+
+
+def submit(name: str, tokens: int = 100) -> Submit:
+    return Submit(request_id=name, input_token_ids=range(tokens))
+
+
+def output(name: str, tokens: int = 1, finish: FinishReason = LENGTH) -> RequestOutput:
+    return RequestOutput(request_id=name, token_ids=range(tokens), finish_reason=finish)
+
+
+def test_time_in_the_queue_is_not_time_at_work() -> None:
+    meter = RateMeter(Role.ROLE_PREFILL)
+    for name in "abc":
+        meter.sent(submit(name), now_s=10.0)
+    for count, name in enumerate("abc", start=1):
+        meter.answered([output(name)], now_s=10.0 + 0.1 * count)
+    assert meter.rates.prefill_tokens_per_s == pytest.approx(1_000)
+
+
+def test_idle_time_is_not_time_at_work() -> None:
+    meter = RateMeter(Role.ROLE_PREFILL)
+    for start in (0.0, 100.0):
+        meter.sent(submit("a"), now_s=start)
+        meter.answered([output("a")], now_s=start + 0.1)
+    assert meter.rates.prefill_tokens_per_s == pytest.approx(1_000)
+
+
+def test_prompts_computed_in_one_step_count_together() -> None:
+    meter = RateMeter(Role.ROLE_PREFILL)
+    for name in "abcd":
+        meter.sent(submit(name), now_s=0.0)
+    meter.answered([output(name) for name in "abcd"], now_s=0.2)
+    assert meter.rates.prefill_tokens_per_s == pytest.approx(2_000)
+
+
+def test_decode_is_measured_from_submit_to_finish() -> None:
+    meter = RateMeter(Role.ROLE_DECODE)
+    meter.sent(submit("a"), now_s=1.0)
+    meter.answered([output("a", tokens=1, finish=FinishReason.FINISH_REASON_UNSPECIFIED)], now_s=2.0)
+    assert meter.rates == UNMEASURED
+    meter.answered([output("a", tokens=4)], now_s=4.0)
+    assert (meter.rates.decode_s, meter.rates.decode_tokens) == (3.0, 5.0)
+
+
+def test_failures_and_aborts_measure_nothing_and_leave_nothing() -> None:
+    meter = RateMeter(Role.ROLE_DECODE)
+    meter.sent(submit("a"), now_s=0.0)
+    meter.sent(submit("b"), now_s=0.0)
+    meter.aborted("a")
+    meter.answered([output("b", finish=FINISH_REASON_ERROR), output("a"), output("unknown")], now_s=0.001)
+    assert meter.rates == UNMEASURED
+    assert not meter._sent
+
+
+def test_one_stall_is_soon_forgotten_and_a_slower_worker_soon_believed() -> None:
+    meter, now_s = RateMeter(Role.ROLE_PREFILL), 0.0
+
+    def run(seconds: float, times: int) -> float:
+        nonlocal now_s
+        for _ in range(times):
+            meter.sent(submit("a"), now_s)
+            now_s += seconds
+            meter.answered([output("a")], now_s)
+        return meter.rates.prefill_tokens_per_s
+
+    assert run(0.1, times=50) == pytest.approx(1_000)
+    assert run(60.0, times=1) > 800
+    assert run(0.1, times=50) > 950
+    assert run(1.0, times=30) < 150
