@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from segue.engine.forced_tokens import EXTRA_ARG
 from segue.engine.vllm_translate import OutputTranslator, to_vllm_sampling
-from segue.kv_transfer.connector_config import KEY, ConnectorConfig
+from segue.kv_transfer.connector_config import KEY, ConnectorConfig, TransferReport
 from segue.proto.kv_transfer_pb2 import BlockLayout, Ticket
 from segue.proto.sampling_pb2 import FinishReason, SamplingParams
 from segue.proto.worker_pb2 import RequestError, RequestOutput, Submit
@@ -201,20 +202,23 @@ def test_usage_adds_up(cached: int | None, computed: int, cached_here: int) -> N
 
 
 def test_what_was_transferred_is_not_counted_as_cached() -> None:
-    report = {"transport": "grpc", "tokens": 23, "bytes": 4096, "seconds": 0.5, "error": ""}
+    report = asdict(TransferReport("grpc", tokens=23, bytes=4096, seconds=0.5, digest_seconds=0.125))
     message = translated(vllm_output([5], finish_reason="length", cached=39, kv={KEY: {"report": report}}))
     usage = message.usage
     assert (usage.cached_tokens, usage.transferred_tokens, usage.computed_tokens) == (16, 23, 1)
     assert (message.transfer.transport, message.transfer.bytes, message.transfer.seconds) == ("grpc", 4096, 0.5)
     assert message.transfer.error == ""
+    assert message.transfer.digest_seconds == 0.125
+    assert not message.transfer.corrupt
 
 
 def test_a_transfer_that_failed_counts_nothing_and_says_why() -> None:
-    report = {"transport": "grpc", "tokens": 23, "bytes": 0, "seconds": 0.5, "error": "UNAVAILABLE: gone"}
+    report = asdict(TransferReport("grpc", tokens=23, bytes=0, seconds=0.5, error="digests differ", corrupt=True))
     message = translated(vllm_output([5], finish_reason="length", cached=16, kv={KEY: {"report": report}}))
     usage = message.usage
     assert (usage.cached_tokens, usage.transferred_tokens, usage.computed_tokens) == (16, 0, 24)
-    assert message.transfer.error == "UNAVAILABLE: gone"
+    assert message.transfer.error == "digests differ"
+    assert message.transfer.corrupt
 
 
 def test_an_offer_becomes_a_ticket_in_this_engines_name() -> None:

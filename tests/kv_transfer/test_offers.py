@@ -66,7 +66,7 @@ def test_of_many_threads_claiming_one_ticket_one_gets_it() -> None:
 def test_a_claim_of_another_epoch_names_both_and_leaves_the_ticket() -> None:
     book = book_with(offer())
     refused = refusal_of(lambda: book.claim("kv-a", "epoch-0", "req-a"))
-    assert refused.refusal is Refusal.MISMATCH
+    assert refused.refusal is Refusal.OTHER_EPOCH
     assert "epoch-0" in str(refused)
     assert EPOCH in str(refused)
     assert book.claim("kv-a", EPOCH, "req-a")
@@ -75,7 +75,7 @@ def test_a_claim_of_another_epoch_names_both_and_leaves_the_ticket() -> None:
 def test_a_claim_for_another_request_names_both_and_leaves_the_ticket() -> None:
     book = book_with(offer())
     refused = refusal_of(lambda: book.claim("kv-a", EPOCH, "req-b"))
-    assert refused.refusal is Refusal.MISMATCH
+    assert refused.refusal is Refusal.OTHER_REQUEST
     assert "req-a" in str(refused)
     assert "req-b" in str(refused)
     assert book.claim("kv-a", EPOCH, "req-a")
@@ -112,7 +112,8 @@ def test_a_release_that_overtakes_its_offer_frees_the_blocks_when_the_offer_come
     book.add(offer())
     assert len(book) == 0
     assert book.take_over() == {"engine-a"}
-    assert refusal_of(lambda: book.claim("kv-a", EPOCH, "req-a", 30.0)).refusal is Refusal.UNKNOWN
+    expected = Refusal.USED if event is Event.ACKNOWLEDGE else Refusal.REVOKED
+    assert refusal_of(lambda: book.claim("kv-a", EPOCH, "req-a", 30.0)).refusal is expected
 
 
 def test_what_the_book_remembers_of_the_past_is_bounded() -> None:
@@ -129,7 +130,7 @@ def test_offers_expire_by_the_clock_they_are_given() -> None:
     assert list(book.expire(5.0)) == [early]
     assert book.take_over() == {"engine-early"}
     assert len(book) == 1
-    assert refusal_of(lambda: book.claim("kv-early", EPOCH, "req-early")).refusal is Refusal.UNKNOWN
+    assert refusal_of(lambda: book.claim("kv-early", EPOCH, "req-early")).refusal is Refusal.EXPIRED
 
 
 def test_an_offer_that_is_being_sent_expires_too() -> None:
@@ -139,6 +140,31 @@ def test_an_offer_that_is_being_sent_expires_too() -> None:
     assert book.expire(11.0)
     assert not book.record("kv-a", Event.ACKNOWLEDGE)
     assert book.take_over() == {"engine-a"}
+
+
+def test_a_renewed_offer_is_held_for_another_lease_from_the_renewal_on() -> None:
+    book = OfferBook(EPOCH)
+    made = offer(expires_at_s=10.0)
+    made.lease_s = 10.0
+    book.add(made)
+    assert book.renew("kv-a", 9.0)
+    assert book.expire(18.9) == []
+    assert book.renew("kv-a", 18.0, lease_s=0.5)
+    assert book.expire(18.9) == []
+    assert book.expire(19.0) == [made]
+    assert not book.renew("kv-a", 19.0)
+    assert not book.renew("kv-b", 19.0)
+
+
+def test_digests_are_for_whoever_claimed_and_as_long_as_the_blocks_are_held() -> None:
+    book = book_with(offer())
+    assert refusal_of(lambda: book.claimed("kv-a", EPOCH, "req-a")).refusal is Refusal.NOT_CLAIMED
+    made = book.claim("kv-a", EPOCH, "req-a")
+    assert book.claimed("kv-a", EPOCH, "req-a") is made
+    assert refusal_of(lambda: book.claimed("kv-a", EPOCH, "req-b")).refusal is Refusal.OTHER_REQUEST
+    assert refusal_of(lambda: book.claimed("kv-a", "epoch-0", "req-a")).refusal is Refusal.OTHER_EPOCH
+    book.expire(10.0)
+    assert refusal_of(lambda: book.claimed("kv-a", EPOCH, "req-a")).refusal is Refusal.EXPIRED
 
 
 def test_what_is_over_is_taken_once() -> None:

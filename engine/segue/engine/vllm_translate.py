@@ -116,6 +116,8 @@ class OutputTranslator:
                     bytes=report["bytes"],
                     seconds=report["seconds"],
                     error=report["error"],
+                    corrupt=report["corrupt"],
+                    digest_seconds=report["digest_seconds"],
                 )
             )
         cached_in_all = output.num_cached_tokens or 0

@@ -43,6 +43,7 @@ class TransferReport:
     """How one claim went on the consumer; ``error`` is empty if the blocks were loaded and verified.
 
     ``tokens`` are those whose KV was to be transferred; tokens in the consumer's own prefix cache don't count.
+    ``corrupt``: the error is that digests differ. ``digest_seconds``: what of ``seconds`` went into checking them.
     """
 
     transport: str
@@ -50,6 +51,8 @@ class TransferReport:
     bytes: int
     seconds: float
     error: str = ""
+    corrupt: bool = False
+    digest_seconds: float = 0.0
 
 
 class EngineWaker:

@@ -12,8 +12,9 @@ import grpc
 
 from segue.base.logging import get_logger
 from segue.kv_transfer.connector_config import TransferReport, wake_engine
-from segue.kv_transfer.digest import digest_of, digest_of_digests
+from segue.kv_transfer.consumer_claim import ConsumerClaim
 from segue.kv_transfer.paged_cache import PagedCache
+from segue.kv_transfer.receiving import Corrupt, Receiver
 from segue.proto.kv_transfer_pb2 import KvChunk, PullRequest, ReleaseRequest, Ticket
 from segue.proto.kv_transfer_pb2_grpc import KvTransferStub
 
@@ -23,10 +24,6 @@ _THREADS = 8
 _RELEASE_TIMEOUT_S = 5.0
 # A chunk is at least one block of one layer, which may be more than gRPC's default of 4 MiB; the layout bounds it.
 _CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1)]
-
-
-class Corrupt(Exception):
-    """What arrived is not what was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,37 +38,45 @@ class Claim:
     timeout_s: float
 
 
+@dataclass(slots=True)
+class _Active:
+    """A claim under way. ``state`` is touched under the puller's lock only."""
+
+    claim: Claim
+    state: ConsumerClaim
+    call: grpc.Call | None = None
+    digest_seconds: float = 0.0
+
+
 class GrpcPuller:
-    """Runs claims on threads. ``take_results()`` gives each claim's report exactly once, however it ended."""
+    """Runs claims on threads. ``take_results()`` gives each claim's report exactly once, however it ended; after it
+    nothing is written for the request any more."""
 
     def __init__(self, cache: PagedCache) -> None:
         self._cache = cache
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kv-pull")
         self._channels: dict[str, grpc.Channel] = {}
-        self._calls: dict[str, grpc.Call] = {}
-        self._active: dict[str, tuple[Claim, Future[None]]] = {}
-        self._cancelled: set[str] = set()
+        self._active: dict[str, tuple[_Active, Future[None]]] = {}
         self._results: list[tuple[Claim, TransferReport]] = []
         self._lock = threading.Lock()
 
     def start(self, claim: Claim) -> None:
         deadline_s = time.monotonic() + claim.timeout_s
+        active = _Active(claim, ConsumerClaim())
         with self._lock:
-            future = self._threads.submit(self._run, claim, deadline_s)
-            self._active[claim.engine_request_id] = claim, future
+            self._active[claim.engine_request_id] = active, self._threads.submit(self._run, active, deadline_s)
 
     def cancel(self, engine_request_id: str) -> None:
         """Stop writing for this request; its report still comes, after the last write."""
         with self._lock:
             if engine_request_id not in self._active:
                 return
-            claim, future = self._active[engine_request_id]
+            active, future = self._active[engine_request_id]
+            active.state.cancel()
             never_ran = future.cancel()
-            self._cancelled.add(engine_request_id)
-            call = self._calls.get(engine_request_id)
+            call = active.call
         if never_ran:
-            self._report(claim, 0, 0.0, "CANCELLED: before it began")
-            self.release(claim.ticket, "cancelled")
+            self._settle(active, 0, 0.0)
         elif call is not None:
             call.cancel()  # type: ignore[no-untyped-call]
 
@@ -99,40 +104,55 @@ class GrpcPuller:
                 channel = self._channels[address] = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
         return KvTransferStub(channel)
 
-    def _run(self, claim: Claim, deadline_s: float) -> None:
+    def _run(self, active: _Active, deadline_s: float) -> None:
         started_s = time.monotonic()
-        received_bytes, error = 0, ""
+        received_bytes = 0
         try:
-            received_bytes = self._pull(claim, deadline_s - started_s)
+            with self._lock:
+                began = active.state.begin()
+            if began:
+                received_bytes = self._pull(active, deadline_s - started_s)
         except grpc.RpcError as broken:
-            error = f"{broken.code().name}: {broken.details()}"
+            self._fail(active, f"{broken.code().name}: {broken.details()}")
         except Corrupt as corrupt:
-            error = str(corrupt)
+            self._fail(active, str(corrupt), corrupt=True)
         except Exception as fault:  # The engine holds the request until its report comes, whatever broke.
-            log.exception("kv_pull_fault", request_id=claim.ticket.request_id)
-            error = f"INTERNAL: {fault!r}"
-        self._report(claim, received_bytes, time.monotonic() - started_s, error)
-        self.release(claim.ticket, "acknowledged" if not error else "failed")
+            log.exception("kv_pull_fault", request_id=active.claim.ticket.request_id)
+            self._fail(active, f"INTERNAL: {fault!r}")
+        self._settle(active, received_bytes, time.monotonic() - started_s)
 
-    def _report(self, claim: Claim, received_bytes: int, seconds: float, error: str) -> None:
-        report = TransferReport(
-            transport="grpc",
-            tokens=claim.ticket.tokens - claim.first_block * self._cache.layout.block_tokens,
-            bytes=received_bytes,
-            seconds=seconds,
-            error=error,
-        )
+    def _fail(self, active: _Active, error: str, corrupt: bool = False) -> None:
         with self._lock:
+            active.state.fail(error, corrupt)
+
+    def _settle(self, active: _Active, received_bytes: int, seconds: float) -> None:
+        """Report, then tell the producer: the engine must not learn of its blocks' end from anybody else."""
+        claim, state = active.claim, active.state
+        with self._lock:
+            if received_bytes:
+                state.verify()
+            loaded = state.may_read
+            reason = state.finish()
+            report = TransferReport(
+                transport="grpc",
+                tokens=claim.ticket.tokens - claim.first_block * self._cache.layout.block_tokens,
+                bytes=received_bytes if loaded else 0,
+                seconds=seconds,
+                error=state.error,
+                corrupt=state.corrupt,
+                digest_seconds=active.digest_seconds,
+            )
             self._active.pop(claim.engine_request_id, None)
-            self._calls.pop(claim.engine_request_id, None)
-            self._cancelled.discard(claim.engine_request_id)
             self._results.append((claim, report))
         wake_engine()
-        if error:
-            log.warning("kv_pull_failed", request_id=claim.ticket.request_id, error=error)
+        if report.error:
+            log.warning(
+                "kv_pull_failed", request_id=claim.ticket.request_id, error=report.error, corrupt=report.corrupt
+            )
+        self.release(claim.ticket, reason)
 
-    def _pull(self, claim: Claim, timeout_s: float) -> int:
-        ticket = claim.ticket
+    def _pull(self, active: _Active, timeout_s: float) -> int:
+        claim, ticket = active.claim, active.claim.ticket
         stream = self._stub(ticket.address).Pull(
             PullRequest(
                 ticket_id=ticket.ticket_id,
@@ -144,55 +164,35 @@ class GrpcPuller:
             timeout=timeout_s,
         )
         with self._lock:
-            self._calls[claim.engine_request_id] = stream
-            cancelled = claim.engine_request_id in self._cancelled
+            active.call = stream
+            cancelled = active.state.over
         if cancelled:
             stream.cancel()  # type: ignore[no-untyped-call]
         try:
-            return self._receive(claim, stream)
+            return self._receive(active, stream)
         except BaseException:  # Raised on: whatever broke, the producer must not go on sending.
             stream.cancel()  # type: ignore[no-untyped-call]
             raise
 
-    def _receive(self, claim: Claim, stream: Iterable[KvChunk]) -> int:
-        """Write what arrives, chunk by chunk, each where the one before it ended; the bytes in all.
+    def _receive(self, active: _Active, stream: Iterable[KvChunk]) -> int:
+        """Write what arrives, chunk by chunk; the bytes in all, or 0 if the claim was cancelled meanwhile.
 
         Raises:
             Corrupt: a digest is another, or the chunks don't cover the blocks in order, each exactly once.
         """
-        received_bytes, digests = 0, list[int]()
-        last: KvChunk | None = None
-        layer, block = 0, claim.first_block
+        claim, cache = active.claim, self._cache
+        receiver = Receiver(cache.layers, cache.layer_block_bytes, claim.first_block, len(claim.block_ids))
         for chunk in stream:
-            if (chunk.layer, chunk.first_block) != (layer, block):
-                raise Corrupt(
-                    f"layer {chunk.layer} block {chunk.first_block} arrived, layer {layer} block {block} was expected"
-                )
-            left = len(claim.block_ids) - block
-            size_bytes = chunk.blocks * self._cache.layer_block_bytes
-            if layer == self._cache.layers or not 0 < chunk.blocks <= left or len(chunk.payload) != size_bytes:
-                raise Corrupt(
-                    f"{chunk.blocks} blocks in {len(chunk.payload)} bytes arrived for layer {layer} block {block} of "
-                    f"{self._cache.layers} layers of {len(claim.block_ids)} blocks of "
-                    f"{self._cache.layer_block_bytes} bytes"
-                )
-            seen = digest_of(chunk.payload)
-            if seen != chunk.digest:
-                raise Corrupt(
-                    f"layer {layer} block {block}: digest of what arrived is {seen:016x}, "
-                    f"the producer sent {chunk.digest:016x}"
-                )
-            digests.append(seen)
-            self._cache.write(layer, claim.block_ids[block : block + chunk.blocks], chunk.payload)
-            received_bytes += size_bytes
-            last = chunk
-            layer, block = (layer, block + chunk.blocks) if chunk.blocks < left else (layer + 1, claim.first_block)
-        expected_bytes = (len(claim.block_ids) - claim.first_block) * self._cache.layout.block_bytes
-        if last is None or not last.last or received_bytes != expected_bytes:
-            raise Corrupt(f"{received_bytes} bytes arrived, {expected_bytes} were expected; the stream ended early")
-        if (seen := digest_of_digests(digests)) != last.digest_of_all:
-            raise Corrupt(f"digest over all chunks is {seen:016x}, the producer sent {last.digest_of_all:016x}")
-        return received_bytes
+            with self._lock:
+                wanted = active.state.receive()
+            if not wanted:
+                return 0
+            before_s = time.perf_counter()
+            receiver.accept(chunk)
+            active.digest_seconds += time.perf_counter() - before_s
+            block_ids = claim.block_ids[chunk.first_block : chunk.first_block + chunk.blocks]
+            cache.write(chunk.layer, block_ids, chunk.payload)
+        return receiver.finish()
 
 
 def _log_if_failed(ticket: Ticket, code: grpc.StatusCode) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
 
 import grpc
 
@@ -21,6 +22,7 @@ from segue.kv_transfer.layout import layout_differences
 from segue.kv_transfer.offers import Offer, OfferBook, Refusal, TicketRefused
 from segue.kv_transfer.paged_cache import PagedCache
 from segue.proto.kv_transfer_pb2 import (
+    BlockLayout,
     DigestRequest,
     DigestResponse,
     KvChunk,
@@ -38,10 +40,7 @@ log = get_logger("kv_transfer")
 _OFFER_WAIT_S = 5.0
 _THREADS = 8
 
-_STATUS = {
-    Refusal.UNKNOWN: grpc.StatusCode.NOT_FOUND,
-    Refusal.MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
-}
+_NOT_HELD = {Refusal.UNKNOWN, Refusal.USED, Refusal.EXPIRED, Refusal.REVOKED}
 
 
 class KvTransferService(KvTransferServicer):
@@ -58,15 +57,13 @@ class KvTransferService(KvTransferServicer):
     def Pull(self, request: PullRequest, context: grpc.ServicerContext) -> Iterator[KvChunk]:
         if self._cache is None:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "this producer transfers by nixl; it serves Release only")
-        if differences := layout_differences(self._cache.layout, request.layout):
-            message = "block layouts differ: " + "; ".join(differences)
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
         try:
+            _check_layout(self._cache.layout, request.layout)
             offer = self._book.claim(
                 request.ticket_id, request.producer_epoch, request.request_id, wait_s=_OFFER_WAIT_S
             )
         except TicketRefused as refused:
-            context.abort(_STATUS[refused.refusal], str(refused))
+            _refuse(context, refused)
         self._book.record(offer.ticket_id, Event.SEND)
         finished = False
         try:
@@ -118,6 +115,18 @@ class KvTransferService(KvTransferServicer):
     def Digest(self, request: DigestRequest, context: grpc.ServicerContext) -> DigestResponse:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "this producer gives no digests of single blocks")
         raise AssertionError  # abort has raised.
+
+
+def _check_layout(ours: BlockLayout, theirs: BlockLayout) -> None:
+    if differences := layout_differences(ours, theirs):
+        raise TicketRefused(Refusal.OTHER_LAYOUT, "block layouts differ: " + "; ".join(differences))
+
+
+def _refuse(context: grpc.ServicerContext, refused: TicketRefused) -> NoReturn:
+    log.warning("claim_refused", why=refused.refusal.value, detail=str(refused))
+    status = grpc.StatusCode.NOT_FOUND if refused.refusal in _NOT_HELD else grpc.StatusCode.FAILED_PRECONDITION
+    context.abort(status, str(refused))
+    raise AssertionError  # abort has raised.
 
 
 def serve_kv_transfer(service: KvTransferService, address: str) -> grpc.Server:

@@ -14,8 +14,19 @@ _REMEMBERED = 4096
 
 
 class Refusal(enum.Enum):
-    UNKNOWN = "unknown"  # Never offered, or released, expired or used up.
-    MISMATCH = "mismatch"  # Another epoch, request or layout.
+    """Why a claim isn't honoured."""
+
+    UNKNOWN = "unknown"  # Never offered here, or so long over that it is forgotten.
+    USED = "used"  # Claimed before, by whomever, or handed over.
+    EXPIRED = "expired"  # Its lease ran out.
+    REVOKED = "revoked"  # Given back, or a side broke.
+    OTHER_EPOCH = "other epoch"  # The producer has restarted since.
+    OTHER_REQUEST = "other request"
+    OTHER_LAYOUT = "other layout"
+    NOT_CLAIMED = "not claimed"  # Digests were asked for before the claim.
+
+
+_REFUSAL_BY_STATE = {State.EXPIRED: Refusal.EXPIRED, State.REVOKED: Refusal.REVOKED, State.FAILED: Refusal.REVOKED}
 
 
 class TicketRefused(Exception):
@@ -78,33 +89,34 @@ class OfferBook:
         Raises:
             TicketRefused: the epoch or the request is another, or the ticket is unknown, used, released or expired.
         """
-        if epoch != self.epoch:
-            raise TicketRefused(
-                Refusal.MISMATCH,
-                f"ticket {ticket_id} is of producer epoch {epoch}, this producer's is {self.epoch}: it has "
-                "restarted and its KV cache is gone; compute the prompt again",
-            )
+        self._check_epoch(ticket_id, epoch)
         with self._changed:
             self._changed.wait_for(lambda: ticket_id in self._offers or ticket_id in self._closed, timeout=wait_s)
-            offer = self._offers.get(ticket_id)
-            if offer is None and (state := self._closed.get(ticket_id)) is not None:
-                raise TicketRefused(Refusal.UNKNOWN, f"ticket {ticket_id} is single-use and already {state.value}")
-            if offer is None:
-                raise TicketRefused(
-                    Refusal.UNKNOWN,
-                    f"ticket {ticket_id} is not on offer: it was never offered here, or was released or expired",
-                )
-            if offer.request_id != request_id:
-                raise TicketRefused(
-                    Refusal.MISMATCH,
-                    f"ticket {ticket_id} was offered for request {offer.request_id}, claimed for {request_id}",
-                )
+            offer = self._held(ticket_id, request_id)
             if not offer.handoff.on(Event.CLAIM):
                 raise TicketRefused(
-                    Refusal.UNKNOWN,
-                    f"ticket {ticket_id} is single-use and already {offer.handoff.state.value}",
+                    Refusal.USED, f"ticket {ticket_id} is single-use and already {offer.handoff.state.value}"
                 )
             return offer
+
+    def claimed(self, ticket_id: str, epoch: str, request_id: str) -> Offer:
+        """An offer that was claimed before and has been held since.
+
+        Raises:
+            TicketRefused: as :meth:`claim`, or nobody has claimed it.
+        """
+        self._check_epoch(ticket_id, epoch)
+        with self._changed:
+            offer = self._held(ticket_id, request_id)
+            if offer.handoff.state is State.OFFERED:
+                raise TicketRefused(Refusal.NOT_CLAIMED, f"ticket {ticket_id} must be claimed first")
+            return offer
+
+    def state_of(self, ticket_id: str) -> State | None:
+        """Where a ticket stands, if it is known."""
+        with self._changed:
+            offer = self._offers.get(ticket_id)
+            return offer.handoff.state if offer is not None else self._closed.get(ticket_id)
 
     def record(self, ticket_id: str, event: Event) -> bool:
         """Apply an event to a ticket; whether it changed anything."""
@@ -147,6 +159,33 @@ class OfferBook:
         with self._changed:
             over, self._over = self._over, []
             return set(over)
+
+    def _check_epoch(self, ticket_id: str, epoch: str) -> None:
+        if epoch != self.epoch:
+            raise TicketRefused(
+                Refusal.OTHER_EPOCH,
+                f"ticket {ticket_id} is of producer epoch {epoch}, this producer's is {self.epoch}: it has "
+                "restarted and its KV cache is gone; compute the prompt again",
+            )
+
+    def _held(self, ticket_id: str, request_id: str) -> Offer:
+        offer = self._offers.get(ticket_id)
+        if offer is None and (state := self._closed.get(ticket_id)) is not None:
+            raise TicketRefused(
+                _REFUSAL_BY_STATE.get(state, Refusal.USED),
+                f"ticket {ticket_id} is single-use and already {state.value}",
+            )
+        if offer is None:
+            raise TicketRefused(
+                Refusal.UNKNOWN,
+                f"ticket {ticket_id} is not on offer: it was never offered here, or was released or expired",
+            )
+        if offer.request_id != request_id:
+            raise TicketRefused(
+                Refusal.OTHER_REQUEST,
+                f"ticket {ticket_id} was offered for request {offer.request_id}, claimed for {request_id}",
+            )
+        return offer
 
     def _drop_if_over(self, offer: Offer) -> None:
         if offer.handoff.over:
