@@ -9,7 +9,7 @@ import pytest
 
 from segue.decode_worker.role import DecodeRole
 from segue.prefill_worker.role import PrefillRole
-from segue.proto.kv_transfer_pb2 import ReleaseRequest, Ticket
+from segue.proto.kv_transfer_pb2 import ReleaseRequest, RenewRequest, Ticket
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import (
     EngineFacts,
@@ -151,6 +151,20 @@ async def test_a_release_from_the_router_goes_to_the_engine_that_holds_the_block
     release = ReleaseRequest(ticket_id="kv-x", producer_epoch="epoch-1", reason="finished")
     worker.runtime.on_frame(worker.a, RouterFrame(release=[release]))
     await eventually(lambda: producer.released == [release])
+
+
+async def test_a_renewal_from_the_router_goes_to_the_engine_that_holds_the_blocks(
+    worker: Worker, producer: FakeProducer
+) -> None:
+    worker.runtime.set_state(READY, "ready", EngineFacts(kv_address=producer.address))
+    renew = RenewRequest(ticket_ids=["kv-x", "kv-y"], producer_epoch="epoch-1", lease_s=7)
+    worker.runtime.on_frame(worker.a, RouterFrame(renew=[renew]))
+    await eventually(lambda: producer.renewed == [renew])
+
+
+async def test_a_renewal_that_nobody_takes_is_left_to_the_lease(worker: Worker) -> None:
+    worker.runtime.set_state(READY, "ready", EngineFacts(kv_address="127.0.0.1:1"))
+    worker.runtime.on_frame(worker.a, RouterFrame(renew=[RenewRequest(ticket_ids=["kv-x"])]))
 
 
 async def test_a_release_that_nobody_takes_is_left_to_the_lease(worker: Worker) -> None:

@@ -81,6 +81,8 @@ class WorkerRuntime:
                 self._idle.set()
         for release in frame.release:
             self._releases.give_back(release, self.status.facts.kv_address)
+        for renew in frame.renew:
+            self._releases.renew(renew, self.status.facts.kv_address, on_gone=lambda gone: None)
 
     def on_detached(self, attachment: Attachment) -> None:
         """The router is gone: nobody would read what its requests produce."""
