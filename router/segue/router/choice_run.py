@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segue.base.errors import DeadlineExceeded, InternalError, InvalidRequest, SegueError, Unavailable
+from segue.kv_transfer.held_ticket import HeldTicket
 from segue.proto.inference_pb2 import ChoiceDelta, Continuation, Path
-from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import (
     FINISH_REASON_ABORT,
     FINISH_REASON_ERROR,
@@ -57,7 +57,7 @@ class ChoiceSpec:
 class ChoiceRun:
     """One answer. Times are of one monotonic clock, the caller's.
 
-    ``ticket`` is the KV cache that nobody is known to have claimed: its lease is to be renewed.
+    ``held`` is the ticket of a KV cache that nobody is known to have consumed: its lease is to be renewed.
     """
 
     def __init__(self, spec: ChoiceSpec, text: ChoiceText, now_s: float) -> None:
@@ -67,7 +67,7 @@ class ChoiceRun:
         self.output_tokens = 0
         self.path, reason = choose_path(spec.sampling)
         self.timings = ChoiceTimings(reason, now_s)
-        self.ticket: Ticket | None = None
+        self.held: HeldTicket | None = None
         self._spec = spec
         self._text = text
         self._legs = Legs(spec.prompt, spec.sampling, exact=self.path == Path.PATH_EXACT)
@@ -100,7 +100,7 @@ class ChoiceRun:
         """Begin, or continue behind the tokens that there are. A ticket still on offer is used before a new prefill."""
         self._leg += 1
         self.plan = plan
-        if self.ticket is not None or plan.prefill_id is None:
+        if self.held is not None or plan.prefill_id is None:
             return self._to_decode(now_s)
         self.phase = Phase.PREFILL
         return [Send(plan.prefill_id, self._legs.prefill(self.leg_id, self._output, self._left_s(now_s)))]
@@ -138,6 +138,9 @@ class ChoiceRun:
         return [*self.cancel(), Fail(DeadlineExceeded(message))]
 
     def on_worker_lost(self, worker_id: str, why: str = "was lost while it worked on the request") -> list[Action]:
+        if self.held is not None and self.held.ticket.producer_id == worker_id:
+            self.held.producer_lost()
+            self.held = None
         if worker_id != self.worker_id:
             return []
         message = f"{self.phase.value} worker {worker_id} {why}"
@@ -157,7 +160,7 @@ class ChoiceRun:
         if output.HasField("offer"):
             if self.movable:
                 actions += self._release()
-                self.ticket = output.offer
+                self.held = HeldTicket(output.offer, now_s)
             else:
                 actions.append(Release(worker_id, output.offer))
         if self.phase is Phase.OVER:  # By a stop string among those tokens.
@@ -173,18 +176,21 @@ class ChoiceRun:
         return [Replan(worker_id, error, at_fault)]
 
     def _release(self) -> list[Action]:
-        ticket, self.ticket = self.ticket, None
-        return [] if ticket is None else [Release(ticket.producer_id, ticket)]
+        held, self.held = self.held, None
+        return [Release(held.ticket.producer_id, held.ticket)] if held is not None and held.end() else []
 
     def _left_s(self, now_s: float) -> float:
         return self._spec.deadline_s - now_s
 
     def _to_decode(self, now_s: float) -> list[Action]:
         self.phase = Phase.DECODE
-        if self.ticket is None:
+        if self.held is None:
             self.path = Path.PATH_RECOMPUTED if self._output else Path.PATH_LOCAL
+        else:
+            self.held.assign()
+        ticket = None if self.held is None else self.held.ticket
         self._to_replay = len(self._output) if self._legs.exact else 0
-        submit = self._legs.decode(self.leg_id, self._output, self.ticket, self._left_s(now_s))
+        submit = self._legs.decode(self.leg_id, self._output, ticket, self._left_s(now_s))
         return [Send(self.plan.decode_id, submit)]
 
     def _on_token_1(self, output: RequestOutput, now_s: float) -> list[Action]:
@@ -194,7 +200,7 @@ class ChoiceRun:
             message = f"prefill worker {worker_id} gave {len(output.token_ids)} tokens, expected 1"
             late = [Release(worker_id, output.offer)] if output.HasField("offer") else []
             return [*late, *self._interrupt(worker_id, InternalError(message), at_fault=True)]
-        self.ticket = output.offer if output.HasField("offer") else None
+        self.held = HeldTicket(output.offer, now_s) if output.HasField("offer") else None
         if self._legs.exact and self._output:
             return self._to_decode(now_s)  # The token is another draw of one that the client has.
         self.timings.on_token_1(worker_id, output, now_s)
@@ -211,7 +217,9 @@ class ChoiceRun:
 
     def _on_tokens(self, output: RequestOutput, now_s: float) -> list[Action]:
         self.timings.on_tokens(self.plan.decode_id, output, now_s)
-        self.ticket = None  # Claimed, or not to be had.
+        if self.held is not None:  # Decode has it, or could not get it and has given it back.
+            self.held.consumed()
+            self.held = None
         if output.HasField("transfer") and output.transfer.error:
             self.path = Path.PATH_RECOMPUTED
         token_ids: Sequence[int] = output.token_ids

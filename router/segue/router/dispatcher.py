@@ -18,7 +18,6 @@ from segue.router.choice_run import ChoiceRun, ChoiceSpec, Phase
 from segue.router.continuation import ContinuationPolicy, GiveUp, Interruption, Resume, Wait
 from segue.router.legs import choice_sampling
 from segue.router.planner import Plan, plan
-from segue.router.renewals import Renewals
 from segue.router.request import Request
 from segue.router.service import Generation, ResponseSink, ServedModel
 from segue.router.text.choice import ChoiceText
@@ -48,7 +47,6 @@ class Dispatcher:
         self._requests: dict[str, Request] = {}
         self._runs: dict[str, tuple[Request, ChoiceRun]] = {}  # By the id of their present leg.
         self._charges = Charges(links)
-        self._renewals = Renewals()
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -149,11 +147,12 @@ class Dispatcher:
             self.renew(time.monotonic())
 
     def renew(self, now_s: float) -> None:
-        unclaimed = [run.ticket for _, run in self._runs.values() if run.ticket is not None]
-        by_producer: dict[str, list[Ticket]] = {}
-        for ticket in self._renewals.due(unclaimed, now_s):
-            by_producer.setdefault(ticket.producer_id, []).append(ticket)
-        for producer_id, tickets in by_producer.items():
+        due: dict[str, list[Ticket]] = {}
+        for _, run in self._runs.values():
+            if run.held is not None and run.held.due_for_renewal(now_s):
+                run.held.asked(now_s)
+                due.setdefault(run.held.ticket.producer_id, []).append(run.held.ticket)
+        for producer_id, tickets in due.items():
             if (link := self._links.get(producer_id)) is not None:
                 link.renew(tickets)
 

@@ -98,7 +98,8 @@ class AnswerMachine(RuleBasedStateMachine):
         self.cancelled = False
         self.leg: tuple[str, Submit] | None = None
         self.old_legs: list[tuple[str, str]] = []
-        self.tickets: dict[str, str] = {}  # Ticket -> "offered", "claimed" or "released".
+        self.tickets: dict[str, str] = {}  # Ticket -> "offered", "claimed", "released" or "lost".
+        self.producers: dict[str, str] = {}
         self.replay: list[int] = []
         self.replans = 0
         self.moves = 0
@@ -107,7 +108,7 @@ class AnswerMachine(RuleBasedStateMachine):
     def go_on(self, local: bool) -> None:
         workers = len(self.old_legs)
         plan = Plan(None if local else f"prefill-{workers}", f"decode-{workers}")
-        had_ticket = self.run.ticket is not None
+        had_ticket = self.run.held is not None
         self.take(self.run.go_on(plan, 1.0))
         assert self.leg is not None
         assert self.leg[0] == (plan.decode_id if local or had_ticket else plan.prefill_id)
@@ -194,6 +195,7 @@ class AnswerMachine(RuleBasedStateMachine):
     def new_ticket(self, worker_id: str) -> Ticket:
         ticket_id = f"kv-{len(self.tickets)}"
         self.tickets[ticket_id] = "offered"
+        self.producers[ticket_id] = worker_id
         return Ticket(ticket_id=ticket_id, tokens=3, producer_id=worker_id)
 
     def hear(self, output: RequestOutput) -> None:
@@ -203,6 +205,9 @@ class AnswerMachine(RuleBasedStateMachine):
         if output.finish_reason:
             self.leave()
         self.take(self.run.on_output(worker_id, output, 1.0))
+
+    def known_ticket(self) -> str | None:
+        return None if self.run.held is None else self.run.held.ticket.ticket_id
 
     def _prefilling(self) -> bool:
         return self.leg is not None and self.leg[0].startswith("prefill") and not self.over
@@ -307,7 +312,7 @@ class AnswerMachine(RuleBasedStateMachine):
         self.hear(output)
         assert self.over or self.replans == replans + 1
         if ticket and not self.over:
-            assert (self.run.ticket == output.offer) == (not self.exact)
+            assert self.known_ticket() == output.offer.ticket_id or self.exact
 
     asked: tuple[str, Submit] | None = None
 
@@ -347,6 +352,8 @@ class AnswerMachine(RuleBasedStateMachine):
         worker_id = self.old_legs[-1][0] if which == "old" and self.old_legs else "elsewhere"
         if self.leg is None or self.leg[0] != worker_id:
             assert self.run.on_worker_lost(worker_id) == []
+            lost = [name for name, producer_id in self.producers.items() if producer_id == worker_id]
+            self.tickets.update(dict.fromkeys(lost, "lost"))
 
     @precondition(lambda self: bool(self.old_legs))
     @rule(ticket=st.booleans(), failed=st.booleans(), data=st.data())
@@ -356,9 +363,9 @@ class AnswerMachine(RuleBasedStateMachine):
         output = RequestOutput(request_id=leg_id, token_ids=[next(iter(alphabet()))], finish_reason=finish)
         if ticket:
             output.offer.CopyFrom(self.new_ticket(worker_id))
-        before = (len(self.deltas), len(self.errors), self.leg, self.run.ticket)
+        before = (len(self.deltas), len(self.errors), self.leg, self.known_ticket())
         self.take(self.run.on_output(worker_id, output, 2.0))
-        assert (len(self.deltas), len(self.errors), self.leg, self.run.ticket) == before
+        assert (len(self.deltas), len(self.errors), self.leg, self.known_ticket()) == before
         if ticket:
             assert self.tickets[output.offer.ticket_id] == "released"
 
@@ -394,11 +401,11 @@ class AnswerMachine(RuleBasedStateMachine):
     def nobody_holds_anything_for_an_answer_that_is_over(self) -> None:
         if self.over:
             assert self.leg is None
-            assert self.run.ticket is None
+            assert self.run.held is None
 
     @invariant()
     def every_ticket_is_claimed_released_or_known(self) -> None:
-        known = None if self.run.ticket is None else self.run.ticket.ticket_id
+        known = self.known_ticket()
         assert [name for name, state in self.tickets.items() if state == "offered"] == ([known] if known else [])
 
     @invariant()

@@ -1,18 +1,15 @@
-"""When an answer goes on elsewhere, which workers are spared, which leases are renewed: all on a passed-in clock."""
+"""When an answer goes on elsewhere, and which workers are spared: all on a passed-in clock."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.worker_pb2 import Load, Role, WorkerState
 from segue.router.circuits import CircuitPolicy, Circuits
 from segue.router.continuation import ContinuationPolicy, GiveUp, Interruption, Resume, Wait
 from segue.router.fleet import FleetSnapshot, WorkerView
 from segue.router.planner import Plan
-from segue.router.renewals import Renewals
 from tests.router.core.scripted import FACTS
 
 POLICY = ContinuationPolicy(max_continuations=2, patience_s=5.0, backoff_min_s=0.1, backoff_max_s=1.0)
@@ -96,26 +93,3 @@ def test_breakers_are_each_workers_own(events: list[tuple[str, str]]) -> None:
         for book in (circuits, alone) if worker == "a" else (circuits,):
             book.failed(worker, 0.0) if event == "failed" else book.succeeded(worker)
     assert circuits.spares("a", 0, 0.5) == alone.spares("a", 0, 0.5)
-
-
-@given(
-    lease_s=st.floats(1, 60),
-    checks=st.lists(st.floats(0.1, 0.5), min_size=10, max_size=200),
-)
-def test_a_lease_that_is_looked_after_never_lapses(lease_s: float, checks: list[float]) -> None:
-    renewals, ticket = Renewals(), Ticket(ticket_id="t", lease_s=lease_s)
-    now_s, ends_s = 0.0, lease_s
-    for wait_s in checks:
-        for _ in renewals.due([ticket], now_s):
-            ends_s = now_s + lease_s
-        assert now_s < ends_s
-        now_s += wait_s
-
-
-@pytest.mark.parametrize("lease_s", [3.0, 30.0])
-def test_a_lease_is_renewed_no_more_often_than_needed_and_not_once_it_is_claimed(lease_s: float) -> None:
-    renewals, ticket = Renewals(), Ticket(ticket_id="t", lease_s=lease_s)
-    renewed = [now for now in range(61) if renewals.due([ticket], float(now))]
-    assert renewed == list(range(int(lease_s / 3), 61, int(lease_s / 3)))
-    assert renewals.due([], 99.0) == []
-    assert renewals.due([ticket], 100.0) == [], "a ticket that comes anew begins a new lease"
