@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from segue.base.errors import SettingsError
-from segue.base.identity import Identity, parse_identity, worker_dns
+from segue.base.identity import Identity, parse_identity
 from segue.base.tls import TlsFiles, TlsSource, check_own_identity
 from segue.cli.main import app
 from tests.security.mesh import Authority
@@ -118,7 +118,9 @@ def test_other_uris_are_no_identity(uri: str) -> None:
     assert parse_identity(uri) is None
 
 
-def test_a_worker_id_that_cant_be_a_name_is_refused() -> None:
-    assert worker_dns("prefill-0") == "prefill-0.worker.segue.internal"
-    with pytest.raises(SettingsError, match="can't be a certificate's name"):
-        worker_dns("a b")
+@pytest.mark.parametrize("name", ["prefill", "router/x", "prefill/a b", "prefill/*", "client/x"])
+def test_no_certificate_for_what_is_no_worker(tmp_path: Path, name: str) -> None:
+    status, output = run("certs", str(tmp_path / "c"), "--worker", name)
+    assert status == 2
+    assert "is no worker" in output
+    assert not (tmp_path / "c").exists()

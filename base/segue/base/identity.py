@@ -14,15 +14,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-from segue.base.errors import SettingsError
-
 Kind = Literal["router", "prefill", "decode", "operator", "client"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 WORKER_KINDS: tuple[Kind, ...] = ("prefill", "decode")
 
 ROUTER_DNS = "router.segue.internal"
 _URI = re.compile(r"segue://([a-z]+)/([A-Za-z0-9._-]{1,63}|\*)")
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +55,17 @@ def peer_identities(auth_context: Mapping[str, Iterable[bytes]]) -> tuple[Identi
     return identities_of(name.decode("utf-8", "replace") for name in auth_context.get("peer_uri", ()))
 
 
-def worker_dns(worker_id: str) -> str:
-    """The name a worker's certificate must have for whoever dials that worker.
+def caller_problem(auth_context: Mapping[str, Iterable[bytes]], kind: str, name: str) -> str | None:
+    """Why the caller may not call itself this; None if it may, or if the connection is in plain text."""
+    if b"ssl" not in auth_context.get("transport_security_type", ()):
+        return None
+    callers = peer_identities(auth_context)
+    if any(caller.covers(kind, name) for caller in callers):
+        return None
+    seen = ", ".join(map(str, callers)) or "no segue:// name"
+    return f"calls itself segue://{kind}/{name}, and its certificate is for {seen}; give it its own certificate"
 
-    Raises:
-        SettingsError: the id can't stand in a certificate.
-    """
-    if worker_id != "*" and not _NAME.fullmatch(worker_id):
-        raise SettingsError(
-            f"worker id {worker_id!r} can't be a certificate's name; with TLS it must be 1 to 63 letters, digits, "
-            "dots, dashes or underscores"
-        )
+
+def worker_dns(worker_id: str) -> str:
+    """The name a worker's certificate must have for whoever dials that worker."""
     return f"{worker_id}.worker.segue.internal"

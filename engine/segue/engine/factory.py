@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from segue.base.errors import SettingsError
+from segue.base.logging import get_logger
 from segue.engine.protocol import Engine
 from segue.engine.settings import EngineSettings
+
+log = get_logger("engine")
 
 
 def make_engine(settings: EngineSettings) -> Engine:
@@ -17,6 +20,8 @@ def make_engine(settings: EngineSettings) -> Engine:
         from segue.engine.vllm_config import apply_environment, free_port, resolve, vllm_environment
 
         settings = resolve(settings)
+        if settings.tls is not None and settings.transport == "nixl":
+            log.warning("kv_not_encrypted", transport="nixl", hint="see docs/security.md for what must contain it")
         apply_environment(vllm_environment(settings, nixl_port=free_port(settings.host)))
         if settings.kind == "inproc":
             from segue.engine.vllm_inproc import InprocEngine

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from segue.base.tls import TlsFiles
+
 EngineKind = Literal["auto", "inproc", "async"]
 TransportChoice = Literal["auto", "nixl", "grpc"]
 EngineRole = Literal["prefill", "decode"]
@@ -25,6 +27,7 @@ class EngineSettings(BaseModel):
     lease_s: float = Field(30.0, gt=0, description="Seconds that offered blocks wait to be claimed.")
     worker_id: str
     epoch: str
+    tls: TlsFiles | None = Field(None, description="For KvTransfer; None is plain text. NIXL has no TLS.")
     host: str = Field("127.0.0.1", description="Where KvTransfer and NIXL's side channel listen.")
     kv_port: int = Field(0, description="Port of KvTransfer; 0 is any free one.")
     advertise_kv: str = Field(

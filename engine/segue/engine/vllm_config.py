@@ -83,6 +83,7 @@ def connector_config(settings: EngineSettings, kv_port: int) -> ConnectorConfig:
         epoch=settings.epoch,
         address=f"{settings.host}:{kv_port}" if settings.role == "prefill" else "",
         advertise=settings.advertise_kv,
+        tls=settings.tls,
         lease_s=settings.lease_s,
         model_fingerprint=model_fingerprint(settings.model, settings.engine_args.get("revision")),
     )

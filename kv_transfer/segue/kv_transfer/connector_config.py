@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from segue.base.tls import TlsFiles
+
 KEY = "segue"
 
 
@@ -15,7 +17,7 @@ class ConnectorConfig:
 
     ``address`` is the host:port on which the engine serves ``KvTransfer``; empty on a decode worker, which serves
     nothing. ``advertise`` is where peers reach it, if that is elsewhere. ``lease_s`` is how long an offer waits to be
-    claimed.
+    claimed. ``tls`` are paths; the files are read where they are used.
     """
 
     worker_id: str
@@ -24,6 +26,7 @@ class ConnectorConfig:
     lease_s: float
     model_fingerprint: str
     advertise: str = ""
+    tls: TlsFiles | None = None
 
     @property
     def ticket_address(self) -> str:
@@ -35,7 +38,9 @@ class ConnectorConfig:
 
     @classmethod
     def from_extra_config(cls, extra: Mapping[str, Any]) -> ConnectorConfig:
-        return cls(**extra[KEY])
+        given = dict(extra[KEY])
+        tls = given.pop("tls", None)
+        return cls(**given, tls=None if tls is None else TlsFiles(**tls))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 import grpc
 
+from segue.base.identity import worker_dns
 from segue.base.logging import get_logger
+from segue.base.tls import TlsSource
+from segue.base.tls_grpc import Channels, open_channel
 from segue.kv_transfer.connector_config import TransferReport, wake_engine
 from segue.kv_transfer.consumer_claim import ConsumerClaim
 from segue.kv_transfer.paged_cache import PagedCache
@@ -52,10 +55,10 @@ class GrpcPuller:
     """Runs claims on threads. ``take_results()`` gives each claim's report exactly once, however it ended; after it
     nothing is written for the request any more."""
 
-    def __init__(self, cache: PagedCache) -> None:
+    def __init__(self, cache: PagedCache, tls: TlsSource | None = None) -> None:
         self._cache = cache
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kv-pull")
-        self._channels: dict[str, grpc.Channel] = {}
+        self._channels = Channels(open_channel, tls)
         self._active: dict[str, tuple[_Active, Future[None]]] = {}
         self._results: list[tuple[Claim, TransferReport]] = []
         self._lock = threading.Lock()
@@ -84,7 +87,7 @@ class GrpcPuller:
         """Tell the producer that the blocks are not needed any more; failures are left to the lease."""
         request = ReleaseRequest(ticket_id=ticket.ticket_id, producer_epoch=ticket.producer_epoch, reason=reason)
         # Not waited for: a producer that doesn't answer must not keep a thread from the next pull.
-        call = self._stub(ticket.address).Release.future(request, timeout=_RELEASE_TIMEOUT_S)
+        call = self._stub(ticket).Release.future(request, timeout=_RELEASE_TIMEOUT_S)
         call.add_done_callback(lambda _: _log_if_failed(ticket, call.code()))
 
     def take_results(self) -> Sequence[tuple[Claim, TransferReport]]:
@@ -94,15 +97,12 @@ class GrpcPuller:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for channel in self._channels.values():
+        for channel in self._channels.take_all():
             channel.close()
 
-    def _stub(self, address: str) -> KvTransferStub:
-        with self._lock:
-            channel = self._channels.get(address)
-            if channel is None:
-                channel = self._channels[address] = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        return KvTransferStub(channel)
+    def _stub(self, ticket: Ticket) -> KvTransferStub:
+        # With TLS the listener's certificate must be the producer's that the ticket names.
+        return KvTransferStub(self._channels.get(ticket.address, worker_dns(ticket.producer_id), _CHANNEL_OPTIONS))
 
     def _run(self, active: _Active, deadline_s: float) -> None:
         started_s = time.monotonic()
@@ -153,7 +153,7 @@ class GrpcPuller:
 
     def _pull(self, active: _Active, timeout_s: float) -> int:
         claim, ticket = active.claim, active.claim.ticket
-        stream = self._stub(ticket.address).Pull(
+        stream = self._stub(ticket).Pull(
             PullRequest(
                 ticket_id=ticket.ticket_id,
                 producer_epoch=ticket.producer_epoch,

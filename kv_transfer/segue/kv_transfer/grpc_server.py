@@ -9,11 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 
+from segue.base.grpc_guard import Guard, only_kinds
 from segue.base.logging import get_logger
+from segue.base.tls import TlsSource
+from segue.base.tls_grpc import add_port
 from segue.kv_transfer.chunks import plan_chunks
 from segue.kv_transfer.connector_config import wake_engine
 from segue.kv_transfer.digest import digest_of, digest_of_digests
@@ -129,16 +132,18 @@ def _refuse(context: grpc.ServicerContext, refused: TicketRefused) -> NoReturn:
     raise AssertionError  # abort has raised.
 
 
-def serve_kv_transfer(service: KvTransferService, address: str) -> grpc.Server:
-    """Start serving at ``address`` (host:port).
+def serve_kv_transfer(service: KvTransferService, address: str, tls: TlsSource | None = None) -> grpc.Server:
+    """Start serving at ``address`` (host:port); with TLS to workers of this cluster alone.
 
     Raises:
         RuntimeError: the port is taken.
     """
     # gRPC lets processes share a port by default: pulls would reach whichever of them.
     options = [("grpc.so_reuseport", 0)]
-    server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="kv-serve"), options=options)
+    guards: list[grpc.ServerInterceptor[Any, Any]] = [] if tls is None else [Guard(only_kinds("prefill", "decode"))]
+    threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kv-serve")
+    server = grpc.server(threads, options=options, interceptors=guards)
     add_KvTransferServicer_to_server(service, server)
-    server.add_insecure_port(address)
+    add_port(server, address, tls)
     server.start()
     return server

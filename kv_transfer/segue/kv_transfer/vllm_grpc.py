@@ -22,6 +22,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from segue.base.process import end_with_parent_process
+from segue.base.tls import load_tls
 from segue.kv_transfer.connector_config import KEY, ConnectorConfig, TransferReport
 from segue.kv_transfer.grpc_puller import Claim, GrpcPuller
 from segue.kv_transfer.grpc_server import KvTransferService, serve_kv_transfer
@@ -148,9 +149,10 @@ class WorkerHalf:
 
     def register(self, kv_caches: dict[str, torch.Tensor]) -> None:
         cache = PagedCache(kv_caches, self._block_tokens, self._config.model_fingerprint)
-        self._puller = GrpcPuller(cache)
+        tls = load_tls(self._config.tls)
+        self._puller = GrpcPuller(cache, tls)
         if self._serves:
-            self._server = serve_kv_transfer(KvTransferService(self._book, cache), self._config.address)
+            self._server = serve_kv_transfer(KvTransferService(self._book, cache), self._config.address, tls)
 
     def begin(self, plan: StepPlan) -> None:
         if self._puller is None:  # A dry run before the cache exists.

@@ -27,6 +27,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.nixl.connector import NixlPull
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.metadata import NixlConnectorMetadata
 
 from segue.base.process import end_with_parent_process
+from segue.base.tls import load_tls
 from segue.kv_transfer.connector_config import KEY, ConnectorConfig, TransferReport
 from segue.kv_transfer.grpc_server import KvTransferService, serve_kv_transfer
 from segue.kv_transfer.handoff import Event
@@ -113,7 +114,8 @@ class SegueNixlConnector(NixlPullConnector):
         super().register_kv_caches(kv_caches)
         self._block_bytes = sum(tensor[0].nbytes for tensor in kv_caches.values())
         if self._kv_transfer_config.is_kv_producer:
-            self._server = serve_kv_transfer(KvTransferService(self._book, cache=None), self._config.address)
+            service = KvTransferService(self._book, cache=None)
+            self._server = serve_kv_transfer(service, self._config.address, load_tls(self._config.tls))
 
     def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
         super().bind_connector_metadata(connector_metadata)

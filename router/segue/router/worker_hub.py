@@ -10,6 +10,7 @@ from typing import Protocol
 import grpc
 import grpc.aio
 
+from segue.base.identity import caller_problem
 from segue.base.logging import get_logger
 from segue.proto.worker_pb2 import (
     Refused,
@@ -108,6 +109,11 @@ class WorkerHub(WorkerHubServicer):
                 f"Register needs a worker_id and a role, prefill or decode; it has {register.worker_id!r} and "
                 f"{register.role}",
             )
+        role = Role.Name(register.role).removeprefix("ROLE_").lower()
+        if (problem := caller_problem(context.auth_context(), role, register.worker_id)) is not None:
+            log.error("worker_refused", worker_id=register.worker_id, peer=context.peer(), reason=problem)
+            await context.write(RouterFrame(refused=Refused(reason=problem)))
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, problem)
         known = self._links.get(register.worker_id)
         another = known is not None and known.register.epoch != register.epoch
         if known is not None and another and time.monotonic() - known.heard_at_s < self._lease_s / 2:

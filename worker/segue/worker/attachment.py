@@ -10,7 +10,10 @@ import grpc
 import grpc.aio
 
 from segue.base.errors import SettingsError
+from segue.base.identity import ROUTER_DNS
 from segue.base.logging import get_logger
+from segue.base.tls import TlsSource
+from segue.base.tls_grpc import open_aio_channel
 from segue.proto.worker_pb2 import Load, Register, RouterFrame, Status, WorkerFrame
 from segue.proto.worker_pb2_grpc import WorkerHubStub
 from segue.worker.outbox import Outbox
@@ -64,10 +67,11 @@ class AttachmentOwner(Protocol):
 class Attachment:
     """One router, for as long as it is listed. ``run`` ends by cancellation, or with the router's refusal."""
 
-    def __init__(self, address: str, owner: AttachmentOwner) -> None:
+    def __init__(self, address: str, owner: AttachmentOwner, tls: TlsSource | None = None) -> None:
         self.address = address
         self.outbox = Outbox()
         self._owner = owner
+        self._tls = tls
 
     async def run(self) -> None:
         """Stay attached.
@@ -78,7 +82,7 @@ class Attachment:
         redial_s = _REDIAL_MIN_S
         while True:
             self.outbox = Outbox()
-            async with grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
+            async with open_aio_channel(self.address, self._tls, ROUTER_DNS, CHANNEL_OPTIONS) as channel:
                 try:
                     end = await self._attach(channel)
                 finally:

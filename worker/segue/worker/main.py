@@ -12,6 +12,7 @@ from segue.engine.factory import make_engine
 from segue.engine.protocol import Engine
 from segue.proto.worker_pb2 import Register, WorkerState
 from segue.worker.attachment import Attachment
+from segue.worker.mesh import open_mesh
 from segue.worker.releases import Releases
 from segue.worker.role import WorkerRole
 from segue.worker.routers import stay_attached
@@ -54,6 +55,7 @@ class _Worker:
 
     async def run(self) -> int:
         self._draining = asyncio.Event()
+        self._tls = open_mesh(self._settings, self._role.name)
         epoch = new_epoch()
         engine = make_engine(self._settings.engine_settings(self._role.name, epoch))
         try:
@@ -65,7 +67,7 @@ class _Worker:
 
     async def _run(self, engine: Engine, epoch: str) -> int:
         settings, role = self._settings, self._role
-        server = WorkerServer(settings.host, settings.port)
+        server = WorkerServer(settings.host, settings.port, self._tls)
         register = Register(
             worker_id=settings.worker_id,
             epoch=epoch,
@@ -74,13 +76,14 @@ class _Worker:
             protocol=PROTOCOL_VERSION,
         )
         try:
-            async with asyncio.TaskGroup() as tasks, Releases(tasks) as releases:
+            async with asyncio.TaskGroup() as tasks, Releases(tasks, settings.worker_id, self._tls) as releases:
                 runtime = WorkerRuntime(role, register, engine, releases)
                 await server.start(WorkerService(runtime, engine, self._begin_drain))
                 log.info("listening", address=server.address, worker_id=settings.worker_id, epoch=epoch)
                 on_stop_signals(asyncio.get_running_loop(), lambda: self._begin_drain(0.0))
                 attached = tasks.create_task(
-                    stay_attached(settings.routers, lambda address: Attachment(address, runtime)), name="routers"
+                    stay_attached(settings.routers, lambda address: Attachment(address, runtime, self._tls)),
+                    name="routers",
                 )
                 runtime.set_state(WorkerState.WORKER_STATE_LOADING, self._settings.model)
                 status = await self._serve(runtime, server, engine)

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from segue.base.identity import worker_dns
 from segue.base.logging import get_logger
+from segue.base.tls import TlsSource
+from segue.base.tls_grpc import Channels, open_aio_channel
 from segue.proto.kv_transfer_pb2 import ReleaseRequest, RenewRequest, Ticket
 from segue.proto.kv_transfer_pb2_grpc import KvTransferStub
 
@@ -27,10 +30,12 @@ class Releases:
     Leaving the block waits for those under way: nobody else knows of their tickets.
     """
 
-    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, own_id: str = "", tls: TlsSource | None = None) -> None:
+        """``own_id`` is this worker's, which with TLS its own engine's certificate must name."""
         self._tasks = tasks
+        self._own_id = own_id
         self._sending: set[asyncio.Task[None]] = set()
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._channels = Channels(open_aio_channel, tls)
 
     async def __aenter__(self) -> Releases:
         return self
@@ -38,20 +43,19 @@ class Releases:
     async def __aexit__(self, *_: object) -> None:
         if self._sending:
             await asyncio.wait(self._sending)
-        for channel in self._channels.values():
+        for channel in self._channels.take_all():  # What comes after all dials anew.
             await channel.close(grace=None)
-        self._channels.clear()  # What comes after all dials anew.
 
-    def give_back(self, release: ReleaseRequest, address: str) -> None:
-        """Release a ticket at the ``KvTransfer`` service at ``address``."""
-        self._start(self._release(release, address), f"release {release.ticket_id}")
+    def give_back(self, release: ReleaseRequest, address: str, producer_id: str = "") -> None:
+        """Release a ticket at the ``KvTransfer`` service at ``address``: of that producer, or of our own engine."""
+        self._start(self._release(release, address, producer_id), f"release {release.ticket_id}")
 
     def give_back_ticket(self, ticket: Ticket, reason: str) -> None:
         release = ReleaseRequest(ticket_id=ticket.ticket_id, producer_epoch=ticket.producer_epoch, reason=reason)
-        self.give_back(release, ticket.address)
+        self.give_back(release, ticket.address, ticket.producer_id)
 
     def renew(self, renew: RenewRequest, address: str, on_gone: Callable[[Iterable[str]], None]) -> None:
-        """Extend leases at the ``KvTransfer`` service at ``address``; ``on_gone`` gets the tickets that are over."""
+        """Extend leases at our own engine's ``KvTransfer``, at ``address``; ``on_gone`` gets the tickets that are over."""
         self._start(self._renew(renew, address, on_gone), "renew")
 
     def _start(self, call: Coroutine[Any, Any, None], name: str) -> None:
@@ -59,9 +63,9 @@ class Releases:
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
-    async def _release(self, release: ReleaseRequest, address: str) -> None:
+    async def _release(self, release: ReleaseRequest, address: str, producer_id: str) -> None:
         try:
-            await self._stub(address).Release(release, timeout=_TIMEOUT_S)
+            await self._stub(address, producer_id).Release(release, timeout=_TIMEOUT_S)
         except grpc.aio.AioRpcError as broken:
             log.warning("release_failed", ticket_id=release.ticket_id, error=broken.code().name)
 
@@ -73,8 +77,5 @@ class Releases:
         else:
             on_gone(answer.gone_ticket_ids)
 
-    def _stub(self, address: str) -> KvTransferAsyncStub:
-        channel = self._channels.get(address)
-        if channel is None:
-            channel = self._channels[address] = grpc.aio.insecure_channel(address)
-        return KvTransferStub(channel)
+    def _stub(self, address: str, producer_id: str = "") -> KvTransferAsyncStub:
+        return KvTransferStub(self._channels.get(address, worker_dns(producer_id or self._own_id)))

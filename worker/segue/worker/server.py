@@ -10,6 +10,9 @@ from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined
 from grpc_reflection.v1alpha import reflection
 
 from segue.base.errors import SettingsError
+from segue.base.grpc_guard import AsyncGuard, only_kinds
+from segue.base.tls import TlsSource
+from segue.base.tls_grpc import add_port
 from segue.engine.protocol import Engine
 from segue.proto import worker_pb2
 from segue.proto.worker_pb2 import DescribeRequest, DescribeResponse, DrainRequest, DrainResponse
@@ -44,17 +47,21 @@ class WorkerService(WorkerServicer):
 
 
 class WorkerServer:
-    """A listening server; ``address`` is what others dial. Health says NOT_SERVING until ``set_ready``."""
+    """A listening server; ``address`` is what others dial. Health says NOT_SERVING until ``set_ready``.
 
-    def __init__(self, host: str, port: int) -> None:
+    With TLS it answers routers and operators, and everybody of the mesh who asks for its health.
+    """
+
+    def __init__(self, host: str, port: int, tls: TlsSource | None = None) -> None:
+        guards = [] if tls is None else [AsyncGuard(only_kinds("router", "operator"))]
         # gRPC lets processes share a port by default: each would get some of the other's calls.
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], interceptors=guards)
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         try:
-            bound = self._server.add_insecure_port(f"{host}:{port}")
+            bound = add_port(self._server, f"{host}:{port}", tls)
         except RuntimeError as error:
             raise SettingsError(f"can't listen on {host}:{port}: {error}; choose another --port") from error
         self.address = f"{host}:{bound}"

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from segue.base.ids import new_epoch
 from segue.base.logging import LogFormat
+from segue.base.tls import TlsFiles
 from segue.engine.settings import EngineKind, EngineRole, EngineSettings, TransportChoice
 
 
@@ -37,6 +38,8 @@ class WorkerSettings(BaseModel):
     engine_args: dict[str, Any] = Field(default_factory=dict, description="vLLM's EngineArgs.")
     kv_cache_gib: float = Field(1.0, gt=0)
     lease_s: float = Field(30.0, gt=0, description="Seconds that offered KV blocks wait to be claimed.")
+    tls: TlsFiles | None = Field(None, description="Our certificate and the mesh's CA; None is plain text.")
+    insecure: bool = Field(False, description="Listen in plain text where others than this machine reach us.")
     drain_timeout_s: float = Field(60.0, ge=0, description="Seconds a drain may take before what is left is dropped.")
     log_format: LogFormat = "auto"
 
@@ -54,4 +57,5 @@ class WorkerSettings(BaseModel):
             host=self.host,
             kv_port=self.kv_port,
             advertise_kv=self.advertise_kv,
+            tls=self.tls,
         )

@@ -1,0 +1,30 @@
+"""How a worker joins the mesh: with a certificate that names it, or in plain text where that is allowed."""
+
+from __future__ import annotations
+
+from segue.base.errors import SettingsError
+from segue.base.exposure import check_exposure
+from segue.base.tls import TlsSource, check_own_identity, load_tls
+from segue.engine.settings import EngineRole
+from segue.worker.settings import WorkerSettings
+
+
+def open_mesh(settings: WorkerSettings, role: EngineRole) -> TlsSource | None:
+    """The worker's certificate; None is plain text.
+
+    Raises:
+        SettingsError: it can't be used, it isn't this worker's, or plain text would be open to others.
+    """
+    check_exposure(
+        settings.host,
+        f"{role} worker {settings.worker_id}",
+        tls=settings.tls is not None,
+        tls_option="--tls-cert, --tls-key and --tls-ca",
+        insecure=settings.insecure,
+    )
+    tls = load_tls(settings.tls)
+    if tls is not None:
+        if not (tls.files.cert and tls.files.ca):
+            raise SettingsError("the mesh needs a certificate, its key and the CA on both ends of each link")
+        check_own_identity(tls, role, settings.worker_id)
+    return tls
