@@ -9,7 +9,7 @@ from aiohttp import web
 from segue.base.errors import SettingsError
 from segue.cluster.environment import Machine
 from segue.cluster.local import LocalCluster, PoolSettings, Ports, choose_ports, process_specs
-from segue.cluster.readiness import NotReadyInTime, Readiness, WorkerStatus, is_complete, wait_until_ready
+from segue.cluster.readiness import NotReadyInTime, Readiness, RouterHttp, WorkerStatus, is_complete, wait_until_ready
 
 
 def cluster(prefill: int = 1, decode: int = 1) -> LocalCluster:
@@ -95,7 +95,7 @@ async def test_waiting_follows_the_router_until_all_are_ready(unused_tcp_port: i
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
-        await wait_until_ready(f"http://127.0.0.1:{unused_tcp_port}", 1, 1, 10, seen.append)
+        await wait_until_ready(RouterHttp(f"http://127.0.0.1:{unused_tcp_port}"), 1, 1, 10, seen.append)
     finally:
         await runner.cleanup()
     assert [len(answer.workers) for answer in seen] == [1, 2, 2]
@@ -103,4 +103,4 @@ async def test_waiting_follows_the_router_until_all_are_ready(unused_tcp_port: i
 
 async def test_waiting_in_vain_says_what_was_seen(unused_tcp_port: int) -> None:
     with pytest.raises(NotReadyInTime, match="a router that doesn't answer"):
-        await wait_until_ready(f"http://127.0.0.1:{unused_tcp_port}", 1, 1, 0.3, lambda _: None)
+        await wait_until_ready(RouterHttp(f"http://127.0.0.1:{unused_tcp_port}"), 1, 1, 0.3, lambda _: None)

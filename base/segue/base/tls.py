@@ -102,10 +102,20 @@ def load_tls(files: TlsFiles | None) -> TlsSource | None:
     return None if files is None else TlsSource(files)
 
 
+def load_mesh(files: TlsFiles | None) -> TlsSource | None:
+    """For links on which both ends show a certificate. Raises SettingsError if the files aren't enough for that."""
+    if files is not None and not (files.cert and files.ca):
+        raise SettingsError("the mesh needs a certificate, its key and the CA, on both ends of each link")
+    return load_tls(files)
+
+
 def check_own_identity(source: TlsSource, kind: str, name: str) -> None:
-    """Raises SettingsError unless our own certificate names us: every peer would refuse us, each in its own words."""
+    """Raises SettingsError unless our own certificate names us: every peer would refuse us, each in its own words.
+
+    A ``name`` of "*" is any.
+    """
     identities = source.current().identities
-    if not any(identity.covers(kind, name) for identity in identities):
+    if not any(identity.covers(kind, identity.name if name == "*" else name) for identity in identities):
         seen = ", ".join(map(str, identities)) or "no segue:// name"
         raise SettingsError(
             f"the certificate {source.files.cert} is for {seen}, this process is segue://{kind}/{name}; "

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from segue.base.tls import TlsFiles
 
 
 class Transport(StrEnum):
@@ -74,6 +78,28 @@ EngineArg = Annotated[
         help="Passed to vLLM's EngineArgs, which checks it; the value is JSON or a plain word. Repeatable.",
     ),
 ]
+
+TlsCert = Annotated[str, typer.Option("--tls-cert", metavar="FILE", help="Our certificate towards the mesh, PEM.")]
+TlsKey = Annotated[str, typer.Option("--tls-key", metavar="FILE", help="Its key.")]
+TlsCa = Annotated[str, typer.Option("--tls-ca", metavar="FILE", help="The CA whose certificates the mesh accepts.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Allow plain text on an address that other machines may reach.")
+]
+ApiKeys = Annotated[
+    Path | None,
+    typer.Option(
+        "--api-keys", metavar="FILE", help="Hashed API keys (see segue keys new); SEGUE_API_KEYS may hold more."
+    ),
+]
+
+
+def tls_files(cert: str, key: str, ca: str) -> TlsFiles | None:
+    """None if none of them is given. Raises SettingsError for a certificate without its key or the reverse."""
+    if not (cert or key or ca):
+        return None
+    from segue.base.tls import TlsFiles
+
+    return TlsFiles(cert, key, ca)
 
 
 def start_process(die_with_parent: int) -> None:

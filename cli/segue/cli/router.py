@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -9,14 +10,20 @@ import typer
 from segue.cli.failures import settings_errors
 from segue.cli.model import model_and_served_name
 from segue.cli.options import (
+    ApiKeys,
     DieWithParent,
     DrainTimeout,
+    Insecure,
     LogFormat,
     LogFormatOption,
     MaxQueue,
     Model,
     ServedName,
+    TlsCa,
+    TlsCert,
+    TlsKey,
     start_process,
+    tls_files,
 )
 
 
@@ -33,6 +40,16 @@ def router(
     max_queue_s: MaxQueue = 5.0,
     default_timeout: Annotated[float, typer.Option(help="Seconds for requests that bring no deadline.")] = 600.0,
     drain_timeout: DrainTimeout = 30.0,
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
+    tls_ca: TlsCa = "",
+    public_tls_cert: Annotated[str, typer.Option(metavar="FILE", help="Certificate for clients, PEM.")] = "",
+    public_tls_key: Annotated[str, typer.Option(metavar="FILE", help="Its key.")] = "",
+    public_tls_ca: Annotated[
+        str, typer.Option(metavar="FILE", help="Clients must show a certificate of this CA. Default: they need none.")
+    ] = "",
+    api_keys: ApiKeys = None,
+    insecure: Insecure = False,
     log_format: LogFormatOption = LogFormat.auto,
     die_with_parent: DieWithParent = 0,
 ) -> None:
@@ -56,6 +73,11 @@ def router(
             max_queue_s=max_queue_s,
             default_timeout_s=default_timeout,
             drain_timeout_s=drain_timeout,
+            tls=tls_files(tls_cert, tls_key, tls_ca),
+            public_tls=tls_files(public_tls_cert, public_tls_key, public_tls_ca),
+            insecure=insecure,
+            api_keys_file=api_keys,
+            api_keys=os.environ.get("SEGUE_API_KEYS", ""),
             log_format=log_format.value,
         )
         raise typer.Exit(run(settings))

@@ -86,7 +86,7 @@ async def _run_ready(run: Run, console: Console, body: Callable[[], Awaitable[No
         cluster, this_machine(), run.policy, lambda event: tell_event(console, event)
     ) as signals.supervised:
         with StartupDisplay(console, names) as display:
-            await wait_until_ready(cluster.http_url, prefill, decode, run.startup_timeout_s, display.update)
+            await wait_until_ready(cluster.http, prefill, decode, run.startup_timeout_s, display.update)
         await body()
         if signals.received is None:
             console.print("stopping", style="dim")

@@ -11,11 +11,13 @@ import typer
 from segue.cli.failures import settings_errors
 from segue.cli.model import model_and_served_name
 from segue.cli.options import (
+    ApiKeys,
     DeathPolicy,
     DeviceChoice,
     DrainTimeout,
     EngineArg,
     EngineKind,
+    Insecure,
     KvCacheGib,
     MaxQueue,
     Model,
@@ -50,6 +52,12 @@ def up(
     on_death: Annotated[
         DeathPolicy, typer.Option(help="When a process dies: end the cluster, or restart it.")
     ] = DeathPolicy.exit,
+    certs: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="TLS on every link, with certificates as segue certs DIR makes them."),
+    ] = None,
+    api_keys: ApiKeys = None,
+    insecure: Insecure = False,
     log_dir: Log = None,
     startup_timeout: Startup = 300.0,
 ) -> None:
@@ -82,7 +90,11 @@ def up(
             host=host,
             prefill=PoolSettings(prefill, as_flags("--engine-arg", prefill_engine_arg)),
             decode=PoolSettings(decode, as_flags("--engine-arg", decode_engine_arg)),
-            router_args=("--served-model-name", name, "--max-queue-s", f"{max_queue_s:g}"),
+            certs=certs,
+            router_args=(
+                *("--served-model-name", name, "--max-queue-s", f"{max_queue_s:g}"),
+                *_access(api_keys, insecure),
+            ),
             worker_args=(
                 *("--transport", transport.value, "--engine", engine.value),
                 *as_flags("--engine-arg", engine_arg),
@@ -104,3 +116,8 @@ def up(
 
     run_cluster(Run(cluster, RestartPolicy(on_death.value), startup_timeout), console, serve)
     say("stopped")
+
+
+def _access(api_keys: Path | None, insecure: bool) -> tuple[str, ...]:
+    keys = () if api_keys is None else ("--api-keys", str(api_keys))
+    return (*keys, *(("--insecure",) if insecure else ()))

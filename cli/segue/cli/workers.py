@@ -13,17 +13,23 @@ from segue.cli.options import (
     DrainTimeout,
     EngineArg,
     EngineKind,
+    Insecure,
     KvCacheGib,
     LogFormat,
     LogFormatOption,
     Model,
+    TlsCa,
+    TlsCert,
+    TlsKey,
     Transport,
     TransportOption,
     parse_engine_args,
     start_process,
+    tls_files,
 )
 
 if TYPE_CHECKING:
+    from segue.base.tls import TlsFiles
     from segue.worker.settings import WorkerSettings
 
 Routers = Annotated[
@@ -62,6 +68,10 @@ def prefill_worker(
     kv_cache_gib: KvCacheGib = 1.0,
     lease: Lease = 30.0,
     drain_timeout: DrainTimeout = 60.0,
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
+    tls_ca: TlsCa = "",
+    insecure: Insecure = False,
     log_format: LogFormatOption = LogFormat.auto,
     die_with_parent: DieWithParent = 0,
 ) -> None:
@@ -84,6 +94,8 @@ def prefill_worker(
             kv_cache_gib=kv_cache_gib,
             lease=lease,
             drain_timeout=drain_timeout,
+            tls=tls_files(tls_cert, tls_key, tls_ca),
+            insecure=insecure,
             log_format=log_format,
         )
         raise typer.Exit(run(settings))
@@ -103,6 +115,10 @@ def decode_worker(
     kv_cache_gib: KvCacheGib = 1.0,
     lease: Lease = 30.0,
     drain_timeout: DrainTimeout = 60.0,
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
+    tls_ca: TlsCa = "",
+    insecure: Insecure = False,
     log_format: LogFormatOption = LogFormat.auto,
     die_with_parent: DieWithParent = 0,
 ) -> None:
@@ -125,6 +141,8 @@ def decode_worker(
             kv_cache_gib=kv_cache_gib,
             lease=lease,
             drain_timeout=drain_timeout,
+            tls=tls_files(tls_cert, tls_key, tls_ca),
+            insecure=insecure,
             log_format=log_format,
         )
         raise typer.Exit(run(settings))
@@ -145,6 +163,8 @@ def _settings(
     kv_cache_gib: float,
     lease: float,
     drain_timeout: float,
+    tls: TlsFiles | None,
+    insecure: bool,
     log_format: LogFormat,
 ) -> WorkerSettings:
     from segue.worker.settings import WorkerSettings
@@ -163,6 +183,8 @@ def _settings(
         kv_cache_gib=kv_cache_gib,
         lease_s=lease,
         drain_timeout_s=drain_timeout,
+        tls=tls,
+        insecure=insecure,
         log_format=log_format.value,
     )
     # Without a name given, the settings' own default is it.

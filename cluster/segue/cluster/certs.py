@@ -22,10 +22,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from segue.base.errors import SettingsError
 from segue.base.identity import ROUTER_DNS, WORKER_KINDS, Identity, parse_identity, worker_dns
 from segue.base.tls import TlsFiles
+from segue.cluster.cert_files import CA_NAME, files_of
 
 CA_DAYS = 30.0
 _CLOCK_SKEW = timedelta(minutes=5)
-_CA_NAME = "ca"
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,6 @@ def worker_holder(role_and_id: str) -> Holder:
     return Holder(identity.name, identity)
 
 
-def files_of(folder: Path, holder: str) -> TlsFiles:
-    """Where a holder's files are."""
-    return TlsFiles(str(folder / f"{holder}.crt"), str(folder / f"{holder}.key"), str(folder / f"{_CA_NAME}.crt"))
-
-
 def make_ca(folder: Path, *, force: bool = False, days: float = CA_DAYS) -> None:
     """A new CA in ``folder``, which is made if need be.
 
@@ -70,7 +65,7 @@ def make_ca(folder: Path, *, force: bool = False, days: float = CA_DAYS) -> None
         SettingsError: there is one already and ``force`` doesn't say to replace it.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not force and (folder / f"{_CA_NAME}.key").exists():
+    if not force and (folder / f"{CA_NAME}.key").exists():
         raise SettingsError(
             f"{folder} has a CA already; issue new certificates under it with --rotate, or replace it and thereby "
             "everything it signed with --force"
@@ -83,7 +78,7 @@ def make_ca(folder: Path, *, force: bool = False, days: float = CA_DAYS) -> None
     builder = builder.add_extension(x509.KeyUsage(**usage), critical=True)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     builder = builder.add_extension(identifier, critical=False)
-    _write_pair(folder, _CA_NAME, key, builder.sign(key, hashes.SHA256()))
+    _write_pair(folder, CA_NAME, key, builder.sign(key, hashes.SHA256()))
 
 
 def issue(folder: Path, holder: Holder, *, days: float, now: datetime | None = None) -> TlsFiles:
@@ -95,8 +90,8 @@ def issue(folder: Path, holder: Holder, *, days: float, now: datetime | None = N
         SettingsError: there is no CA in the folder.
     """
     try:
-        ca_key: Any = serialization.load_pem_private_key((folder / f"{_CA_NAME}.key").read_bytes(), None)
-        ca = x509.load_pem_x509_certificate((folder / f"{_CA_NAME}.crt").read_bytes())
+        ca_key: Any = serialization.load_pem_private_key((folder / f"{CA_NAME}.key").read_bytes(), None)
+        ca = x509.load_pem_x509_certificate((folder / f"{CA_NAME}.crt").read_bytes())
     except OSError as error:
         raise SettingsError(f"{folder} has no CA ({error.strerror}: {error.filename}); make one first") from None
     key = ec.generate_private_key(ec.SECP256R1())

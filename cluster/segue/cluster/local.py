@@ -12,8 +12,11 @@ from importlib import metadata
 from pathlib import Path
 
 from segue.base.errors import SettingsError
+from segue.base.tls import TlsFiles
+from segue.cluster.cert_files import files_of
 from segue.cluster.environment import Device, Machine, share_of, worker_environment
 from segue.cluster.process import ProcessSpec
+from segue.cluster.readiness import RouterHttp
 from segue.cluster.restarts import RestartPolicy
 from segue.cluster.supervisor import Report, Supervised, supervise
 
@@ -45,7 +48,10 @@ class Ports:
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """What to run. ``model`` is a path or hub id; ``run_dir`` gets one log file a process and must exist."""
+    """What to run. ``model`` is a path or hub id; ``run_dir`` gets one log file a process and must exist.
+
+    ``certs`` is a folder as ``segue certs`` makes it; with it every link has TLS, None is plain text.
+    """
 
     model: str
     run_dir: Path
@@ -58,12 +64,18 @@ class LocalCluster:
     worker_args: tuple[str, ...] = ()
     kv_cache_gib: float = 1.0
     drain_timeout_s: float = 10.0
+    certs: Path | None = None
 
     @property
     def http_url(self) -> str:
         """Where the router's HTTP API is for a client on this machine."""
         host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host
-        return f"http://{host}:{self.ports.http}"
+        return f"{'http' if self.certs is None else 'https'}://{host}:{self.ports.http}"
+
+    @property
+    def http(self) -> RouterHttp:
+        """The same, with what a client needs to trust the router's certificate."""
+        return RouterHttp(self.http_url, None if self.certs is None else TlsFiles(ca=files_of(self.certs, "router").ca))
 
 
 def process_specs(cluster: LocalCluster, machine: Machine, inherited: Mapping[str, str]) -> list[ProcessSpec]:
@@ -84,6 +96,8 @@ def process_specs(cluster: LocalCluster, machine: Machine, inherited: Mapping[st
         *("--host", cluster.host, "--port", str(ports.http)),
         *("--grpc-port", str(ports.grpc), "--worker-port", str(ports.worker)),
         *common,
+        *_tls_args(cluster, "router"),
+        *_public_tls_args(cluster),
         *cluster.router_args,
     )
     specs = [ProcessSpec("router", router_argv, dict(inherited), cluster.run_dir / "router.log")]
@@ -97,6 +111,7 @@ def process_specs(cluster: LocalCluster, machine: Machine, inherited: Mapping[st
             *common,
             *("--router", f"127.0.0.1:{ports.worker}", "--worker-id", name),
             *("--kv-cache-gib", f"{cluster.kv_cache_gib:g}"),
+            *_tls_args(cluster, name),
             *cluster.worker_args,
             *pool.extra_args,
         )
@@ -104,6 +119,20 @@ def process_specs(cluster: LocalCluster, machine: Machine, inherited: Mapping[st
         environment = worker_environment(inherited, share, cluster.kv_cache_gib)
         specs.append(ProcessSpec(name, argv, environment, cluster.run_dir / f"{name}.log"))
     return specs
+
+
+def _tls_args(cluster: LocalCluster, holder: str) -> tuple[str, ...]:
+    if cluster.certs is None:
+        return ()
+    files = files_of(cluster.certs, holder)
+    return ("--tls-cert", files.cert, "--tls-key", files.key, "--tls-ca", files.ca)
+
+
+def _public_tls_args(cluster: LocalCluster) -> tuple[str, ...]:
+    if cluster.certs is None:
+        return ()
+    files = files_of(cluster.certs, "router")
+    return ("--public-tls-cert", files.cert, "--public-tls-key", files.key)
 
 
 @asynccontextmanager

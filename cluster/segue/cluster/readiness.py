@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from segue.base.tls import TlsFiles
+from segue.base.tls_http import client_context
 
 _POLL_S = 0.2
 _REQUEST_TIMEOUT_S = 2.0
@@ -67,8 +71,19 @@ async def read_readiness(session: aiohttp.ClientSession, http_url: str) -> Readi
         return UNREACHABLE
 
 
+@dataclass(frozen=True)
+class RouterHttp:
+    """Where a router's HTTP is; ``tls`` is what an https URL needs."""
+
+    url: str
+    tls: TlsFiles | None = None
+
+    def connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector() if self.tls is None else aiohttp.TCPConnector(ssl=client_context(self.tls))
+
+
 async def wait_until_ready(
-    http_url: str, prefill: int, decode: int, timeout_s: float, on_progress: Callable[[Readiness], None]
+    router: RouterHttp, prefill: int, decode: int, timeout_s: float, on_progress: Callable[[Readiness], None]
 ) -> None:
     """Poll until all workers are ready, telling each answer to ``on_progress``.
 
@@ -76,9 +91,9 @@ async def wait_until_ready(
     """
     latest = UNREACHABLE
     try:
-        async with asyncio.timeout(timeout_s), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(timeout_s), aiohttp.ClientSession(connector=router.connector()) as session:
             while True:
-                latest = await read_readiness(session, http_url)
+                latest = await read_readiness(session, router.url)
                 on_progress(latest)
                 if is_complete(latest, prefill, decode):
                     return

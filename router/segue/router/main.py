@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc.aio
 from aiohttp import web
@@ -14,11 +14,15 @@ from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined
 from grpc_reflection.v1alpha import reflection
 
 from segue.base.errors import SettingsError
+from segue.base.grpc_guard import AsyncGuard
 from segue.base.logging import get_logger, setup_logging
 from segue.base.process import on_stop_signals
+from segue.base.tls import TlsSource
+from segue.base.tls_grpc import add_port
 from segue.proto import inference_pb2
 from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
 from segue.proto.worker_pb2_grpc import add_WorkerHubServicer_to_server
+from segue.router.access.edges import http_middleware
 from segue.router.admission import Admission
 from segue.router.continuation import ContinuationPolicy
 from segue.router.dispatcher import Dispatcher
@@ -27,6 +31,7 @@ from segue.router.limits import Limits
 from segue.router.models import Models
 from segue.router.openai.server import make_app
 from segue.router.readiness import add_readiness
+from segue.router.security import open_security
 from segue.router.settings import RouterSettings
 from segue.router.text.tokenizer import TextCodec
 from segue.router.worker_hub import WorkerHub
@@ -67,6 +72,7 @@ class _Router:
 
     async def run(self) -> None:
         settings = self._settings
+        security = open_security(settings)
         codec = TextCodec.load(settings.model)
         limits = Limits(default_timeout_s=settings.default_timeout_s)
         models = Models(settings.model_name, codec, created_unix_s=int(time.time()))
@@ -78,18 +84,20 @@ class _Router:
 
         workers = _new_server(_MAX_FRAME_BYTES)
         add_WorkerHubServicer_to_server(hub, workers)
-        public = _new_server(limits.max_body_bytes)
+        public = _new_server(limits.max_body_bytes, security.public_guards)
         add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits), public)
         health = await _add_health_and_reflection(public)
 
         app = make_app(dispatcher, models, limits)
         add_readiness(app, links)
+        if security.gate is not None:
+            app.middlewares.append(http_middleware(security.gate))
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
-        worker_port = _listen(workers, settings.worker_host, settings.worker_port, "--worker-port")
-        grpc_port = _listen(public, settings.host, settings.grpc_port, "--grpc-port")
+        worker_port = _listen(workers, settings.worker_host, settings.worker_port, "--worker-port", security.mesh)
+        grpc_port = _listen(public, settings.host, settings.grpc_port, "--grpc-port", security.public)
         try:
-            await web.TCPSite(runner, settings.host, settings.port).start()
+            await web.TCPSite(runner, settings.host, settings.port, ssl_context=security.http_context()).start()
         except OSError as error:
             raise SettingsError(
                 f"can't listen on {settings.host}:{settings.port}: {error}; choose another --port"
@@ -97,7 +105,16 @@ class _Router:
         await workers.start()
         await public.start()
         http_port = runner.addresses[0][1]
-        log.info("serving", model=settings.model_name, http=http_port, grpc=grpc_port, workers=worker_port)
+        log.info(
+            "serving",
+            model=settings.model_name,
+            http=http_port,
+            grpc=grpc_port,
+            workers=worker_port,
+            public_tls=security.public is not None,
+            worker_tls=security.mesh is not None,
+            api_keys=security.gate is not None,
+        )
 
         on_stop_signals(asyncio.get_running_loop(), self._stop.set)
         async with asyncio.TaskGroup() as tasks:
@@ -114,15 +131,16 @@ class _Router:
         await workers.stop(grace=1.0)
 
 
-def _new_server(max_receive_bytes: int) -> grpc.aio.Server:
+def _new_server(max_receive_bytes: int, guards: Sequence[AsyncGuard] = ()) -> grpc.aio.Server:
     # By default gRPC shares its port with any other process that asks: a second router would start without a word,
     # and the kernel would deal clients and workers out between the two.
-    return grpc.aio.server(options=[("grpc.max_receive_message_length", max_receive_bytes), ("grpc.so_reuseport", 0)])
+    options = [("grpc.max_receive_message_length", max_receive_bytes), ("grpc.so_reuseport", 0)]
+    return grpc.aio.server(options=options, interceptors=guards)
 
 
-def _listen(server: grpc.aio.Server, host: str, port: int, option: str) -> int:
+def _listen(server: grpc.aio.Server, host: str, port: int, option: str, tls: TlsSource | None) -> int:
     try:
-        return server.add_insecure_port(f"{host}:{port}")
+        return add_port(server, f"{host}:{port}", tls)
     except RuntimeError as error:
         raise SettingsError(f"can't listen on {host}:{port}: {error}; choose another {option}") from error
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from segue.base.ids import new_epoch
 from segue.base.logging import LogFormat
+from segue.base.tls import TlsFiles
 
 
 class RouterSettings(BaseModel):
@@ -31,6 +34,13 @@ class RouterSettings(BaseModel):
     )
     default_timeout_s: float = Field(600.0, gt=0, description="Deadline of requests that bring none.")
     drain_timeout_s: float = Field(30.0, ge=0, description="Seconds that running requests get at shutdown.")
+    tls: TlsFiles | None = Field(None, description="For the workers' port: our certificate and the mesh's CA.")
+    public_tls: TlsFiles | None = Field(
+        None, description="For HTTP and public gRPC; with a CA, clients must show a certificate that it has signed."
+    )
+    insecure: bool = Field(False, description="Listen in plain text where others than this machine reach us.")
+    api_keys_file: Path | None = Field(None, description="Hashed API keys; read again when it changes.")
+    api_keys: str = Field("", repr=False, description="More of them, in the file's form.")
     router_id: str = Field(default_factory=lambda: "router-" + new_epoch()[:6])
     log_format: LogFormat = "auto"
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from segue.base.errors import SettingsError
 from segue.base.exposure import check_exposure
-from segue.base.tls import TlsSource, check_own_identity, load_tls
+from segue.base.tls import TlsSource, check_own_identity, load_mesh
 from segue.engine.settings import EngineRole
 from segue.worker.settings import WorkerSettings
 
@@ -22,9 +21,7 @@ def open_mesh(settings: WorkerSettings, role: EngineRole) -> TlsSource | None:
         tls_option="--tls-cert, --tls-key and --tls-ca",
         insecure=settings.insecure,
     )
-    tls = load_tls(settings.tls)
+    tls = load_mesh(settings.tls)
     if tls is not None:
-        if not (tls.files.cert and tls.files.ca):
-            raise SettingsError("the mesh needs a certificate, its key and the CA on both ends of each link")
         check_own_identity(tls, role, settings.worker_id)
     return tls

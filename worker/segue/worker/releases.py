@@ -55,7 +55,7 @@ class Releases:
         self.give_back(release, ticket.address, ticket.producer_id)
 
     def renew(self, renew: RenewRequest, address: str, on_gone: Callable[[Iterable[str]], None]) -> None:
-        """Extend leases at our own engine's ``KvTransfer``, at ``address``; ``on_gone`` gets the tickets that are over."""
+        """Extend leases at our own engine, at ``address``; ``on_gone`` gets the tickets that are over."""
         self._start(self._renew(renew, address, on_gone), "renew")
 
     def _start(self, call: Coroutine[Any, Any, None], name: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
-from segue.base.errors import ClientFault, InternalError, InvalidRequest, Overloaded, SegueError
+from segue.base.errors import ClientFault, InternalError, InvalidRequest, Overloaded, SegueError, Unauthenticated
 from segue.base.logging import get_logger
 from segue.router.limits import Limits, check_body_size, check_timeout_s
 from segue.router.openai import sse, wire
@@ -31,6 +31,8 @@ def error_response(error: SegueError) -> web.Response:
     headers = None
     if isinstance(error, Overloaded):
         headers = {"Retry-After": str(math.ceil(error.retry_after_s))}
+    if isinstance(error, Unauthenticated):
+        headers = {"WWW-Authenticate": 'Bearer realm="segue"'}
     return json_response(sse.error_body(error), error.http_status, headers)
 
 
