@@ -8,25 +8,12 @@ import pytest
 import pytest_asyncio
 
 from segue.client import SegueClient
-from segue.engine.embedded_model import ensure_embedded_model
-from tests.e2e.reference import Reference
 from tests.e2e.running import Cluster, running_cluster
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests with processes of their own come before the shared clusters, which would take their cores."""
     items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
-
-
-@pytest.fixture(scope="session")
-def model() -> str:
-    return str(ensure_embedded_model())
-
-
-@pytest.fixture(scope="session")
-def reference(model: str) -> Iterator[Reference]:
-    with Reference(model) as engine:
-        yield engine
 
 
 @pytest.fixture(scope="session", params=["grpc", "nixl"])

@@ -19,13 +19,14 @@ class Case(NamedTuple):
 
 
 class Reference:
-    """``answer(cases)`` gives each case's token ids, computed one at a time."""
+    """``answer(cases)`` gives each case's token ids, computed one at a time and remembered."""
 
     def __init__(self, model: str) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(model, theirs), daemon=True)
         self._process.start()
+        self._known: dict[str, tuple[int, ...]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -37,10 +38,18 @@ class Reference:
         self._process.join(20)
         self._process.kill()
 
-    def answer(self, cases: Sequence[Case]) -> list[tuple[int, ...]]:
-        self._pipe.send([tuple(case) for case in cases])
+    def answer_together(self, cases: Sequence[Case]) -> list[tuple[int, ...]]:
+        """As ``answer``, faster: batched as the engine likes."""
+        self._pipe.send((True, [tuple(case) for case in cases]))
         answers: list[tuple[int, ...]] = self._pipe.recv()
         return answers
+
+    def answer(self, cases: Sequence[Case]) -> list[tuple[int, ...]]:
+        new = {repr(case): case for case in cases if repr(case) not in self._known}
+        if new:
+            self._pipe.send((False, [tuple(case) for case in new.values()]))
+            self._known.update(zip(new, self._pipe.recv(), strict=True))
+        return [self._known[repr(case)] for case in cases]
 
 
 def _serve(model: str, pipe: Connection) -> None:
@@ -61,11 +70,14 @@ def _serve(model: str, pipe: Connection) -> None:
         distributed_executor_backend="uni",
         enable_prefix_caching=False,
     )
-    while (cases := pipe.recv()) is not None:
-        answers = []
-        for prompt, sampling in cases:
-            (output,) = engine.generate(
-                {"prompt_token_ids": list(prompt)}, SamplingParams(**sampling, detokenize=False), use_tqdm=False
-            )
-            answers.append(tuple(output.outputs[0].token_ids))
-        pipe.send(answers)
+    while (asked := pipe.recv()) is not None:
+        together, cases = asked
+        prompts: list[Any] = [{"prompt_token_ids": list(prompt)} for prompt, _ in cases]
+        params = [SamplingParams(**sampling, detokenize=False) for _, sampling in cases]
+        if together:
+            outputs = engine.generate(prompts, params, use_tqdm=False)
+        else:
+            outputs = [
+                engine.generate(prompt, one, use_tqdm=False)[0] for prompt, one in zip(prompts, params, strict=True)
+            ]
+        pipe.send([tuple(output.outputs[0].token_ids) for output in outputs])

@@ -1,0 +1,21 @@
+"""What the tests with real engines share: the model, and a plain engine to hold answers against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from segue.engine.embedded_model import ensure_embedded_model
+from tests.e2e.reference import Reference
+
+
+@pytest.fixture(scope="session")
+def model() -> str:
+    return str(ensure_embedded_model())
+
+
+@pytest.fixture(scope="session")
+def reference(model: str) -> Iterator[Reference]:
+    with Reference(model) as engine:
+        yield engine

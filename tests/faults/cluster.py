@@ -1,0 +1,260 @@
+"""The cluster under test: two prefill and two decode workers, and a bad link before each producer.
+
+Each process is started here by itself and not by ``segue up``, because the tests kill, stop and replace them one by
+one. All of it dies with the test process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+import httpx
+
+from segue.cluster.environment import share_of, worker_environment
+from segue.cluster.local import Ports, choose_ports, this_machine
+from segue.proto.worker_pb2 import DescribeRequest, DescribeResponse, WorkerState
+from segue.proto.worker_pb2_grpc import WorkerStub
+from tests.faults.proxy import LinkProxy
+
+LEASE_S = {"grpc": 3.0, "nixl": 6.0}  # vLLM's NIXL connector takes no shorter one.
+DRAIN_S = 20.0
+_START_S = 120.0
+_LISTENING = re.compile(r'"address":\s*"([^"]+)".*"event":\s*"listening"')
+
+
+@dataclass
+class Member:
+    """One process of the cluster. ``address`` is where it describes itself; empty for a router."""
+
+    name: str
+    argv: Sequence[str]
+    environment: dict[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    log_start_bytes: int = 0
+    stopped: bool = field(default=False)  # By SIGSTOP.
+
+    def start(self) -> None:
+        with self.log.open("ab") as sink:
+            self.log_start_bytes = sink.seek(0, os.SEEK_END)
+            self.process = subprocess.Popen(self.argv, env=self.environment, stdout=sink, stderr=sink)
+        self.stopped = False
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def signal(self, signum: signal.Signals) -> None:
+        if self.alive and self.process is not None:
+            self.process.send_signal(signum)
+            self.stopped = signum is signal.SIGSTOP
+
+    def kill(self) -> None:
+        """SIGKILL, and over when this returns."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+
+    def said(self) -> str:
+        """What this life has logged."""
+        with self.log.open("rb") as file:
+            file.seek(self.log_start_bytes)
+            return file.read().decode(errors="replace")
+
+    def describe(self) -> DescribeResponse | None:
+        """What the worker says of itself at its own port; None while it has none."""
+        found = _LISTENING.search(self.said())
+        if found is None or not self.alive:
+            return None
+        with grpc.insecure_channel(found[1]) as channel:
+            try:
+                return WorkerStub(channel).Describe(DescribeRequest(), timeout=5)
+            except grpc.RpcError:
+                return None
+
+    def wait_ready(self) -> None:
+        """Until this worker takes requests."""
+
+        def ready_or_over() -> bool:
+            seen = self.describe()
+            return not self.alive or (seen is not None and seen.status.state == WorkerState.WORKER_STATE_READY)
+
+        _wait(ready_or_over, _START_S, f"{self.name} is not ready")
+        assert self.alive, f"{self.name} ended while it started:\n{self.said()[-2000:]}"
+
+
+class Cluster:
+    """Running while the ``with`` block runs. ``router-1`` is started by whoever needs it; all workers know of it."""
+
+    def __init__(self, model: str, transport: str, run_dir: Path) -> None:
+        self.transport = transport
+        self.lease_s = LEASE_S[transport]
+        self.links: dict[str, LinkProxy] = {}
+        self.members: dict[str, Member] = {}
+        self._model = model
+        self._run_dir = run_dir
+        self._ports = {name: choose_ports("127.0.0.1") for name in ("router-0", "router-1")}
+        self._kv_ports = {name: choose_ports("127.0.0.1").http for name in ("prefill-0", "prefill-1")}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        for name, port in self._kv_ports.items():
+            self.links[name] = self._stack.enter_context(LinkProxy(f"127.0.0.1:{port}"))
+        for name, ports in self._ports.items():
+            self._add(name, self._router_argv(ports), dict(os.environ))
+        machine = this_machine()
+        for index, name in enumerate(("prefill-0", "decode-0", "prefill-1", "decode-1")):
+            environment = worker_environment(os.environ, share_of(machine, index, "cpu"), kv_cache_gib=1.0)
+            self._add(name, self._worker_argv(name), environment)
+        try:
+            self.restart_ended()
+            self.wait_whole()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for member in self.members.values():
+            member.kill()
+        self._stack.close()
+
+    # What there is
+
+    @property
+    def workers(self) -> list[str]:
+        return [name for name in self.members if not name.startswith("router")]
+
+    def of_role(self, role: str) -> list[Member]:
+        return [member for name, member in self.members.items() if name.startswith(role)]
+
+    def grpc_address(self, router: str = "router-0") -> str:
+        return f"127.0.0.1:{self._ports[router].grpc}"
+
+    def worker_address(self, router: str = "router-0") -> str:
+        """Where its workers dial a router."""
+        return f"127.0.0.1:{self._ports[router].worker}"
+
+    def kv_address(self, name: str) -> str:
+        """Where a producer's KvTransfer listens, its link left aside."""
+        return f"127.0.0.1:{self._kv_ports[name]}"
+
+    def router_ready(self, router: str = "router-0") -> bool:
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{self._ports[router].http}/readyz", timeout=2)
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == 200
+
+    # What is done to it
+
+    def restart_ended(self, prefix: str = "") -> None:
+        """Start what has ended, without waiting; the second router aside."""
+        for name, member in self.members.items():
+            if name.startswith(prefix) and not member.alive and name != "router-1":
+                member.start()
+
+    def wait_whole(self) -> None:
+        """Until everything serves."""
+        for name in self.workers:
+            self.members[name].wait_ready()
+        _wait(self.router_ready, _START_S, "the router is not ready")
+
+    def heal(self) -> None:
+        """Whatever was held or stopped goes on."""
+        for link in self.links.values():
+            link.heal()
+        for name, link in self.links.items():
+            link.divert(self.kv_address(name))
+            link.pulls.clear()
+        for member in self.members.values():
+            if member.stopped:
+                member.signal(signal.SIGCONT)
+
+    def busy(self) -> list[str]:
+        """What keeps living workers from their baseline, by their engines' own count."""
+        problems = []
+        for name in self.workers:
+            member = self.members[name]
+            if not member.alive:
+                continue
+            seen = member.describe()
+            if seen is None:
+                if member.alive:
+                    problems.append(f"{name} doesn't describe itself")
+                continue
+            load, blocks = seen.load, seen.status.facts.kv_blocks
+            held = {what: getattr(load, what) for what in ("running_requests", "waiting_requests", "held_offers")}
+            problems += [f"{name}: {what} is {count}" for what, count in held.items() if count]
+            if load.free_blocks != blocks:
+                problems.append(f"{name}: {load.free_blocks} of {blocks} blocks are free")
+        return problems
+
+    def wait_baseline(self, within_s: float) -> float:
+        """Until nobody holds anything; the seconds that took."""
+        started_s = time.monotonic()
+        while problems := self.busy():
+            took_s = time.monotonic() - started_s
+            assert took_s < within_s, f"after {within_s:g} s: {'; '.join(problems)}"
+            time.sleep(0.03)
+        return time.monotonic() - started_s
+
+    def holder(self, role: str) -> str:
+        """The worker of this role that has something to do; the first one if no load shows it."""
+        for member in self.of_role(role):
+            seen = member.describe()
+            if seen and (seen.load.running_requests or seen.load.waiting_requests or seen.load.held_offers):
+                return member.name
+        return f"{role}-0"
+
+    # How it is started
+
+    def _add(self, name: str, argv: Iterable[str], environment: dict[str, str]) -> None:
+        self.members[name] = Member(name, tuple(argv), environment, self._run_dir / f"{name}.log")
+
+    def _router_argv(self, ports: Ports) -> list[str]:
+        return [
+            *_segue("router", self._model),
+            *("--port", str(ports.http), "--grpc-port", str(ports.grpc), "--worker-port", str(ports.worker)),
+            # Some tests stop it for a lease; it is not to drop its workers then.
+            *("--worker-lease", "15", "--drain-timeout", "5"),
+        ]
+
+    def _worker_argv(self, name: str) -> list[str]:
+        role = name.partition("-")[0]
+        argv = [
+            *_segue(f"{role}-worker", self._model),
+            *("--worker-id", name, "--transport", self.transport, "--engine-arg", "dtype=float32"),
+            *("--lease", str(self.lease_s), "--drain-timeout", str(DRAIN_S)),
+        ]
+        for ports in self._ports.values():
+            argv += ["--router", f"127.0.0.1:{ports.worker}"]
+        if name in self.links:
+            argv += ["--kv-port", str(self._kv_ports[name]), "--advertise-kv", self.links[name].address]
+        return argv
+
+
+def _segue(command: str, model: str) -> list[str]:
+    own = ["--model", model, "--log-format", "json", "--die-with-parent", str(os.getpid())]
+    return [sys.executable, "-m", "segue.cli", command, *own]
+
+
+def _wait(condition: Callable[[], bool], within_s: float, problem: str) -> None:
+    until_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until_s, f"{problem} after {within_s:g} s"
+        time.sleep(0.05)

@@ -1,0 +1,75 @@
+"""One cluster for all cells of a transport; a table of what became of each at the end.
+
+By default the quick cells run. All of them: ``-m matrix``; one: ``pytest tests/faults -k "decode_kill and decoding"``.
+The seed is ``SEGUE_FAULT_SEED``, 1 if it isn't set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.reference import Case, Reference
+from tests.faults.cells import COMPARED_TOKENS, QUICK, Cell
+from tests.faults.cluster import Cluster
+from tests.faults.table import table
+
+SEED = int(os.environ.get("SEGUE_FAULT_SEED", "1"))
+NEXT_PROMPT_TOKENS = 200
+NEXT_ANSWER_TOKENS = 8
+
+Results = dict[Cell, str]
+RESULTS = pytest.StashKey[Results]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Cells that nobody asked for are left out, but for the quick ones."""
+    here = any("faults" in argument for argument in config.args)
+    if config.option.markexpr or (here and (config.option.keyword or any("::" in one for one in config.args))):
+        return
+    left_out = [item for item in items if (cell := cell_of(item)) is not None and cell not in QUICK]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def cell_of(item: pytest.Item) -> Cell | None:
+    """The cell that this test is of; None if it isn't of the matrix."""
+    callspec = getattr(item, "callspec", None)
+    cell = callspec.params.get("cell") if callspec is not None else None
+    return cell if isinstance(cell, Cell) else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    results = config.stash.get(RESULTS, {})
+    if results:
+        terminalreporter.section(f"faults, seed {SEED} (SEGUE_FAULT_SEED)")
+        terminalreporter.write_line(table(results))
+
+
+@pytest.fixture
+def results(request: pytest.FixtureRequest) -> Results:
+    return request.config.stash.setdefault(RESULTS, {})
+
+
+@pytest.fixture(scope="session")
+def undisturbed(request: pytest.FixtureRequest, reference: Reference) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """By prompt, the greedy answer of a plain engine that nothing happens to; for all cells that run."""
+    cells = [cell for item in request.session.items if (cell := cell_of(item)) is not None]
+    lengths = {cell.prompt(SEED): COMPARED_TOKENS for cell in cells}
+    lengths |= {cell.prompt(SEED, NEXT_PROMPT_TOKENS): NEXT_ANSWER_TOKENS for cell in cells}
+    cases = [
+        Case(prompt, {"temperature": 0.0, "max_tokens": tokens, "ignore_eos": True})
+        for prompt, tokens in lengths.items()
+    ]
+    return dict(zip(lengths, reference.answer_together(cases), strict=True))
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[Cluster]:
+    transport: str = request.param
+    run_dir = tmp_path_factory.mktemp(f"faults-{transport}")
+    with Cluster(model, transport, run_dir) as running:
+        yield running
