@@ -42,8 +42,9 @@ def stream_until_it_ends(cluster: Cluster) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("name", ["router", "prefill-0", "decode-0"])
-def test_a_killed_process_ends_the_cluster(tmp_path: Path, name: str) -> None:
+def test_a_killed_process_ends_the_cluster(tmp_path: Path) -> None:
+    """Whichever: the supervisor knows no difference."""
+    name = "decode-0"
     with running_cluster(tmp_path, "--drain-timeout", "1") as cluster, ThreadPoolExecutor() as threads:
         processes = tree(cluster.process.pid)
         answer = threads.submit(stream_until_it_ends, cluster)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -153,12 +154,14 @@ class Cluster:
         """Where a producer's KvTransfer listens, its link left aside."""
         return f"127.0.0.1:{self._kv_ports[name]}"
 
-    def router_ready(self, router: str = "router-0") -> bool:
+    def router_knows(self, workers: int, router: str = "router-0") -> bool:
+        """Whether so many workers are ready in this router's eyes."""
         try:
             answer = httpx.get(f"http://127.0.0.1:{self._ports[router].http}/readyz", timeout=2)
         except httpx.HTTPError:
             return False
-        return answer.status_code == 200
+        ready = [worker for worker in answer.json()["workers"] if worker["state"] == "ready"]
+        return len(ready) == workers
 
     # What is done to it
 
@@ -168,11 +171,13 @@ class Cluster:
             if name.startswith(prefix) and not member.alive and name != "router-1":
                 member.start()
 
-    def wait_whole(self) -> None:
+    def wait_whole(self, routers: Sequence[str] = ("router-0",)) -> None:
         """Until everything serves."""
         for name in self.workers:
             self.members[name].wait_ready()
-        _wait(self.router_ready, _START_S, "the router is not ready")
+        for router in routers:
+            known = partial(self.router_knows, len(self.workers), router)
+            _wait(known, _START_S, f"{router} has not found its workers")
 
     def heal(self) -> None:
         """Whatever was held or stopped goes on."""

@@ -91,7 +91,7 @@ async def _router_is_back(cluster: Cluster) -> None:
                 break
         await asyncio.sleep(0.02)
     listening_s = time.monotonic()
-    while not cluster.router_ready():
+    while not cluster.router_knows(len(cluster.workers)):
         took_s = time.monotonic() - listening_s
         assert took_s < _ROUTER_FINDS_WORKERS_S, f"the router has not found its workers within {took_s:.1f} s"
         await asyncio.sleep(0.05)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -37,7 +38,7 @@ class Answering:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            with connection:
+            with connection, suppress(ConnectionResetError):
                 while connection.recv(len(PREFACE) + len(PING)):
                     connection.sendall(self._answer)
 
@@ -117,7 +118,7 @@ def test_a_cut_link_resets_what_is_open_and_what_is_new_until_it_heals(link: Lin
         link.cut()
         with pytest.raises(ConnectionResetError):
             connection.recv(1)
-        with dial(link) as another, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), dial(link) as another:
             another.recv(1)
         link.heal()
         with dial(link) as third:
