@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -56,6 +57,15 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.transport}-{self.fault.value}-{self.phase.value}"
+
+    @property
+    def ends_a_worker(self) -> bool:
+        return self.fault in {Fault.PREFILL_KILL, Fault.DECODE_KILL, Fault.PREFILL_DRAIN, Fault.DECODE_DRAIN}
+
+    @property
+    def needs_both_of_each(self) -> bool:
+        """Whether one worker of each pool would not do."""
+        return self.ends_a_worker or self.fault is Fault.STALE_TICKET
 
     @property
     def prompt_tokens(self) -> int:
@@ -125,15 +135,27 @@ def excluded(transport: str, fault: Fault) -> str:
     return ""
 
 
-# What leaves the cluster whole first, so that a subset that stops early has shown the most.
-_HARMLESS_FIRST = sorted(Fault, key=lambda fault: "kill" in fault.value or "drain" in fault.value)
-
-
 def all_cells() -> list[Cell]:
     return [
         Cell(transport, fault, phase)
         for transport in ("grpc", "nixl")
-        for fault in _HARMLESS_FIRST
+        for fault in Fault
         for phase in Phase
         if not excluded(transport, fault)
     ]
+
+
+def interleaved(cells: Sequence[Cell]) -> list[Cell]:
+    """An order in which few wait for an engine to start: those that end a worker, and others in between.
+
+    Transport by transport, because each has a cluster of its own.
+    """
+    ordered = []
+    for transport in sorted({cell.transport for cell in cells}):
+        ending = [cell for cell in cells if cell.transport == transport and cell.ends_a_worker]
+        others = [cell for cell in cells if cell.transport == transport and not cell.ends_a_worker]
+        share = -(-len(others) // max(1, len(ending)))
+        while ending or others:
+            ordered += ending[:1] + others[:share]
+            ending, others = ending[1:], others[share:]
+    return ordered

@@ -32,6 +32,7 @@ from tests.faults.proxy import LinkProxy
 LEASE_S = {"grpc": 3.0, "nixl": 6.0}  # vLLM's NIXL connector takes no shorter one.
 DRAIN_S = 20.0
 _START_S = 120.0
+_LOADING = (WorkerState.WORKER_STATE_LOADING, WorkerState.WORKER_STATE_WARMING)
 _LISTENING = re.compile(r'"address":\s*"([^"]+)".*"event":\s*"listening"')
 
 
@@ -85,14 +86,15 @@ class Member:
             except grpc.RpcError:
                 return None
 
+    @property
+    def ready(self) -> bool:
+        """Whether it takes requests."""
+        seen = self.describe()
+        return seen is not None and seen.status.state == WorkerState.WORKER_STATE_READY
+
     def wait_ready(self) -> None:
-        """Until this worker takes requests."""
-
-        def ready_or_over() -> bool:
-            seen = self.describe()
-            return not self.alive or (seen is not None and seen.status.state == WorkerState.WORKER_STATE_READY)
-
-        _wait(ready_or_over, _START_S, f"{self.name} is not ready")
+        """Until it takes requests. Raises AssertionError if it ends instead."""
+        _wait(lambda: self.ready or not self.alive, _START_S, f"{self.name} is not ready")
         assert self.alive, f"{self.name} ended while it started:\n{self.said()[-2000:]}"
 
 
@@ -155,13 +157,13 @@ class Cluster:
         return f"127.0.0.1:{self._kv_ports[name]}"
 
     def router_knows(self, workers: int, router: str = "router-0") -> bool:
-        """Whether so many workers are ready in this router's eyes."""
+        """Whether so many workers or more are ready in this router's eyes."""
         try:
             answer = httpx.get(f"http://127.0.0.1:{self._ports[router].http}/readyz", timeout=2)
         except httpx.HTTPError:
             return False
         ready = [worker for worker in answer.json()["workers"] if worker["state"] == "ready"]
-        return len(ready) == workers
+        return len(ready) >= workers
 
     # What is done to it
 
@@ -170,6 +172,15 @@ class Cluster:
         for name, member in self.members.items():
             if name.startswith(prefix) and not member.alive and name != "router-1":
                 member.start()
+
+    def wait_serving(self) -> None:
+        """Until there is one worker of each pool; others may still load."""
+
+        def serving() -> bool:
+            return all(any(member.ready for member in self.of_role(role)) for role in ("prefill", "decode"))
+
+        _wait(serving, _START_S, "a pool has no worker")
+        _wait(partial(self.router_knows, 2), _START_S, "the router has not found its workers")
 
     def wait_whole(self, routers: Sequence[str] = ("router-0",)) -> None:
         """Until everything serves."""
@@ -201,6 +212,8 @@ class Cluster:
             if seen is None:
                 if member.alive:
                     problems.append(f"{name} doesn't describe itself")
+                continue
+            if seen.status.state in _LOADING:
                 continue
             load, blocks = seen.load, seen.status.facts.kv_blocks
             held = {what: getattr(load, what) for what in ("running_requests", "waiting_requests", "held_offers")}

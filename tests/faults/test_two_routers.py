@@ -20,6 +20,7 @@ ANSWER_TOKENS = 150
 STREAMS = 3
 
 
+@pytest.mark.parametrize("cluster", ["grpc"], indirect=True)
 async def test_two_routers_serve_from_the_same_workers_and_one_is_killed(
     cluster: Cluster, reference: Reference
 ) -> None:
