@@ -63,6 +63,7 @@ class FakeEngine:
     facts: EngineFacts = field(default_factory=lambda: EngineFacts(model="m", transport="grpc"))
     submits: list[Submit] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
     load_now: Load = field(default_factory=Load)
     stopped: bool = False
     ends: bool = True
@@ -77,6 +78,9 @@ class FakeEngine:
 
     def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)
+
+    def move(self, request_id: str) -> None:
+        self.moved.append(request_id)
 
     def load(self) -> Load:
         return self.load_now
@@ -114,10 +118,11 @@ class Session:
 
 
 class FakeHub(WorkerHubServicer):
-    """A router: takes every worker unless ``refusal`` is set."""
+    """A router: takes every worker unless ``refusal`` is set; never answers while ``silent``."""
 
     def __init__(self, port: int = 0) -> None:
         self.sessions: list[Session] = []
+        self.silent = False
         self.refusal: tuple[grpc.StatusCode, str] | None = None
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         add_WorkerHubServicer_to_server(self, self._server)
@@ -145,6 +150,8 @@ class FakeHub(WorkerHubServicer):
         session.frames.append(first)
         if self.refusal is not None:
             await context.abort(*self.refusal)
+        if self.silent:
+            await asyncio.Event().wait()
         await context.write(RouterFrame(registered=Registered(router_id="r-0", lease_s=10)))
         self.sessions.append(session)
         reader = asyncio.create_task(session.read())
@@ -165,6 +172,7 @@ class FakeProducer(KvTransferServicer):
         self.asked = 0
         self.released: list[ReleaseRequest] = []
         self.renewed: list[RenewRequest] = []
+        self.gone: set[str] = set()
         self._server = grpc.aio.server()
         add_KvTransferServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -181,7 +189,7 @@ class FakeProducer(KvTransferServicer):
 
     async def Renew(self, request: RenewRequest, context: object) -> RenewResponse:
         self.renewed.append(request)
-        return RenewResponse()
+        return RenewResponse(gone_ticket_ids=[name for name in request.ticket_ids if name in self.gone])
 
     async def Digest(self, request: DigestRequest, context: object) -> DigestResponse:
         raise NotImplementedError("releases and renewals only")
@@ -195,7 +203,9 @@ class FakeProducer(KvTransferServicer):
         return ReleaseResponse(freed=True)
 
     def ticket(self, name: str) -> Ticket:
-        return Ticket(ticket_id=f"kv-{name}", producer_epoch="epoch-1", request_id=name, address=self.address)
+        return Ticket(
+            ticket_id=f"kv-{name}", producer_epoch="epoch-1", request_id=name, address=self.address, lease_s=30
+        )
 
 
 def ids_of(outputs: Iterable[RequestOutput]) -> list[str]:

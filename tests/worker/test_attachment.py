@@ -13,7 +13,7 @@ import pytest
 from segue.base.errors import SettingsError
 from segue.proto.worker_pb2 import Load, Register, RouterFrame, Status, WorkerState
 from segue.worker import attachment as attachment_module
-from segue.worker.attachment import Attachment
+from segue.worker.attachment import CHANNEL_OPTIONS, Attachment
 from tests.worker.fakes import REGISTER, FakeHub, eventually, prompt, tokens
 
 
@@ -109,6 +109,56 @@ async def test_it_dials_again_when_the_router_restarts(owner: Owner) -> None:
         assert not task.done()
         async with FakeHub(hub.port) as another:
             await another.session()
+
+
+async def test_a_router_that_never_answers_is_given_up_and_dialled_again(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link that swallows everything: no end of the stream is ever told."""
+    monkeypatch.setattr(attachment_module, "_ANSWER_TIMEOUT_S", 0.2)
+    async with FakeHub() as hub:
+        hub.silent = True
+        async with running(hub.address, owner):
+            await eventually(lambda: owner.detached >= 2)
+            hub.silent = False
+            await hub.session()
+
+
+async def test_a_link_that_swallows_everything_ends_the_stream(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = [(name, value // 10 if "keepalive" in name or "ping" in name else value) for name, value in CHANNEL_OPTIONS]
+    monkeypatch.setattr(attachment_module, "CHANNEL_OPTIONS", fast)
+    async with FakeHub() as hub, stallable(hub.port) as (address, stall), running(address, owner):
+        await hub.session()
+        stall.set()
+        await eventually(lambda: owner.detached >= 1)
+
+
+@asynccontextmanager
+async def stallable(port: int) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A TCP proxy that takes everything and passes nothing on once the event is set."""
+    stall = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+
+        async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(ConnectionError):
+                while data := await reader.read(65536):
+                    if not stall.is_set():
+                        writer.write(data)
+            writer.close()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there = await asyncio.open_connection("127.0.0.1", port)
+            pumps.append(tasks.create_task(copy(reader, there[1])))
+            pumps.append(tasks.create_task(copy(there[0], writer)))
+
+        pumps: list[asyncio.Task[None]] = []
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        try:
+            yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", stall
+        finally:
+            server.close()
+            for pump in pumps:
+                pump.cancel()
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT])

@@ -9,7 +9,7 @@ import pytest
 
 from segue.worker import routers
 from segue.worker.attachment import Attachment
-from segue.worker.routers import resolve_routers, stay_attached
+from segue.worker.routers import resolve_router, stay_attached
 
 
 class Names(dict[str, Sequence[str]]):
@@ -42,15 +42,38 @@ async def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     return made
 
 
-async def test_addresses_resolve_to_themselves() -> None:
-    assert await resolve_routers(["127.0.0.1:8001", "127.0.0.1:8002"]) == {"127.0.0.1:8001", "127.0.0.1:8002"}
+async def test_an_address_resolves_to_itself() -> None:
+    assert await resolve_router("127.0.0.1:8001") == {"127.0.0.1:8001"}
 
 
-async def test_a_name_means_all_its_addresses_and_unknown_ones_none(names: Names) -> None:
+async def test_a_name_means_all_its_addresses_and_an_unknown_one_says_so(names: Names) -> None:
     names["routers"] = ["10.0.0.1", "10.0.0.2"]
-    names["another"] = ["10.0.0.2"]
-    found = await resolve_routers(["routers:8000", "another:8000", "gone:8000"])
-    assert found == {"10.0.0.1:8000", "10.0.0.2:8000"}
+    assert await resolve_router("routers:8000") == {"10.0.0.1:8000", "10.0.0.2:8000"}
+    assert await resolve_router("gone:8000") is None
+
+
+async def test_a_name_server_that_fails_cuts_no_stream(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routers, "_LOOKUP_INTERVAL_S", 0.0)
+    running = set[str]()
+    names["routers"] = ["10.0.0.1"]
+    lookups = 0
+
+    async def look_up(host: str, port: int, **kwargs: Any) -> list[Any]:
+        nonlocal lookups
+        lookups += 1
+        if lookups > 2:
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        return await Names.getaddrinfo(names, host, port)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up, raising=False)
+    attach = lambda address: FakeAttachment(address, running)  # noqa: E731
+    task = asyncio.create_task(stay_attached(["routers:1"], attach))  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        while lookups < 5:
+            await asyncio.sleep(0)
+    assert running == {"10.0.0.1:1"}
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def test_attachments_follow_what_the_names_mean(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:

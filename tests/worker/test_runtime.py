@@ -23,6 +23,9 @@ from segue.proto.worker_pb2 import (
     WorkerState,
 )
 from segue.worker.attachment import Attachment
+from segue.worker.drain import DrainClock
+from segue.worker.offered_tickets import ROUTER_GRACE_S
+from segue.worker.open_requests import DEADLINE_GRACE_S
 from segue.worker.releases import Releases
 from segue.worker.role import WorkerRole
 from segue.worker.runtime import WorkerRuntime
@@ -61,6 +64,16 @@ class Worker:
 def taken(attachment: Attachment) -> WorkerFrame:
     frame, attachment.outbox._frame = attachment.outbox._frame, WorkerFrame()
     return frame
+
+
+def begun(timeout_s: float) -> DrainClock:
+    clock = DrainClock(timeout_s)
+    clock.begin(0.0, asyncio.get_running_loop().time())
+    return clock
+
+
+def now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 @pytest.fixture
@@ -236,7 +249,7 @@ async def test_a_state_that_changes_while_a_router_answers_the_registration_is_t
 async def test_drain_waits_for_requests_and_offers(worker: Worker) -> None:
     worker.submit(worker.a, prompt("one"))
     worker.engine.load_now = Load(running_requests=1)
-    draining = asyncio.ensure_future(worker.runtime.drain(60.0))
+    draining = asyncio.ensure_future(worker.runtime.drain(begun(60.0)))
     await asyncio.sleep(0)
     assert taken(worker.a).status.state == DRAINING
     worker.engine.load_now = Load(held_offers=1)
@@ -252,21 +265,157 @@ async def test_drain_waits_for_requests_and_offers(worker: Worker) -> None:
 async def test_an_abort_may_be_what_ends_a_drain(decode_worker: Worker) -> None:
     worker = decode_worker
     worker.submit(worker.a, prompt("one"))
-    draining = asyncio.ensure_future(worker.runtime.drain(60.0))
+    draining = asyncio.ensure_future(worker.runtime.drain(begun(60.0)))
     await asyncio.sleep(0)
     worker.runtime.on_frame(worker.a, RouterFrame(abort_request_ids=["one"]))
     async with asyncio.timeout(5):
         assert await draining
 
 
-async def test_a_drain_that_takes_too_long_says_so(worker: Worker) -> None:
+async def test_a_drain_that_takes_too_long_says_so_and_gives_the_requests_back(worker: Worker) -> None:
     worker.submit(worker.a, prompt("one"))
-    assert not await worker.runtime.drain(0.01)
+    assert not await worker.runtime.drain(begun(0.01))
+    assert worker.engine.aborted == ["one"]
+    (output,) = taken(worker.a).outputs
+    assert output.finish_reason == FinishReason.FINISH_REASON_ERROR
+    assert output.error == RequestError(
+        kind=RequestError.KIND_UNAVAILABLE, message="worker w-0 has drained; its time was up"
+    )
+    assert worker.runtime.open_requests == 0
+
+
+async def test_a_drain_tells_how_far_it_is(worker: Worker) -> None:
+    worker.submit(worker.a, prompt("one"), prompt("two"))
+    worker.engine.load_now = Load(held_offers=1)
+    draining = asyncio.ensure_future(worker.runtime.drain(begun(60.0)))
+    await asyncio.sleep(0)
+    assert taken(worker.a).status.detail == "draining: 2 requests, 1 offer left, 60 s"
+    worker.engine.load_now = Load(held_offers=2)
+    worker.step(tokens("one", 1, finish=LENGTH))
+    await eventually(lambda: worker.runtime.status.detail.startswith("draining: 1 request, 2 offers left, "))
+    status = taken(worker.a).status
+    assert (status.state, status.facts.model) == (DRAINING, "m"), "a router compares the facts of each status"
+    draining.cancel()
+
+
+async def test_an_offer_that_ends_without_a_step_ends_the_drain(worker: Worker) -> None:
+    """Engines in other processes say nothing then."""
+    worker.engine.load_now = Load(held_offers=1)
+    draining = asyncio.ensure_future(worker.runtime.drain(begun(60.0)))
+    await asyncio.sleep(0)
+    worker.engine.load_now = Load()
+    async with asyncio.timeout(5):
+        assert await draining
+
+
+async def test_a_router_that_renews_does_not_keep_a_draining_worker_alive(
+    worker: Worker, producer: FakeProducer
+) -> None:
+    worker.runtime.set_state(READY, "ready", EngineFacts(kv_address=producer.address))
+    worker.engine.load_now = Load(held_offers=1)
+    draining = asyncio.ensure_future(worker.runtime.drain(begun(0.1)))
+    async with asyncio.timeout(5):
+        while not draining.done():
+            worker.runtime.on_frame(worker.a, RouterFrame(renew=[RenewRequest(ticket_ids=["kv-one"])]))
+            await asyncio.sleep(0.01)
+    assert not await draining
+
+
+async def test_a_request_past_its_deadline_is_ended_here_when_the_router_does_not(worker: Worker) -> None:
+    worker.submit(worker.a, prompt("one", timeout_s=5.0), prompt("two", timeout_s=50.0), prompt("three"))
+    worker.runtime.tick(now_s() + 5.0)
+    assert worker.engine.aborted == [], "the router's own deadline speaks first"
+    worker.runtime.tick(now_s() + 5.0 + DEADLINE_GRACE_S)
+    assert worker.engine.aborted == ["one"]
+    (output,) = taken(worker.a).outputs
+    assert (output.request_id, output.finish_reason) == ("one", FinishReason.FINISH_REASON_ERROR)
+    assert output.error.kind == RequestError.KIND_DEADLINE
+    worker.step(tokens("one", 1, finish=LENGTH), tokens("two", 2))
+    assert ids_of(taken(worker.a).outputs) == ["two"]
+    worker.runtime.tick(now_s() + 10**6)
+    assert worker.engine.aborted == ["one", "two"], "a leg without a deadline has none"
+
+
+async def test_the_clock_is_looked_at_without_being_told(worker: Worker) -> None:
+    watching = asyncio.ensure_future(worker.runtime.watch())
+    worker.submit(worker.a, prompt("one", timeout_s=0.01))
+    await eventually(lambda: worker.engine.aborted == ["one"])
+    watching.cancel()
+
+
+async def test_a_request_that_is_to_move_stays_open_until_the_engine_answers(
+    decode_worker: Worker, producer: FakeProducer
+) -> None:
+    worker = decode_worker
+    worker.submit(worker.a, prompt("one"), prompt("two"))
+    worker.runtime.on_frame(worker.a, RouterFrame(move_request_ids=["one", "unknown"]))
+    assert worker.engine.moved == ["one"]
+    assert worker.runtime.open_requests == 2
+    taken(worker.a)
+    last = tokens("one", finish=FinishReason.FINISH_REASON_ABORT)
+    last.offer.CopyFrom(producer.ticket("one"))
+    worker.step(tokens("one", 7), last)
+    assert list(taken(worker.a).outputs) == [tokens("one", 7), last]
+    assert worker.runtime.open_requests == 1
+
+
+async def test_a_decode_worker_leaves_when_what_it_moved_has_been_fetched(decode_worker: Worker) -> None:
+    decode_worker.engine.load_now = Load(held_offers=1)
+    draining = asyncio.ensure_future(decode_worker.runtime.drain(begun(60.0)))
+    await asyncio.sleep(0.01)
+    assert not draining.done()
+    decode_worker.engine.load_now = Load()
+    async with asyncio.timeout(5):
+        assert await draining
+
+
+def offer(worker: Worker, attachment: Attachment, producer: FakeProducer, *names: str) -> None:
+    """``attachment``'s requests of these names finish with a ticket each."""
+    worker.runtime.set_state(READY, "ready", EngineFacts(kv_address=producer.address))
+    for name in names:
+        worker.submit(attachment, prompt(name, offer_kv=True))
+        output = tokens(name, 1, finish=LENGTH)
+        output.offer.CopyFrom(producer.ticket(name))
+        worker.step(output)
+
+
+async def test_the_tickets_of_a_router_that_is_lost_are_given_back_before_their_leases_end(
+    worker: Worker, producer: FakeProducer
+) -> None:
+    offer(worker, worker.a, producer, "one", "two", "three")
+    offer(worker, worker.b, producer, "four")
+    worker.runtime.on_frame(worker.a, RouterFrame(release=[ReleaseRequest(ticket_id="kv-two", reason="finished")]))
+    producer.gone.add("kv-three")
+    worker.runtime.on_frame(worker.a, RouterFrame(renew=[RenewRequest(ticket_ids=["kv-one", "kv-three"])]))
+    await eventually(lambda: producer.released and producer.renewed)
+    await asyncio.sleep(0.05)
+    worker.runtime.on_detached(worker.a)
+    worker.runtime.tick(now_s() + ROUTER_GRACE_S)
+    await eventually(lambda: len(producer.released) == 2)
+    assert producer.released[1] == ReleaseRequest(ticket_id="kv-one", producer_epoch="epoch-1", reason="router lost")
+
+
+async def test_a_router_that_was_away_for_a_moment_keeps_its_tickets(worker: Worker, producer: FakeProducer) -> None:
+    offer(worker, worker.a, producer, "one")
+    worker.runtime.on_detached(worker.a)
+    worker.runtime.on_frame(worker.a, GREETING)
+    worker.runtime.tick(now_s() + 5 * ROUTER_GRACE_S)
+    await asyncio.sleep(0.05)
+    assert producer.released == []
+
+
+async def test_a_router_that_has_restarted_knows_no_tickets_so_they_are_given_back_at_once(
+    worker: Worker, producer: FakeProducer
+) -> None:
+    offer(worker, worker.a, producer, "one")
+    worker.runtime.on_detached(worker.a)
+    worker.runtime.on_frame(worker.a, RouterFrame(registered=Registered(router_id="r-1")))
+    await eventually(lambda: [release.ticket_id for release in producer.released] == ["kv-one"])
 
 
 async def test_a_drain_of_an_engine_that_is_lost_ends_at_once(worker: Worker) -> None:
     worker.submit(worker.a, prompt("one"))
-    draining = asyncio.ensure_future(worker.runtime.drain(600.0))
+    draining = asyncio.ensure_future(worker.runtime.drain(begun(600.0)))
     await asyncio.sleep(0)
     worker.runtime.on_failure(RuntimeError("device lost"))
     async with asyncio.timeout(5):

@@ -30,12 +30,16 @@ class Served:
         self.server = WorkerServer("127.0.0.1", 0)
         self.drains: list[float] = []
 
+    def drain(self, timeout_s: float) -> float:
+        self.drains.append(timeout_s)
+        return 6.5
+
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
     async with asyncio.TaskGroup() as tasks:
         made = Served(tasks)
-        await made.server.start(WorkerService(made.runtime, made.engine, made.drains.append))
+        await made.server.start(WorkerService(made.runtime, made.engine, made.drain))
         yield made
         await made.server.stop()
 
@@ -56,7 +60,7 @@ async def test_describe_tells_who_what_and_how_much(served: Served, channel: grp
 
 async def test_drain_answers_at_once_with_what_is_left(served: Served, channel: grpc.aio.Channel) -> None:
     answer = await WorkerStub(channel).Drain(DrainRequest(timeout_s=7))
-    assert (answer.running_requests, answer.held_offers) == (0, 3)
+    assert (answer.running_requests, answer.held_offers, answer.timeout_s) == (0, 3, 6.5)
     assert served.drains == [7]
 
 

@@ -18,4 +18,5 @@ class DecodeRole:
         return None
 
     def drained(self, load: Load) -> bool:
-        return load.running_requests == 0 and load.waiting_requests == 0
+        """Not while it holds blocks of requests that it has moved to another worker."""
+        return load.held_offers == 0 and load.running_requests == 0 and load.waiting_requests == 0

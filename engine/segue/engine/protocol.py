@@ -41,6 +41,13 @@ class Engine(Protocol):
     def abort(self, request_id: str) -> None:
         """Drop a request and free its blocks; no output follows. Unknown ids are ignored."""
 
+    def move(self, request_id: str) -> None:
+        """Stop a request so that another engine goes on with it. Unknown ids are ignored.
+
+        Answered by a last output with FINISH_REASON_ABORT and no error, behind all its tokens. With it comes an offer
+        of the KV cache of all tokens but the last, if the engine has them computed and can hold them.
+        """
+
     def load(self) -> Load:
         """As of the last step."""
 

@@ -89,6 +89,12 @@ class AsyncEngine:
         if (task := self._tasks.pop(request_id, None)) is not None:
             task.cancel()  # AsyncLLM aborts a request whose reader is cancelled.
 
+    def move(self, request_id: str) -> None:
+        """Without an offer: the blocks are in the engine core's process, which takes no such command."""
+        if request_id in self._tasks:
+            self.abort(request_id)
+            self._add_output(RequestOutput(request_id=request_id, finish_reason=FinishReason.FINISH_REASON_ABORT))
+
     def load(self) -> Load:
         return self._counters.load() if self._counters is not None else Load()
 
@@ -119,10 +125,7 @@ class AsyncEngine:
         async for output in self._outputs(submit):
             if output.finish_reason:
                 self._tasks.pop(submit.request_id, None)
-            self._step.append(output)
-            if not self._flush_due:
-                self._flush_due = True
-                asyncio.get_running_loop().call_soon(self._flush)
+            self._add_output(output)
 
     async def _outputs(self, submit: Submit):  # type: ignore[no-untyped-def]
         from vllm.exceptions import VLLMClientError
@@ -142,6 +145,12 @@ class AsyncEngine:
         except Exception as error:  # A request that fails alone must still end, whatever vLLM raised.
             log.exception("request_failed", request_id=submit.request_id)
             yield _failed(submit, RequestError.KIND_INTERNAL, f"the engine failed the request: {error!r}")
+
+    def _add_output(self, output: RequestOutput) -> None:
+        self._step.append(output)
+        if not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False

@@ -67,6 +67,9 @@ class InprocEngine:
     def abort(self, request_id: str) -> None:
         self._command(lambda: self._abort(request_id))
 
+    def move(self, request_id: str) -> None:
+        self._command(lambda: self._move(request_id))
+
     def load(self) -> Load:
         return self._load
 
@@ -217,6 +220,11 @@ class InprocEngine:
     def _abort(self, request_id: str) -> None:
         if self._submits.pop(request_id, None) is not None:
             self._engine.abort_request([request_id])
+
+    def _move(self, request_id: str) -> None:
+        if request_id in self._submits:
+            self._abort(request_id)
+            self._failed.append(RequestOutput(request_id=request_id, finish_reason=FinishReason.FINISH_REASON_ABORT))
 
 
 def _set_unless_done(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

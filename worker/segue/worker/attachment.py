@@ -21,17 +21,27 @@ from segue.worker.outbox import Outbox
 log = get_logger("worker")
 
 _REDIAL_MIN_S = 0.1
-_REDIAL_MAX_S = 2.0  # A router that comes back is to know its workers within 3 s.
+_REDIAL_MAX_S = 1.0  # A router that comes back is to know its workers within 3 s.
+# From dialling to the router's first frame. What a cut link swallows is given up and dialled anew, so that nothing
+# depends on when TCP tries again.
+_ANSWER_TIMEOUT_S = 3.0
 _LOAD_INTERVAL_S = 1.0
 _MAX_FRAME_BYTES = 64 << 20
 
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", _MAX_FRAME_BYTES),
     ("grpc.max_send_message_length", _MAX_FRAME_BYTES),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    # A router behind a link that is cut or stalled is silent without a sign of its end. It is given up after the 5 s
+    # after which it gives up a worker that is silent: neither then holds for long what the other has let go. What
+    # ends the stream is the ping's own timeout, a minute if it isn't set: with a peer whose TCP still answers, the
+    # keepalive's alone does nothing (measured with gRPC 1.85: 5.0 s with, none in 14 s without).
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
+    # Each attempt has a channel of its own, and this long to connect (despite the name).
+    ("grpc.min_reconnect_backoff_ms", int(_ANSWER_TIMEOUT_S * 1000)),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 
 
@@ -103,23 +113,30 @@ class Attachment:
     async def _attach(self, channel: grpc.aio.Channel) -> StreamEnd:
         """One stream, from registration to its end."""
         call = WorkerHubStub(channel).Attach()  # type: ignore[call-arg]  # Writing by hand needs no iterator.
-        await _write(call, WorkerFrame(register=self._owner.register, status=self._owner.status))
-        accepted = False
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                await _write(call, WorkerFrame(register=self._owner.register, status=self._owner.status))
+                first = await _read(call)
+        except TimeoutError:
+            call.cancel()
+            silent = f"no answer within {_ANSWER_TIMEOUT_S:g} s"
+            return StreamEnd(grpc.StatusCode.DEADLINE_EXCEEDED, silent, accepted=False)
+        if first is None:
+            return StreamEnd(await call.code(), await call.details() or "", accepted=False)
+        self._take(first)
+        log.info("attached", router=self.address, router_id=first.registered.router_id)
         async with asyncio.TaskGroup() as tasks:
             senders = (tasks.create_task(self._send(call)), tasks.create_task(self._keep_load_fresh()))
-            while True:
-                frame = await _read(call)
-                if frame is None:
-                    break
-                if frame.HasField("refused"):
-                    raise SettingsError(f"router {self.address} refuses this worker: {frame.refused.reason}")
-                if not accepted:
-                    accepted = True
-                    log.info("attached", router=self.address, router_id=frame.registered.router_id)
-                self._owner.on_frame(self, frame)
+            while (frame := await _read(call)) is not None:
+                self._take(frame)
             for sender in senders:
                 sender.cancel()
-        return StreamEnd(await call.code(), await call.details() or "", accepted)
+        return StreamEnd(await call.code(), await call.details() or "", accepted=True)
+
+    def _take(self, frame: RouterFrame) -> None:
+        if frame.HasField("refused"):
+            raise SettingsError(f"router {self.address} refuses this worker: {frame.refused.reason}")
+        self._owner.on_frame(self, frame)
 
     async def _send(self, call: grpc.aio.StreamStreamCall[WorkerFrame, RouterFrame]) -> None:
         while await _write(call, await self.outbox.take()):

@@ -12,6 +12,7 @@ from segue.engine.factory import make_engine
 from segue.engine.protocol import Engine
 from segue.proto.worker_pb2 import Register, WorkerState
 from segue.worker.attachment import Attachment
+from segue.worker.drain import DrainClock
 from segue.worker.mesh import open_mesh
 from segue.worker.releases import Releases
 from segue.worker.role import WorkerRole
@@ -50,7 +51,7 @@ class _Worker:
     def __init__(self, settings: WorkerSettings, role: WorkerRole) -> None:
         self._settings = settings
         self._role = role
-        self._drain_timeout_s = settings.drain_timeout_s
+        self._drain_clock = DrainClock(settings.drain_timeout_s)
         self.engine_ended = True
 
     async def run(self) -> int:
@@ -80,23 +81,30 @@ class _Worker:
                 runtime = WorkerRuntime(role, register, engine, releases)
                 await server.start(WorkerService(runtime, engine, self._begin_drain))
                 log.info("listening", address=server.address, worker_id=settings.worker_id, epoch=epoch)
-                on_stop_signals(asyncio.get_running_loop(), lambda: self._begin_drain(0.0))
+                on_stop_signals(asyncio.get_running_loop(), self._on_stop_signal)
                 attached = tasks.create_task(
                     stay_attached(settings.routers, lambda address: Attachment(address, runtime, self._tls)),
                     name="routers",
                 )
+                watching = tasks.create_task(runtime.watch(), name="clock")
                 runtime.set_state(WorkerState.WORKER_STATE_LOADING, self._settings.model)
                 status = await self._serve(runtime, server, engine)
                 await server.set_ready(False)
                 await runtime.flush(_FLUSH_TIMEOUT_S)
                 attached.cancel()
+                watching.cancel()
         finally:
             await server.stop()
         return status
 
-    def _begin_drain(self, timeout_s: float) -> None:
-        self._drain_timeout_s = timeout_s or self._drain_timeout_s
+    def _on_stop_signal(self) -> None:
+        self._begin_drain(0.0)
+
+    def _begin_drain(self, timeout_s: float) -> float:
+        """``timeout_s`` 0 is our own setting. Seconds until the drain must be over."""
+        left_s = self._drain_clock.begin(timeout_s, asyncio.get_running_loop().time())
         self._draining.set()
+        return left_s
 
     async def _serve(self, runtime: WorkerRuntime, server: WorkerServer, engine: Engine) -> int:
         """Load, serve and drain; the exit status."""
@@ -113,7 +121,7 @@ class _Worker:
                 log.error("engine_lost", error=repr(runtime.failure.result()))
                 return 1
             await server.set_ready(False)
-            drained = await runtime.drain(self._drain_timeout_s)
+            drained = await runtime.drain(self._drain_clock)
             return 0 if drained else 1
         finally:
             starting.cancel()

@@ -8,29 +8,33 @@ from collections.abc import Callable, Iterable
 
 from segue.worker.attachment import Attachment
 
-_LOOKUP_INTERVAL_S = 5.0
+_LOOKUP_INTERVAL_S = 2.0
 
 
-async def resolve_routers(names: Iterable[str]) -> set[str]:
-    """Every address (host:port) behind ``names``. Names that don't resolve now are left out."""
+async def resolve_router(name: str) -> set[str] | None:
+    """Every address (host:port) behind a router's name; None if it can't be looked up now."""
+    host, _, port = name.rpartition(":")
     loop = asyncio.get_running_loop()
-    addresses = set[str]()
-    for name in names:
-        host, _, port = name.rpartition(":")
-        try:
-            found = await loop.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, family=socket.AF_INET)
-        except socket.gaierror:
-            continue
-        addresses.update(":".join(map(str, sockaddr[:2])) for *_, sockaddr in found)
-    return addresses
+    try:
+        found = await loop.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, family=socket.AF_INET)
+    except socket.gaierror:
+        return None
+    return {":".join(map(str, sockaddr[:2])) for *_, sockaddr in found}
 
 
 async def stay_attached(names: Iterable[str], new_attachment: Callable[[str], Attachment]) -> None:
-    """One attachment for each router there is. Never returns; ends with an attachment's refusal or cancellation."""
+    """One attachment for each router there is. Never returns; ends with an attachment's refusal or cancellation.
+
+    A name that can't be looked up stands for what it stood for last: a name server's fault must not cut streams.
+    """
+    addresses_of: dict[str, set[str]] = {}
     attached: dict[str, asyncio.Task[None]] = {}
     async with asyncio.TaskGroup() as tasks:
         while True:
-            addresses = await resolve_routers(names)
+            for name in names:
+                found = await resolve_router(name)
+                addresses_of[name] = addresses_of.get(name, set()) if found is None else found
+            addresses = set[str]().union(*addresses_of.values())
             for address in addresses - attached.keys():
                 attached[address] = tasks.create_task(new_attachment(address).run(), name=f"router {address}")
             for address in attached.keys() - addresses:

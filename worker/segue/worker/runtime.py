@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from segue.base.logging import get_logger
 from segue.engine.protocol import Engine
+from segue.proto.kv_transfer_pb2 import ReleaseRequest
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import (
     EngineFacts,
@@ -21,10 +23,16 @@ from segue.proto.worker_pb2 import (
     WorkerState,
 )
 from segue.worker.attachment import Attachment
+from segue.worker.drain import DrainClock, progress
+from segue.worker.offered_tickets import OfferedTickets
+from segue.worker.open_requests import OpenRequests
 from segue.worker.releases import Releases
 from segue.worker.role import WorkerRole
 
 log = get_logger("worker")
+
+# How often time is looked at. A cancel or a deadline is late by no more than this on top of the engine's step.
+TICK_S = 0.1
 
 
 class WorkerRuntime:
@@ -38,8 +46,10 @@ class WorkerRuntime:
         self._engine = engine
         self._releases = releases
         self._attachments: set[Attachment] = set()
-        self._owner_of: dict[str, Attachment] = {}
+        self._open: OpenRequests[Attachment] = OpenRequests()
+        self._offered = OfferedTickets()
         self._idle = asyncio.Event()
+        self._now_s = asyncio.get_running_loop().time
 
     # From the engine
 
@@ -49,12 +59,14 @@ class WorkerRuntime:
     def on_step(self, outputs: Sequence[RequestOutput], load: Load) -> None:
         by_attachment: dict[Attachment, list[RequestOutput]] = defaultdict(list)
         for output in outputs:
-            owner = self._owner_of.get(output.request_id)
+            owner = self._open.owner_of(output.request_id)
             if owner is None:  # Aborted, or its router is gone; a ticket that comes too late must not be stranded.
                 self._give_back(output)
                 continue
             if output.finish_reason:
-                del self._owner_of[output.request_id]
+                self._open.close(output.request_id)
+            if output.HasField("offer"):
+                self._offered.add(owner.address, output.offer, self._now_s())
             by_attachment[owner].append(output)
         for attachment, theirs in by_attachment.items():
             attachment.outbox.put_outputs(theirs)
@@ -69,6 +81,8 @@ class WorkerRuntime:
     # From the routers
 
     def on_frame(self, attachment: Attachment, frame: RouterFrame) -> None:
+        if frame.HasField("registered"):
+            self._give_back_all(self._offered.attached(attachment.address, frame.registered.router_id))
         if attachment not in self._attachments:
             self._attachments.add(attachment)
             # It may have changed since the stream's first frame was written.
@@ -76,55 +90,92 @@ class WorkerRuntime:
         for submit in frame.submit:
             self._submit(attachment, submit)
         for request_id in frame.abort_request_ids:
-            if self._owner_of.pop(request_id, None) is not None:
-                self._engine.abort(request_id)
-                self._idle.set()
+            self._abort(request_id)
+        for request_id in frame.move_request_ids:
+            if request_id in self._open:  # Else its last output is on the way.
+                self._engine.move(request_id)
         for release in frame.release:
+            self._offered.forget([release.ticket_id])
             self._releases.give_back(release, self.status.facts.kv_address)
         for renew in frame.renew:
-            self._releases.renew(renew, self.status.facts.kv_address, on_gone=lambda gone: None)
+            self._offered.renew(renew.ticket_ids, renew.lease_s, self._now_s())
+            self._releases.renew(renew, self.status.facts.kv_address, on_gone=self._offered.forget)
 
     def on_detached(self, attachment: Attachment) -> None:
         """The router is gone: nobody would read what its requests produce."""
         self._attachments.discard(attachment)
-        orphans = [request_id for request_id, owner in self._owner_of.items() if owner is attachment]
+        self._offered.detached(attachment.address, self._now_s())
+        orphans = self._open.of(attachment)
         for request_id in orphans:
-            del self._owner_of[request_id]
-            self._engine.abort(request_id)
+            self._abort(request_id)
         if orphans:
-            self._idle.set()
             log.warning("router_lost", router=attachment.address, aborted_requests=len(orphans))
+
+    # Time
+
+    async def watch(self) -> None:
+        """Look at the clock, again and again. Never returns."""
+        while True:
+            self.tick(self._now_s())
+            await asyncio.sleep(TICK_S)
+
+    def tick(self, now_s: float) -> None:
+        """End requests past their deadline, and give back the tickets of routers that are lost."""
+        for request_id in self._open.due(now_s):
+            log.warning("deadline_passed", request_id=request_id)
+            message = f"worker {self.register.worker_id}: the request's deadline has passed"
+            self._fail(request_id, RequestError(kind=RequestError.KIND_DEADLINE, message=message))
+        self._give_back_all(self._offered.due(now_s))
 
     # State
 
     def set_state(self, state: WorkerState, detail: str, facts: EngineFacts | None = None) -> None:
-        self.status = Status(state=state, detail=detail, facts=facts or self.status.facts)
-        for attachment in self._attachments:
-            attachment.outbox.put_status(self.status)
+        self._tell(Status(state=state, detail=detail, facts=facts or self.status.facts))
         log.info("state", state=WorkerState.Name(state).removeprefix("WORKER_STATE_").lower(), detail=detail)
+
+    def _tell(self, status: Status) -> None:
+        self.status = status
+        for attachment in self._attachments:
+            attachment.outbox.put_status(status)
 
     def current_load(self) -> Load:
         return self._engine.load()
 
     @property
     def open_requests(self) -> int:
-        return len(self._owner_of)
+        return len(self._open)
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Take nothing new and wait until nothing is left; False if time or the engine ran out first."""
-        detail = f"{self.open_requests} requests and {self.current_load().held_offers} offers left"
-        self.set_state(WorkerState.WORKER_STATE_DRAINING, detail)
-        try:
-            async with asyncio.timeout(timeout_s):
-                while self._owner_of or not self._role.drained(self._engine.load()):
-                    if self.failure.done():
-                        return False
-                    self._idle.clear()
+    async def drain(self, clock: DrainClock) -> bool:
+        """Take nothing new and wait until nothing is left; False if time or the engine ran out first.
+
+        What is left when the time is up is dropped: requests end with an error on which routers continue them
+        elsewhere, offers with the process.
+        """
+        self.set_state(WorkerState.WORKER_STATE_DRAINING, self._progress(clock))
+        while self._open or not self._role.drained(self._engine.load()):
+            if self.failure.done():
+                return False
+            if clock.left_s(self._now_s()) <= 0:
+                self._drop_all()
+                return False
+            self._idle.clear()
+            # The wait is bounded for the clock's sake, and for engines that don't say when an offer is over.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
                     await self._idle.wait()
-        except TimeoutError:
-            log.warning("drain_timed_out", timeout_s=timeout_s, requests=self.open_requests)
-            return False
+            if (detail := self._progress(clock)) != self.status.detail:
+                self._tell(Status(state=WorkerState.WORKER_STATE_DRAINING, detail=detail, facts=self.status.facts))
         return True
+
+    def _progress(self, clock: DrainClock) -> str:
+        return progress(self.open_requests, self._engine.load(), clock.left_s(self._now_s()))
+
+    def _drop_all(self) -> None:
+        held_offers = self._engine.load().held_offers
+        log.warning("drain_timed_out", requests=self.open_requests, held_offers=held_offers)
+        message = f"worker {self.register.worker_id} has drained; its time was up"
+        for request_id in self._open.all():
+            self._fail(request_id, RequestError(kind=RequestError.KIND_UNAVAILABLE, message=message))
 
     async def flush(self, timeout_s: float) -> None:
         """Until the routers have been sent everything, or the time is up: last tokens must not be lost."""
@@ -141,20 +192,35 @@ class WorkerRuntime:
         if refusal is None and self.status.state != WorkerState.WORKER_STATE_READY:
             state = WorkerState.Name(self.status.state)
             refusal, kind = f"worker {self.register.worker_id} is {state}", RequestError.KIND_UNAVAILABLE
-        if refusal is None and submit.request_id in self._owner_of:
+        if refusal is None and submit.request_id in self._open:
             refusal = f"request id {submit.request_id} is in use"
         if refusal is not None:
-            error = RequestError(kind=kind, message=refusal)
-            output = RequestOutput(
-                request_id=submit.request_id, finish_reason=FinishReason.FINISH_REASON_ERROR, error=error
-            )
-            attachment.outbox.put_outputs([output])
+            attachment.outbox.put_outputs([_failed(submit.request_id, RequestError(kind=kind, message=refusal))])
             if submit.HasField("ticket"):
                 self._releases.give_back_ticket(submit.ticket, "refused")
             return
-        self._owner_of[submit.request_id] = attachment
+        self._open.add(submit.request_id, attachment, submit.timeout_s, self._now_s())
         self._engine.submit(submit)
+
+    def _abort(self, request_id: str) -> None:
+        if self._open.close(request_id):
+            self._engine.abort(request_id)
+            self._idle.set()
+
+    def _fail(self, request_id: str, error: RequestError) -> None:
+        """End a request ourselves; its router is told."""
+        if (owner := self._open.owner_of(request_id)) is not None:
+            owner.outbox.put_outputs([_failed(request_id, error)])
+            self._abort(request_id)
+
+    def _give_back_all(self, releases: Iterable[ReleaseRequest]) -> None:
+        for release in releases:
+            self._releases.give_back(release, self.status.facts.kv_address)
 
     def _give_back(self, output: RequestOutput) -> None:
         if output.HasField("offer"):
             self._releases.give_back_ticket(output.offer, "cancelled")
+
+
+def _failed(request_id: str, error: RequestError) -> RequestOutput:
+    return RequestOutput(request_id=request_id, finish_reason=FinishReason.FINISH_REASON_ERROR, error=error)

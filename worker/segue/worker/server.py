@@ -25,7 +25,7 @@ SERVICE = worker_pb2.DESCRIPTOR.services_by_name["Worker"].full_name
 class WorkerService(WorkerServicer):
     """Describes the worker and begins its drain."""
 
-    def __init__(self, runtime: WorkerRuntime, engine: Engine, drain: Callable[[float], None]) -> None:
+    def __init__(self, runtime: WorkerRuntime, engine: Engine, drain: Callable[[float], float]) -> None:
         self._runtime = runtime
         self._engine = engine
         self._drain = drain
@@ -41,9 +41,11 @@ class WorkerService(WorkerServicer):
     async def Drain(
         self, request: DrainRequest, context: grpc.aio.ServicerContext[DrainRequest, DrainResponse]
     ) -> DrainResponse:
-        self._drain(request.timeout_s)
-        held_offers = self._engine.load().held_offers
-        return DrainResponse(running_requests=self._runtime.open_requests, held_offers=held_offers)
+        return DrainResponse(
+            timeout_s=self._drain(request.timeout_s),
+            running_requests=self._runtime.open_requests,
+            held_offers=self._engine.load().held_offers,
+        )
 
 
 class WorkerServer:
