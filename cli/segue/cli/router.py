@@ -38,6 +38,12 @@ def router(
     worker_lease: Annotated[float, typer.Option(help="Seconds without a word after which a worker is dropped.")] = 5.0,
     max_concurrent_requests: Annotated[int, typer.Option(help="Beyond it, requests get a 429.")] = 1024,
     max_queue_s: MaxQueue = 5.0,
+    max_continuations: Annotated[
+        int, typer.Option(min=0, help="How often one answer goes on elsewhere after it lost a worker.")
+    ] = 3,
+    continuation_patience_s: Annotated[
+        float, typer.Option("--continuation-patience-s", min=0, help="How long it waits for a pool with no worker.")
+    ] = 10.0,
     default_timeout: Annotated[float, typer.Option(help="Seconds for requests that bring no deadline.")] = 600.0,
     drain_timeout: DrainTimeout = 30.0,
     tls_cert: TlsCert = "",
@@ -71,6 +77,8 @@ def router(
             worker_lease_s=worker_lease,
             max_concurrent_requests=max_concurrent_requests,
             max_queue_s=max_queue_s,
+            max_continuations=max_continuations,
+            continuation_patience_s=continuation_patience_s,
             default_timeout_s=default_timeout,
             drain_timeout_s=drain_timeout,
             tls=tls_files(tls_cert, tls_key, tls_ca),
