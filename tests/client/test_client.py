@@ -21,10 +21,11 @@ from segue.base.errors import (
     Overloaded,
     PayloadTooLarge,
     SegueError,
+    SettingsError,
     Unauthenticated,
     Unavailable,
 )
-from segue.client import SegueClient
+from segue.client import Connection, SegueClient
 from segue.client.errors import from_rpc_error
 from segue.proto.inference_pb2 import GenerateRequest, Path, TokenIds
 from segue.proto.sampling_pb2 import SamplingParams
@@ -189,3 +190,11 @@ def test_a_refusal_says_when_to_come_back() -> None:
     back = from_rpc_error(grpc.aio.AioRpcError(status, grpc.aio.Metadata(), metadata, "busy", None))
     assert isinstance(back, Overloaded)
     assert back.retry_after_s == 2.5
+
+
+@pytest.mark.parametrize("address", ["10.1.2.3:9000", "router.example:9000"])
+def test_an_api_key_leaves_this_machine_in_plain_text_only_when_told_to(address: str) -> None:
+    with pytest.raises(SettingsError, match="in plain text"):
+        Connection(address, api_key="sk-segue-secret")
+    assert Connection(address, api_key="sk-segue-secret", plain_text_key=True).metadata()
+    assert "secret" not in repr(Connection("127.0.0.1:9000", api_key="sk-segue-secret"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from segue.base.identity import Identity, Kind
 from segue.base.tls import TlsFiles, TlsSource
 from segue.cluster.certs import Holder, issue, make_ca
+
+_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,9 @@ class Authority:
         return issue(self.folder, holder, days=1, now=now)
 
     def source(self, kind: Kind, name: str, *hosts: str, expired: bool = False) -> TlsSource:
-        return TlsSource(self.files(kind, name, *hosts, expired=expired))
+        """Of files of its own: issuing it again is no rotation."""
+        file = f"holder-{next(_NUMBERS)}"
+        return TlsSource(self.files(kind, name, *hosts, expired=expired, file=file))
 
     @property
     def trust_only(self) -> TlsSource:

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 
-from segue.base.errors import Forbidden, Overloaded, SegueError
+from segue.base.errors import Forbidden, SegueError
+from segue.base.grpc_status import status_metadata
 from segue.base.identity import Kind, peer_identities
 from segue.base.logging import get_logger
 
@@ -39,14 +40,6 @@ def only_kinds(*kinds: Kind) -> Gate:
         return _nothing
 
     return gate
-
-
-def status_metadata(error: SegueError) -> tuple[tuple[str, str], ...]:
-    """What goes out with the status of a refusal."""
-    code = ("segue-error-code", error.code)
-    if isinstance(error, Overloaded):
-        return code, ("retry-after-s", f"{error.retry_after_s:.3f}")
-    return (code,)
 
 
 class AsyncGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]

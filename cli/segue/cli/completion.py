@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -21,6 +21,7 @@ class Completion:
     model: str
     prompt: str
     max_tokens: int
+    api_key: str = field(default="", repr=False)
 
 
 class CompletionError(Exception):
@@ -52,6 +53,7 @@ async def stream_completion(request: Completion, on_text: Callable[[str], None])
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    headers = {"Authorization": f"Bearer {request.api_key}"} if request.api_key else {}
     loop = asyncio.get_running_loop()
     started_s = loop.time()
     usage: dict[str, Any] = {}
@@ -61,7 +63,7 @@ async def stream_completion(request: Completion, on_text: Callable[[str], None])
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.post(f"{request.http_url}/v1/completions", json=body) as response,
+            session.post(f"{request.http_url}/v1/completions", json=body, headers=headers) as response,
         ):
             if response.status != 200:
                 raise CompletionError(f"the router answered {response.status}: {await response.text()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import Annotated
 
@@ -54,7 +55,7 @@ def demo(
 
     async def answer() -> None:
         say(f"\n{prompt}", style="bold", end="")
-        request = Completion(cluster.http_url, name, prompt, max_tokens)
+        request = Completion(cluster.http_url, name, prompt, max_tokens, os.environ.get("SEGUE_API_KEY", ""))
         try:
             end = await stream_completion(request, lambda text: say(text, end=""))
         finally:

@@ -5,6 +5,8 @@
 ...         print(delta.text, end="")
 """
 
+from segue.base.tls import TlsFiles
 from segue.client.client import Answer, Delta, SegueClient
+from segue.client.connection import Connection
 
-__all__ = ["Answer", "Delta", "SegueClient"]
+__all__ = ["Answer", "Connection", "Delta", "SegueClient", "TlsFiles"]

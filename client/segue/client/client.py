@@ -11,6 +11,8 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
+from segue.base.tls import TlsFiles
+from segue.client.connection import Connection
 from segue.client.errors import from_rpc_error
 from segue.proto.inference_pb2 import (
     ChatMessage,
@@ -54,9 +56,22 @@ class Answer:
 class SegueClient:
     """One router. Sampling parameters are keyword arguments named as in ``segue.v1.SamplingParams``."""
 
-    def __init__(self, address: str, *, default_timeout_s: float = 600.0) -> None:
-        """``address`` is the host:port of a router's public gRPC."""
-        self._channel = grpc.aio.insecure_channel(address)
+    def __init__(
+        self,
+        address: str | Connection,
+        *,
+        api_key: str | None = None,
+        tls: TlsFiles | None = None,
+        default_timeout_s: float = 600.0,
+    ) -> None:
+        """``address`` is the host:port of a router's public gRPC, or a whole :class:`Connection`.
+
+        Raises:
+            SettingsError: the API key would leave this machine in plain text, or the TLS files can't be used.
+        """
+        connection = address if isinstance(address, Connection) else Connection(address, api_key, tls)
+        self._channel = connection.open()
+        self._metadata = connection.metadata()
         self._stub = InferenceStub(self._channel)
         self._timeout_s = default_timeout_s
 
@@ -79,7 +94,8 @@ class SegueClient:
         Raises:
             SegueError: by what went wrong; see :mod:`segue.base.errors`.
         """
-        call = self._stub.Generate(_request(prompt, model, n, sampling), timeout=timeout_s or self._timeout_s)
+        request = _request(prompt, model, n, sampling)
+        call = self._stub.Generate(request, timeout=timeout_s or self._timeout_s, metadata=self._metadata)
         try:
             async for response in call:
                 for choice in response.choices:
@@ -106,14 +122,16 @@ class SegueClient:
     async def generate_raw(self, request: GenerateRequest, *, timeout_s: float | None = None) -> GenerateResponse:
         """``GenerateUnary`` as it is, for what the other methods don't cover (n, echo, logprobs)."""
         try:
-            return await self._stub.GenerateUnary(request, timeout=timeout_s or self._timeout_s)
+            timeout_s = timeout_s or self._timeout_s
+            return await self._stub.GenerateUnary(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 
     async def models(self) -> list[str]:
         """Names of the models that are served."""
         try:
-            response = await self._stub.ListModels(ListModelsRequest(), timeout=self._timeout_s)
+            request = ListModelsRequest()
+            response = await self._stub.ListModels(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
         return [model.id for model in response.models]
@@ -122,7 +140,7 @@ class SegueClient:
         """The token ids that a prompt of this text has."""
         try:
             request = TokenizeRequest(model=model, text=text)
-            response = await self._stub.Tokenize(request, timeout=self._timeout_s)
+            response = await self._stub.Tokenize(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
         return list(response.token_ids)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Mapping
 from typing import NoReturn
 
 import grpc
 import grpc.aio
 
-from segue.base.errors import InternalError, InvalidRequest, Overloaded, SegueError
+from segue.base.errors import InternalError, InvalidRequest, SegueError
+from segue.base.grpc_status import status_metadata
 from segue.base.logging import get_logger
 from segue.proto.inference_pb2 import (
     ChatMessages,
@@ -211,10 +211,5 @@ def _prompt_of(request: GenerateRequest | TokenizeRequest, kind: str | None) -> 
 async def _abort(context: grpc.aio.ServicerContext, error: SegueError) -> NoReturn:  # type: ignore[type-arg]
     if isinstance(error, InternalError):
         log.error("request_failed", error=error.message)
-    metadata: tuple[tuple[str, str], ...] = (("segue-error-code", error.code),)
-    if isinstance(error, Overloaded):
-        milliseconds = str(math.ceil(1000 * error.retry_after_s))
-        # For people's programs, and for gRPC's own retries in clients that have them switched on.
-        metadata += (("retry-after-ms", milliseconds), ("grpc-retry-pushback-ms", milliseconds))
-    await context.abort(error.grpc_status, error.message, metadata)
+    await context.abort(error.grpc_status, error.message, status_metadata(error))
     raise AssertionError("unreachable: abort raises")

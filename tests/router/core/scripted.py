@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 import grpc.aio
 
+from segue.base.identity import ROUTER_DNS
+from segue.base.tls import TlsSource
+from segue.base.tls_grpc import open_aio_channel
 from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
 from segue.proto.kv_transfer_pb2 import BlockLayout, ReleaseRequest, Ticket
 from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, SamplingParams, TokenLogprob
@@ -87,7 +90,9 @@ class ScriptedWorker:
         epoch: str = "epoch-1",
         facts: EngineFacts = FACTS,
         state: WorkerState = WorkerState.WORKER_STATE_READY,
+        tls: TlsSource | None = None,
     ) -> None:
+        self._tls = tls
         self.register = Register(
             worker_id=worker_id, epoch=epoch, role=role, address="127.0.0.1:1", protocol=PROTOCOL_VERSION
         )
@@ -110,7 +115,8 @@ class ScriptedWorker:
 
     async def attach(self) -> ScriptedWorker:
         """Register. Raises Refused."""
-        self._channel = grpc.aio.insecure_channel(self._address, options=[("grpc.use_local_subchannel_pool", 1)])
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        self._channel = open_aio_channel(self._address, self._tls, ROUTER_DNS, options)
         self.call = WorkerHubStub(self._channel).Attach()  # type: ignore[call-arg]
         await self.call.write(WorkerFrame(register=self.register, status=self.status))
         first = await read(self.call)
