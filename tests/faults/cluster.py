@@ -225,8 +225,12 @@ class Cluster:
     def wait_baseline(self, within_s: float) -> float:
         """Until nobody holds anything; the seconds that took."""
         started_s = time.monotonic()
+        told: list[str] = []
         while problems := self.busy():
             took_s = time.monotonic() - started_s
+            if problems != told:
+                told = problems
+                print(f"{took_s:.2f} s: {'; '.join(problems)}")
             assert took_s < within_s, f"after {within_s:g} s: {'; '.join(problems)}"
             time.sleep(0.03)
         return time.monotonic() - started_s

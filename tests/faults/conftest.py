@@ -36,7 +36,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = any("faults" in argument for argument in config.args)
-    if config.option.markexpr or (here and (config.option.keyword or any("::" in one for one in config.args))):
+    if "matrix" in config.option.markexpr or (
+        here and (config.option.keyword or any("::" in one for one in config.args))
+    ):
         return
     left_out = [item for item in items if (cell := cell_of(item)) is not None and cell not in QUICK]
     if left_out:
