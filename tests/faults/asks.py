@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 
-from segue.base.errors import DeadlineExceeded, SegueError
+from segue.base.errors import DeadlineExceeded, Overloaded, SegueError
 from segue.client.errors import from_rpc_error
 from segue.proto.inference_pb2 import GenerateRequest, Timings, TokenIds
 from segue.proto.sampling_pb2 import SamplingParams
@@ -77,6 +77,8 @@ class Ask:
             return Outcome.GIVEN_UP
         if isinstance(self.error, DeadlineExceeded):
             return Outcome.LATE
+        if isinstance(self.error, Overloaded):
+            return Outcome.REFUSED
         if self.error is not None:
             return Outcome.BROKEN
         assert len(self.tokens) == len(undisturbed), f"{len(self.tokens)} tokens, not {len(undisturbed)}, and no error"

@@ -36,6 +36,7 @@ class Outcome(enum.Enum):
     WHOLE = "whole"  # Every token of the undisturbed run.
     GIVEN_UP = "given up"  # The client left; nobody looks.
     LATE = "late"  # DeadlineExceeded.
+    REFUSED = "refused"  # Overloaded: its deadline would pass in the queue, which admission saw.
     BROKEN = "broken"  # The connection to the router is gone; what came is a part of the undisturbed run.
 
 
@@ -94,7 +95,8 @@ class Cell:
         if self.fault is Fault.ROUTER_KILL:
             return (Outcome.BROKEN, *may_be_over)
         if self.fault is Fault.DEADLINE:
-            return (Outcome.LATE, *may_be_over)
+            refused = (Outcome.REFUSED,) if self.phase is Phase.QUEUED else ()
+            return (Outcome.LATE, *may_be_over, *refused)
         return (Outcome.WHOLE,)
 
     def prompt(self, seed: int, tokens: int = 0) -> tuple[int, ...]:

@@ -254,6 +254,8 @@ class Cluster:
             *("--port", str(ports.http), "--grpc-port", str(ports.grpc), "--worker-port", str(ports.worker)),
             # Some tests stop it for a lease; it is not to drop its workers then.
             *("--worker-lease", "15", "--drain-timeout", "5"),
+            # A queue is what some cells need.
+            *("--max-queue-s", "60"),
         ]
 
     def _worker_argv(self, name: str) -> list[str]:
