@@ -94,11 +94,13 @@ class FakeEngine:
 
 
 class Session:
-    """One stream from a worker, as the router has it."""
+    """One stream from a worker, as the router has it. It reads while ``reads`` is set."""
 
     def __init__(self, context: grpc.aio.ServicerContext[WorkerFrame, RouterFrame]) -> None:
         self._context = context
         self.frames: list[WorkerFrame] = []
+        self.reads = asyncio.Event()
+        self.reads.set()
         self.over = asyncio.Event()
         self.end: asyncio.Future[tuple[grpc.StatusCode, str]] = asyncio.get_running_loop().create_future()
 
@@ -109,6 +111,7 @@ class Session:
         try:
             while isinstance(frame := await self._context.read(), WorkerFrame):
                 self.frames.append(frame)
+                await self.reads.wait()
         except grpc.aio.UsageError:  # The stream was ended from this side.
             return
 

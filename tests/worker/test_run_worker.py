@@ -211,6 +211,21 @@ async def test_a_drain_sends_the_last_tokens_before_it_leaves(engine: FakeEngine
         assert [list(output.token_ids) for output in session.outputs] == [[5]]
 
 
+async def test_last_tokens_reach_a_router_that_is_slow_to_read(engine: FakeEngine) -> None:
+    async with attached(engine) as (session, worker):
+        await session.send(RouterFrame(submit=[prompt("one")]))
+        await eventually(lambda: engine.submits)
+        session.reads.clear()
+        terminate()
+        engine.listener.on_step([tokens("one", 5, finish=FinishReason.FINISH_REASON_LENGTH)], Load())
+        await asyncio.sleep(0.3)
+        assert not worker.done()
+        session.reads.set()
+        async with asyncio.timeout(5):
+            assert await worker == 0
+        assert [list(output.token_ids) for output in session.outputs] == [[5]]
+
+
 async def test_a_router_that_restarts_finds_the_worker_again(engine: FakeEngine) -> None:
     async with attached(engine) as (session, worker):
         session.end.set_result((grpc.StatusCode.UNAVAILABLE, "restarting"))

@@ -82,9 +82,23 @@ class Attachment:
         self.outbox = Outbox()
         self._owner = owner
         self._tls = tls
+        self._call: grpc.aio.StreamStreamCall[WorkerFrame, RouterFrame] | None = None
+        self._leaving = False
+        self._ended = asyncio.Event()
+
+    async def leave(self) -> None:
+        """Send what waits, say that nothing follows, and wait until the router has read it all and ends the stream.
+
+        A stream that is cut instead takes along what the router has received and not yet read: last tokens.
+        """
+        self._leaving = True
+        await self.outbox.flushed()
+        if self._call is not None and not self._call.done():
+            await self._call.done_writing()
+            await self._ended.wait()
 
     async def run(self) -> None:
-        """Stay attached.
+        """Stay attached, until told to leave.
 
         Raises:
             SettingsError: the router refuses this worker as it is.
@@ -97,6 +111,9 @@ class Attachment:
                     end = await self._attach(channel)
                 finally:
                     self._owner.on_detached(self)
+                    self._ended.set()
+            if self._leaving:
+                return
             if end.code in _REFUSALS:
                 raise SettingsError(f"router {self.address} refuses this worker: {end.details}")
             log.info(
@@ -113,6 +130,8 @@ class Attachment:
     async def _attach(self, channel: grpc.aio.Channel) -> StreamEnd:
         """One stream, from registration to its end."""
         call = WorkerHubStub(channel).Attach()  # type: ignore[call-arg]  # Writing by hand needs no iterator.
+        self._call = call
+        self._ended.clear()
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                 await _write(call, WorkerFrame(register=self._owner.register, status=self._owner.status))

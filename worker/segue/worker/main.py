@@ -24,7 +24,7 @@ from segue.worker.settings import WorkerSettings
 log = get_logger("worker")
 
 PROTOCOL_VERSION = 1
-_FLUSH_TIMEOUT_S = 2.0
+_LEAVE_TIMEOUT_S = 2.0
 
 
 def run_worker(settings: WorkerSettings, role: WorkerRole) -> int:
@@ -90,7 +90,7 @@ class _Worker:
                 runtime.set_state(WorkerState.WORKER_STATE_LOADING, self._settings.model)
                 status = await self._serve(runtime, server, engine)
                 await server.set_ready(False)
-                await runtime.flush(_FLUSH_TIMEOUT_S)
+                await runtime.leave(_LEAVE_TIMEOUT_S)
                 attached.cancel()
                 watching.cancel()
         finally:

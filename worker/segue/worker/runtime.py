@@ -177,14 +177,13 @@ class WorkerRuntime:
         for request_id in self._open.all():
             self._fail(request_id, RequestError(kind=RequestError.KIND_UNAVAILABLE, message=message))
 
-    async def flush(self, timeout_s: float) -> None:
-        """Until the routers have been sent everything, or the time is up: last tokens must not be lost."""
+    async def leave(self, timeout_s: float) -> None:
+        """Until the routers have read everything, or the time is up: last tokens must not be lost."""
         try:
             async with asyncio.timeout(timeout_s):
-                for attachment in list(self._attachments):
-                    await attachment.outbox.flushed()
+                await asyncio.gather(*(attachment.leave() for attachment in self._attachments))
         except TimeoutError:
-            log.warning("flush_timed_out", timeout_s=timeout_s)
+            log.warning("leave_timed_out", timeout_s=timeout_s)
 
     def _submit(self, attachment: Attachment, submit: Submit) -> None:
         refusal = self._role.refusal(submit)
