@@ -17,7 +17,7 @@ import pytest
 from segue.proto.worker_pb2 import DescribeRequest, DescribeResponse
 from segue.proto.worker_pb2_grpc import WorkerStub
 
-_READY = re.compile(r"ready: (http://\S+)/v1 \(model (\S+)\), gRPC (\S+:\d+)\.")
+_READY = re.compile(r"ready: (https?://\S+)/v1 \(model (\S+)\), gRPC (\S+:\d+)\.")
 _STARTUP_S = 200.0
 WORKERS = ("prefill-0", "decode-0")
 

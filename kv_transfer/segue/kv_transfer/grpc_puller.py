@@ -26,15 +26,7 @@ log = get_logger("kv_transfer")
 _THREADS = 8
 _RELEASE_TIMEOUT_S = 5.0
 # A chunk is at least one block of one layer, which may be more than gRPC's default of 4 MiB; the layout bounds it.
-_CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", -1),
-    # A producer that hangs or a link that swallows packets is given up after 5 s without a sign of life, not only when
-    # the lease has run out; gRPC's own threads answer, so one that is merely busy is alive.
-    ("grpc.keepalive_time_ms", 2000),
-    ("grpc.keepalive_timeout_ms", 3000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.ping_timeout_ms", 3000),  # gRPC 1.85 goes by this one.
-]
+_CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1)]
 
 
 @dataclass(frozen=True, slots=True)

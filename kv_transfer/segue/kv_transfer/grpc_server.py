@@ -139,8 +139,7 @@ def serve_kv_transfer(service: KvTransferService, address: str, tls: TlsSource |
         RuntimeError: the port is taken.
     """
     # gRPC lets processes share a port by default: pulls would reach whichever of them.
-    # And it takes pings as frequent as the consumer's for an attack.
-    options = [("grpc.so_reuseport", 0), ("grpc.http2.min_ping_interval_without_data_ms", 1000)]
+    options = [("grpc.so_reuseport", 0)]
     guards: list[grpc.ServerInterceptor[Any, Any]] = [] if tls is None else [Guard(only_kinds("prefill", "decode"))]
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kv-serve")
     server = grpc.server(threads, options=options, interceptors=guards)
