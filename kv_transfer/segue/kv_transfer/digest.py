@@ -19,3 +19,19 @@ def digest_of(payload: bytes | memoryview) -> int:
 def digest_of_digests(digests: Iterable[int]) -> int:
     """xxh3-64 over chunk digests in order (little-endian 64-bit), so that a missing chunk shows too."""
     return int(xxhash.xxh3_64_intdigest(b"".join(struct.pack("<Q", digest) for digest in digests)))
+
+
+class BlockDigest:
+    """xxh3-64 over one block's layers, given one after the other."""
+
+    __slots__ = ("_hash",)
+
+    def __init__(self) -> None:
+        self._hash = xxhash.xxh3_64()
+
+    def update(self, payload: bytes | memoryview) -> None:
+        self._hash.update(payload)
+
+    @property
+    def value(self) -> int:
+        return int(self._hash.intdigest())

@@ -1,7 +1,7 @@
 """The producer's end of KV transfer: serves ``segue.v1.KvTransfer`` from threads inside the engine's process.
 
 It runs where the paged cache is, which with ``AsyncLLM`` is not the worker's own process. The NIXL connector serves
-it too, for ``Release`` alone.
+it too, for everything but ``Pull``. What is answered is decided in ``producer_end``.
 """
 
 from __future__ import annotations
@@ -17,15 +17,11 @@ from segue.base.grpc_guard import Guard, only_kinds
 from segue.base.logging import get_logger
 from segue.base.tls import TlsSource
 from segue.base.tls_grpc import add_port
-from segue.kv_transfer.chunks import plan_chunks
 from segue.kv_transfer.connector_config import wake_engine
-from segue.kv_transfer.digest import digest_of, digest_of_digests
-from segue.kv_transfer.handoff import Event
-from segue.kv_transfer.layout import layout_differences
-from segue.kv_transfer.offers import Offer, OfferBook, Refusal, TicketRefused
+from segue.kv_transfer.offers import OfferBook, Refusal, TicketRefused
 from segue.kv_transfer.paged_cache import PagedCache
+from segue.kv_transfer.producer_end import BadPosition, NoBlocks, ProducerEnd
 from segue.proto.kv_transfer_pb2 import (
-    BlockLayout,
     DigestRequest,
     DigestResponse,
     KvChunk,
@@ -47,82 +43,57 @@ _NOT_HELD = {Refusal.UNKNOWN, Refusal.USED, Refusal.EXPIRED, Refusal.REVOKED}
 
 
 class KvTransferService(KvTransferServicer):
-    """Serves offers out of ``cache``; without one (NIXL) ``Pull`` is refused.
+    """Serves ``book``'s offers out of ``cache``.
 
+    With NIXL ``pulls`` is off, and ``cache`` is None if its layout allows no digests: claims then say so.
     ``on_release`` is told of every ticket that is given back, before the reply.
     """
 
-    def __init__(self, book: OfferBook, cache: PagedCache | None, on_release: Callable[[], None] = wake_engine) -> None:
-        self._book = book
-        self._cache = cache
+    def __init__(
+        self,
+        book: OfferBook,
+        cache: PagedCache | None,
+        on_release: Callable[[], None] = wake_engine,
+        pulls: bool = True,
+    ) -> None:
+        self._end = ProducerEnd(book, NoBlocks() if cache is None else cache, _OFFER_WAIT_S)
+        self._pulls = pulls and cache is not None
+        self._digests = cache is not None
         self._on_release = on_release
 
     def Pull(self, request: PullRequest, context: grpc.ServicerContext) -> Iterator[KvChunk]:
-        if self._cache is None:
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, "this producer transfers by nixl; it serves Release only")
-        try:
-            _check_layout(self._cache.layout, request.layout)
-            offer = self._book.claim(
-                request.ticket_id, request.producer_epoch, request.request_id, wait_s=_OFFER_WAIT_S
-            )
-        except TicketRefused as refused:
-            _refuse(context, refused)
-        self._book.record(offer.ticket_id, Event.SEND)
+        if not self._pulls:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "this producer transfers by nixl; it serves no Pull")
         finished = False
         try:
-            for chunk in self._chunks(offer, request.first_block):
-                if offer.handoff.over:  # See handoff.TABLE: what was read may be another request's by now.
-                    context.abort(grpc.StatusCode.NOT_FOUND, f"ticket {offer.ticket_id} was taken back meanwhile")
-                yield chunk
+            yield from self._end.pull(request)
             finished = True
+        except TicketRefused as refused:
+            _refuse(context, refused)
         finally:
-            if not finished and self._book.record(offer.ticket_id, Event.FAIL):
-                log.warning("pull_broken", ticket_id=offer.ticket_id, request_id=offer.request_id)
+            if not finished:
+                log.warning("pull_broken", ticket_id=request.ticket_id, request_id=request.request_id)
                 self._on_release()
 
-    def _chunks(self, offer: Offer, first_block: int) -> Iterator[KvChunk]:
-        assert self._cache is not None
-        plan = list(plan_chunks(self._cache.layers, first_block, len(offer.block_ids), self._cache.layer_block_bytes))
-        digests: list[int] = []
-        for number, chunk in enumerate(plan, start=1):
-            block_ids = offer.block_ids[chunk.first_block : chunk.first_block + chunk.blocks]
-            payload = self._cache.read(chunk.layer, block_ids)
-            digests.append(digest_of(payload))
-            last = number == len(plan)
-            yield KvChunk(
-                layer=chunk.layer,
-                first_block=chunk.first_block,
-                blocks=chunk.blocks,
-                payload=payload,
-                digest=digests[-1],
-                last=last,
-                digest_of_all=digest_of_digests(digests) if last else 0,
-            )
+    def Digest(self, request: DigestRequest, context: grpc.ServicerContext) -> DigestResponse:
+        if request.blocks and not self._digests:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "the layout of this producer's cache allows no digests")
+        try:
+            return DigestResponse(digests=self._end.digest(request))
+        except TicketRefused as refused:
+            _refuse(context, refused)
+        except BadPosition as bad:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(bad))
+            raise AssertionError from bad  # abort has raised.
 
     def Release(self, request: ReleaseRequest, context: grpc.ServicerContext) -> ReleaseResponse:
-        if request.producer_epoch != self._book.epoch:
-            return ReleaseResponse(freed=False)  # The producer that held it is gone, and its blocks with it.
-        event = Event.ACKNOWLEDGE if request.reason == "acknowledged" else Event.REVOKE
-        freed = self._book.record(request.ticket_id, event)
+        freed = self._end.release(request)
         if freed:
             self._on_release()
         return ReleaseResponse(freed=freed)
 
     def Renew(self, request: RenewRequest, context: grpc.ServicerContext) -> RenewResponse:
-        if request.producer_epoch != self._book.epoch:
-            return RenewResponse(gone_ticket_ids=request.ticket_ids)
-        now_s = time.monotonic()
-        gone = [name for name in request.ticket_ids if not self._book.renew(name, now_s, request.lease_s)]
-        return RenewResponse(gone_ticket_ids=gone)
-
-    def Digest(self, request: DigestRequest, context: grpc.ServicerContext) -> DigestResponse:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "this producer gives no digests of single blocks")
-        raise AssertionError  # abort has raised.
-
-
-def _check_layout(ours: BlockLayout, theirs: BlockLayout) -> None:
-    if differences := layout_differences(ours, theirs):
-        raise TicketRefused(Refusal.OTHER_LAYOUT, "block layouts differ: " + "; ".join(differences))
+        return RenewResponse(gone_ticket_ids=self._end.renew(request, time.monotonic()))
 
 
 def _refuse(context: grpc.ServicerContext, refused: TicketRefused) -> NoReturn:

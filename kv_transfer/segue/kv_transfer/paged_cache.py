@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from segue.kv_transfer.digest import BlockDigest
 from segue.proto.kv_transfer_pb2 import BlockLayout
 
 if TYPE_CHECKING:
@@ -58,6 +59,17 @@ class PagedCache:
         index = self._torch.tensor(block_ids, device=tensor.device)
         payload: bytes = tensor.index_select(0, index).cpu().numpy().tobytes()
         return payload
+
+    def digests(self, block_ids: Sequence[int]) -> list[int]:
+        """For each block one digest over all its layers in order. Blocks on a GPU are copied to the host for it."""
+        digests = [BlockDigest() for _ in block_ids]
+        for tensor in self._layers:
+            # On the host the bytes are hashed where they lie.
+            rows = tensor if tensor.device.type == "cpu" else tensor[list(block_ids)].cpu()
+            array = rows.numpy()
+            for number, (digest, block_id) in enumerate(zip(digests, block_ids, strict=True)):
+                digest.update(array[block_id if rows is tensor else number].data)
+        return [digest.value for digest in digests]
 
     def write(self, layer: int, block_ids: Sequence[int], payload: bytes) -> None:
         """Overwrite blocks. On return the bytes are where the engine's next step reads them."""
