@@ -32,6 +32,8 @@ from tests.faults.proxy import LinkProxy
 LEASE_S = {"grpc": 3.0, "nixl": 6.0}  # vLLM's NIXL connector takes no shorter one.
 DRAIN_S = 20.0
 _START_S = 120.0
+# How long a decode worker may take to dial a producer again that has come back.
+_REDIAL_S = 1.5
 _LOADING = (WorkerState.WORKER_STATE_LOADING, WorkerState.WORKER_STATE_WARMING)
 _LISTENING = re.compile(r'"address":\s*"([^"]+)".*"event":\s*"listening"')
 
@@ -111,6 +113,7 @@ class Cluster:
         self._ports = {name: choose_ports("127.0.0.1") for name in ("router-0", "router-1")}
         self._kv_ports = {name: choose_ports("127.0.0.1").http for name in ("prefill-0", "prefill-1")}
         self._stack = ExitStack()
+        self._restarted = False  # A producer, since the last wait for all.
 
     def __enter__(self) -> Self:
         for name, port in self._kv_ports.items():
@@ -172,6 +175,7 @@ class Cluster:
         for name, member in self.members.items():
             if name.startswith(prefix) and not member.alive and name != "router-1":
                 member.start()
+                self._restarted = self._restarted or name in self.links
 
     def wait_serving(self) -> None:
         """Until there is one worker of each pool; others may still load."""
@@ -189,6 +193,9 @@ class Cluster:
         for router in routers:
             known = partial(self.router_knows, len(self.workers), router)
             _wait(known, _START_S, f"{router} has not found its workers")
+        if self._restarted:
+            time.sleep(_REDIAL_S)
+        self._restarted = False
 
     def heal(self) -> None:
         """Whatever was held or stopped goes on."""

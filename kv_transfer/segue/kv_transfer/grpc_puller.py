@@ -26,7 +26,12 @@ log = get_logger("kv_transfer")
 _THREADS = 8
 _RELEASE_TIMEOUT_S = 5.0
 # A chunk is at least one block of one layer, which may be more than gRPC's default of 4 MiB; the layout bounds it.
-_CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1)]
+# gRPC's own backoff grows to two minutes: a producer that has come back would be passed by for as long.
+_CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
 
 
 @dataclass(frozen=True, slots=True)

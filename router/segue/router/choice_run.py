@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from segue.base.errors import DeadlineExceeded, InternalError, InvalidRequest, SegueError, Unavailable
 from segue.kv_transfer.held_ticket import HeldTicket
 from segue.proto.inference_pb2 import ChoiceDelta, Continuation, Path
+from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import (
     FINISH_REASON_ABORT,
     FINISH_REASON_ERROR,
@@ -68,6 +69,7 @@ class ChoiceRun:
         self.path, reason = choose_path(spec.sampling)
         self.timings = ChoiceTimings(reason, now_s)
         self.held: HeldTicket | None = None
+        self._claimed: list[Ticket] = []
         self._spec = spec
         self._text = text
         self._legs = Legs(spec.prompt, spec.sampling, exact=self.path == Path.PATH_EXACT)
@@ -219,9 +221,12 @@ class ChoiceRun:
         self.timings.on_tokens(self.plan.decode_id, output, now_s)
         if self.held is not None:  # Decode has it, or could not get it and has given it back.
             self.held.consumed()
-            self.held = None
+            self._claimed, self.held = [self.held.ticket], None
+        late: list[Action] = []
         if output.HasField("transfer") and output.transfer.error:
             self.path = Path.PATH_RECOMPUTED
+            # Decode has given it back, but perhaps over the link that has just failed it; ours is another one.
+            late += [Release(ticket.producer_id, ticket) for ticket in self._claimed]
         token_ids: Sequence[int] = output.token_ids
         logprobs: Sequence[PositionLogprobs] = output.logprobs
         if self._to_replay and token_ids:
@@ -238,11 +243,10 @@ class ChoiceRun:
             token_ids, logprobs = token_ids[replayed:], logprobs[replayed:]
         finish = output.finish_reason
         by_stop, by_length = finish == FINISH_REASON_STOP, finish == FINISH_REASON_LENGTH
-        decode_id = self.plan.decode_id
         ended, actions = self._emit(output, token_ids, logprobs, by_stop, by_length)
         if ended and not finish:  # A stop string, which the engine knows nothing of.
-            actions.append(Abort(decode_id, self.leg_id))
-        return actions
+            actions.append(Abort(self.plan.decode_id, self.leg_id))
+        return [*late, *actions]
 
     def _emit(
         self,

@@ -500,6 +500,7 @@ def test_the_timings_tell_the_legs_apart() -> None:
 
 @pytest.mark.parametrize("seeded", [True, False])
 def test_a_transfer_that_failed_is_told_and_changes_no_token(seeded: bool) -> None:
+    """The ticket is given back here too: decode may have no way to the producer."""
     run = new_run() if seeded else new_run(seed=4)
     run.go_on(Plan(PREFILL, DECODE), 10.0)
     run.on_output(PREFILL, token_1(), 10.5)
@@ -507,7 +508,8 @@ def test_a_transfer_that_failed_is_told_and_changes_no_token(seeded: bool) -> No
     output = RequestOutput(
         request_id="run-0.1", token_ids=tokens, finish_reason=LENGTH, transfer=Transfer(error="pull failed")
     )
-    (emit,) = run.on_output(DECODE, output, 11.0)
+    release, emit = run.on_output(DECODE, output, 11.0)
+    assert release == Release(PREFILL, token_1().offer)
     assert isinstance(emit, Emit)
     assert list(emit.delta.token_ids) == [301, 302, 303]
     timings = run.timings.message(run.path, run.output_tokens)
