@@ -83,8 +83,15 @@ def test_several_ranks_need_nixl(model: str, name: str) -> None:
     assert arguments(settings(model, engine_args={name: 1}))[name] == 1
 
 
-@pytest.mark.parametrize("transport", ["grpc", "nixl"])
-@pytest.mark.parametrize(("role", "kv_role"), [("prefill", "kv_producer"), ("decode", "kv_consumer")])
+@pytest.mark.parametrize(
+    ("transport", "role", "kv_role"),
+    [
+        ("grpc", "prefill", "kv_producer"),
+        ("grpc", "decode", "kv_both"),
+        ("nixl", "prefill", "kv_producer"),
+        ("nixl", "decode", "kv_consumer"),
+    ],
+)
 def test_the_connector_is_the_transports_and_knows_its_role(
     model: str, platform: str, transport: str, role: str, kv_role: str
 ) -> None:
@@ -96,7 +103,7 @@ def test_the_connector_is_the_transports_and_knows_its_role(
     assert config.kv_load_failure_policy == "recompute"
     ours = config.kv_connector_extra_config["segue"]
     assert (ours["worker_id"], ours["epoch"], ours["lease_s"]) == ("w-0", "e-1", 12.4)
-    assert ours["address"] == ("127.0.0.1:4321" if role == "prefill" else "")
+    assert ours["address"] == ("" if kv_role == "kv_consumer" else "127.0.0.1:4321")
     assert config.kv_connector_extra_config.get("kv_lease_duration") == (12 if transport == "nixl" else None)
 
 

@@ -56,7 +56,9 @@ class FakeLLM:
         self.aborted: list[str] = []
         self.ended = threading.Event()
         self.on_step: Callable[[], None] = lambda: None
-        self.engine_core = SimpleNamespace(shutdown=self.ended.set)
+        core = SimpleNamespace(scheduler=FakeScheduler(self))
+        self.engine_core = SimpleNamespace(shutdown=self.ended.set, engine_core=core)
+        self.output_processor = SimpleNamespace(external_req_ids={})
 
     def add_request(self, request_id: str, prompt: Any, sampling: Any) -> None:
         if not prompt["prompt_token_ids"]:
@@ -184,6 +186,27 @@ async def test_an_aborted_request_is_dropped_and_unknown_ids_are_ignored(listene
     engine.submit(submit("b", 1))
     await listener.until(lambda: listener.of("b"))
     assert engine.llm.aborted == ["a"]
+    await engine.stop()
+
+
+async def test_a_request_that_is_moved_ends_behind_its_tokens_and_unknown_ids_are_ignored(listener: Listener) -> None:
+    engine = Engine()
+    await engine.start(listener)
+    engine.submit(submit("a", 10**9))
+    engine.submit(submit("b", 10**9))
+    await listener.until(lambda: listener.of("a"))
+    engine.move("unknown")
+    engine.move("a")
+    engine.move("a")
+    await listener.until(lambda: listener.of("a")[-1].finish_reason)
+    last = listener.of("a")[-1]
+    assert (last.finish_reason, len(last.token_ids)) == (FinishReason.FINISH_REASON_ABORT, 0)
+    assert not last.HasField("error")
+    assert not last.HasField("offer"), "vLLM did not know it: there is nothing to hold"
+    assert engine.llm.aborted == ["a"]
+    before = len(listener.of("b"))
+    await listener.until(lambda: len(listener.of("b")) > before)
+    assert listener.of("a")[-1] is last
     await engine.stop()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vllm.v1.request import RequestStatus
 
-from segue.kv_transfer.connector_config import KEY, ConnectorConfig, TransferReport
+from segue.kv_transfer.connector_config import KEY, ConnectorConfig, MoveOrder, TransferReport
 from segue.kv_transfer.vllm_grpc import SchedulerHalf, StepPlan, WorkerHalf
 from segue.proto.kv_transfer_pb2 import Ticket
 from tests.kv_transfer.ends import BLOCK_TOKENS, BLOCKS, eventually, free_address, tensors
@@ -28,6 +28,7 @@ class FakeRequest:
     request_id: str = "engine-a"
     num_tokens: int = 20
     num_computed_tokens: int = 20
+    num_in_flight_tokens: int = 0
     status: RequestStatus = RequestStatus.FINISHED_LENGTH_CAPPED
     kv_transfer_params: dict[str, Any] | None = field(default_factory=dict)
 
@@ -185,6 +186,73 @@ def test_what_nobody_will_continue_holds_nothing(
     """Token 1 ended the answer, or the request was aborted."""
     assert scheduler.finished(offering(status=status), block_ids) == (False, None)
     assert scheduler.take_plan() == StepPlan()
+
+
+def moving(request: Any, **fields: Any) -> tuple[Any, MoveOrder]:
+    """The request as it is when it is aborted to be moved."""
+    order = MoveOrder("kv-m", "req-a")
+    params = {KEY: {**(request.kv_transfer_params or {}).get(KEY, {}), "move": order}}
+    return replace(request, status=RequestStatus.FINISHED_ABORTED, kv_transfer_params=params, **fields), order
+
+
+@pytest.mark.parametrize(
+    ("computed", "in_flight", "tokens", "blocks"),
+    [(19, 0, 19, (4, 2, 9, 7, 1)), (20, 1, 19, (4, 2, 9, 7, 1)), (20, 0, 19, (4, 2, 9, 7, 1)), (12, 4, 8, (4, 2))],
+)
+def test_a_moved_request_offers_what_is_computed_but_for_its_last_token(
+    scheduler: SchedulerHalf, computed: int, in_flight: int, tokens: int, blocks: tuple[int, ...]
+) -> None:
+    """Of 20 tokens. What a step still computes doesn't count."""
+    request, order = moving(FakeRequest(), num_computed_tokens=computed, num_in_flight_tokens=in_flight)
+    held, params = scheduler.finished(request, [4, 2, 9, 7, 1])
+    assert held
+    assert params == order.answer
+    assert params == {KEY: {"ticket_id": "kv-m", "tokens": tokens, "blocks": len(blocks), "address": "127.0.0.1:1"}}
+    assert scheduler.take_plan().offers == [("kv-m", "req-a", "engine-a", blocks, tokens, 30.0)]
+
+
+def test_a_moved_request_that_had_claimed_tells_how_that_went_too(scheduler: SchedulerHalf) -> None:
+    request = claiming(ticket_of(18), 20)
+    scheduler.on_new_request(request)
+    scheduler.after_alloc(request, list(range(5)), 18)
+    scheduler.on_reports({"engine-a": REPORT})
+    scheduler.take_plan()
+    request, order = moving(request, num_computed_tokens=19)
+    held, _ = scheduler.finished(request, list(range(5)))
+    assert held
+    assert order.answer is not None
+    assert (order.answer[KEY]["tokens"], order.answer[KEY]["report"]["tokens"]) == (19, 19)
+    assert scheduler.take_plan().cancels == []
+
+
+def test_a_request_moved_before_its_claim_leaves_the_ticket_to_the_router(scheduler: SchedulerHalf) -> None:
+    request = claiming(ticket_of(19), 20)
+    scheduler.on_new_request(request)
+    request, order = moving(request, num_computed_tokens=0)
+    assert scheduler.finished(request, []) == (False, None)
+    assert order.answer is None
+    assert scheduler.take_plan() == StepPlan()
+
+
+def test_a_request_moved_in_the_middle_of_its_transfer_offers_nothing(scheduler: SchedulerHalf) -> None:
+    request = claiming(ticket_of(19), 20)
+    scheduler.on_new_request(request)
+    scheduler.after_alloc(request, list(range(5)), 19)
+    request, order = moving(request)
+    assert scheduler.finished(request, list(range(5))) == (False, None)
+    assert order.answer is None
+    plan = scheduler.take_plan()
+    assert (plan.cancels, plan.offers) == (["engine-a"], [])
+
+
+def test_a_ticket_over_more_tokens_than_the_request_has_is_not_used(scheduler: SchedulerHalf) -> None:
+    """Its blocks would be taken for the request's from the wrong one on."""
+    request = claiming(ticket_of(50), 20)
+    scheduler.on_new_request(request)
+    assert scheduler.matched_tokens(request, 0) == 0
+    scheduler.after_alloc(request, list(range(5)), 0)
+    plan = scheduler.take_plan()
+    assert (plan.claims, len(plan.releases)) == ([], 1)
 
 
 # Both worker halves

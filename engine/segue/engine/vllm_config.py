@@ -81,12 +81,19 @@ def connector_config(settings: EngineSettings, kv_port: int) -> ConnectorConfig:
     return ConnectorConfig(
         worker_id=settings.worker_id,
         epoch=settings.epoch,
-        address=f"{settings.host}:{kv_port}" if settings.role == "prefill" else "",
+        address=f"{settings.host}:{kv_port}" if _kv_role(settings) != "kv_consumer" else "",
         advertise=settings.advertise_kv,
         tls=settings.tls,
         lease_s=settings.lease_s,
         model_fingerprint=model_fingerprint(settings.model, settings.engine_args.get("revision")),
     )
+
+
+def _kv_role(settings: EngineSettings) -> str:
+    """A decode engine offers too, when its running requests are moved; vLLM's NIXL connector has it consume only."""
+    if settings.role == "prefill":
+        return "kv_producer"
+    return "kv_consumer" if settings.transport == "nixl" else "kv_both"
 
 
 def engine_arguments(settings: EngineSettings, connector: ConnectorConfig) -> dict[str, Any]:
@@ -135,7 +142,7 @@ def engine_arguments(settings: EngineSettings, connector: ConnectorConfig) -> di
         "kv_transfer_config": KVTransferConfig(
             kv_connector="SegueNixlConnector" if nixl else "SegueGrpcConnector",
             kv_connector_module_path="segue.kv_transfer.vllm_nixl" if nixl else "segue.kv_transfer.vllm_grpc",
-            kv_role="kv_producer" if settings.role == "prefill" else "kv_consumer",
+            kv_role=_kv_role(settings),
             kv_buffer_device="cuda" if has_cuda() else "cpu",
             kv_load_failure_policy="recompute",
             kv_connector_extra_config=extra,

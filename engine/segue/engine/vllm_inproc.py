@@ -44,7 +44,7 @@ class InprocEngine:
         self._loaded = False
         self._counters: Counters | None = None
         self._submits: dict[str, Submit] = {}
-        self._failed: list[RequestOutput] = []
+        self._answers: list[RequestOutput] = []  # What commands gave, to go out with the next step.
         self._load = Load()
         self._thread: threading.Thread | None = None
 
@@ -153,8 +153,8 @@ class InprocEngine:
             self._add(submit)
         while self._submits:
             self._step()
-        if self._failed:
-            raise SettingsError(f"the engine failed its warm-up request: {self._failed[0].error.message}")
+        if self._answers:
+            raise SettingsError(f"the engine failed its warm-up request: {self._answers[0].error.message}")
         self._engine.reset_prefix_cache()
         if self._counters is not None:
             self._counters.reset()
@@ -164,12 +164,12 @@ class InprocEngine:
         self._wake.clear()
         while not self._commands.empty():
             self._commands.get_nowait()()
-        failed, self._failed = self._failed, []
+        answers, self._answers = self._answers, []
         if not self._scheduler.has_requests():
-            if not failed:
+            if not answers:
                 self._wake.wait()
-            return failed
-        outputs = failed + self._step()
+            return answers
+        outputs = answers + self._step()
         scheduler = self._scheduler
         if not (outputs or scheduler.running or scheduler.finished_req_ids or scheduler.finished_recving_kv_req_ids):
             self._wake.wait(_POLL_S[self._settings.transport])
@@ -207,7 +207,7 @@ class InprocEngine:
                 to_vllm_sampling(submit),
             )
         except (ValueError, VLLMClientError) as error:  # The request's own fault; the engine has not taken it in.
-            self._failed.append(
+            self._answers.append(
                 RequestOutput(
                     request_id=submit.request_id,
                     finish_reason=FinishReason.FINISH_REASON_ERROR,
@@ -222,9 +222,11 @@ class InprocEngine:
             self._engine.abort_request([request_id])
 
     def _move(self, request_id: str) -> None:
-        if request_id in self._submits:
-            self._abort(request_id)
-            self._failed.append(RequestOutput(request_id=request_id, finish_reason=FinishReason.FINISH_REASON_ABORT))
+        from segue.engine.vllm_move import stop_and_offer
+
+        if (submit := self._submits.pop(request_id, None)) is not None:
+            stopped = stop_and_offer(self._engine, request_id)
+            self._answers.append(self._translator.stopped(submit, stopped))
 
 
 def _set_unless_done(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

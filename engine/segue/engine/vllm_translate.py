@@ -14,6 +14,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from segue.base.ids import new_ticket_id
 from segue.engine.forced_tokens import EXTRA_ARG
+from segue.engine.vllm_move import Stopped
 from segue.kv_transfer.connector_config import KEY, ConnectorConfig
 from segue.proto.kv_transfer_pb2 import BlockLayout, Ticket
 from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, SamplingParams, TokenLogprob
@@ -99,13 +100,22 @@ class OutputTranslator:
         if isinstance(completion.stop_reason, int):
             message.stop_token_id = completion.stop_reason
         params = output.kv_transfer_params or {}
-        self._add_usage(message, output, submit, params.get(KEY, {}).get("report"))
+        self._add_usage(message, output.num_cached_tokens or 0, submit, params.get(KEY, {}).get("report"))
         if submit.offer_kv and "tokens" in params.get(KEY, {}):
             message.offer.CopyFrom(self._ticket(submit, params))
         return message
 
+    def stopped(self, submit: Submit, stopped: Stopped) -> RequestOutput:
+        """The last output of a request that was stopped so that another engine goes on with it."""
+        message = RequestOutput(request_id=submit.request_id, finish_reason=FinishReason.FINISH_REASON_ABORT)
+        ours = stopped.params.get(KEY, {})
+        self._add_usage(message, stopped.cached_tokens, submit, ours.get("report"))
+        if "tokens" in ours:
+            message.offer.CopyFrom(self._ticket(submit, stopped.params))
+        return message
+
     def _add_usage(
-        self, message: RequestOutput, output: VllmOutput, submit: Submit, report: Mapping[str, Any] | None
+        self, message: RequestOutput, cached_in_all: int, submit: Submit, report: Mapping[str, Any] | None
     ) -> None:
         transferred = 0
         if report is not None:
@@ -120,7 +130,6 @@ class OutputTranslator:
                     digest_seconds=report["digest_seconds"],
                 )
             )
-        cached_in_all = output.num_cached_tokens or 0
         input_tokens = len(submit.input_token_ids)
         message.usage.CopyFrom(
             EngineUsage(

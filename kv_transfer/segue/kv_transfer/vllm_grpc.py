@@ -23,7 +23,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 
 from segue.base.process import end_with_parent_process
 from segue.base.tls import load_tls
-from segue.kv_transfer.connector_config import KEY, ConnectorConfig, TransferReport
+from segue.kv_transfer.connector_config import KEY, ConnectorConfig, MoveOrder, TransferReport
 from segue.kv_transfer.grpc_puller import Claim, GrpcPuller
 from segue.kv_transfer.grpc_server import KvTransferService, serve_kv_transfer
 from segue.kv_transfer.offers import Offer, OfferBook
@@ -52,7 +52,10 @@ class StepPlan(KVConnectorMetadata):
 
 
 class SchedulerHalf:
-    """Reads ``kv_transfer_params`` of each request: ``{"segue": {"offer": ...}}`` or ``{"segue": {"claim": ...}}``."""
+    """Reads ``kv_transfer_params`` of each request: ``{"segue": {"offer": ...}}`` or ``{"segue": {"claim": ...}}``.
+
+    A running request of either kind, or of none, may get ``"move"`` (a :class:`MoveOrder`) before it is aborted.
+    """
 
     def __init__(self, config: ConnectorConfig, block_tokens: int) -> None:
         self._config = config
@@ -68,11 +71,14 @@ class SchedulerHalf:
             self._unclaimed[request.request_id] = Ticket.FromString(claim["ticket"])
 
     def matched_tokens(self, request: Request, computed_tokens: int) -> int:
-        """Tokens that the ticket holds beyond those in the local prefix cache (both counted from the start)."""
+        """Tokens that the ticket holds beyond those in the local prefix cache (both counted from the start).
+
+        None of a ticket over more tokens than the request has: its blocks don't end where the request's do.
+        """
         ticket = self._unclaimed.get(request.request_id)
-        if ticket is None:
+        if ticket is None or ticket.tokens > request.num_tokens:
             return 0
-        tokens: int = max(0, min(ticket.tokens, request.num_tokens) - computed_tokens)
+        tokens: int = max(0, ticket.tokens - computed_tokens)
         return tokens
 
     def after_alloc(self, request: Request, block_ids: list[int], external_tokens: int) -> None:
@@ -97,34 +103,50 @@ class SchedulerHalf:
         )
 
     def finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        """Of a request that ends: whether its blocks stay held, and what goes out with its last output."""
+        params = _params(request)
+        move: MoveOrder | None = params.get("move")
+        ticket = self._unclaimed.pop(request.request_id, None)
+        if ticket is not None and move is None:  # Who moves a request that has yet to claim still has the ticket.
+            self._plan.releases.append((ticket.SerializeToString(), "cancelled"))
+        report = self._reports.pop(request.request_id, None)
+        if transferring := request.request_id in self._claimed and report is None:
+            self._plan.cancels.append(request.request_id)
+        self._claimed.discard(request.request_id)
+        ours = {} if report is None else {"report": asdict(report)}
+        described = None if transferring else self._offer(request, block_ids)
+        answer = {KEY: {**ours, **(described or {})}} if ours or described else None
+        if move is not None:
+            move.answer = answer
+        return described is not None, answer
+
+    def _offer(self, request: Request, block_ids: list[int]) -> dict[str, Any] | None:
+        """Offer what is computed of a request that someone goes on with; None if nobody does or nothing is."""
         from vllm.v1.request import RequestStatus
 
-        if (ticket := self._unclaimed.pop(request.request_id, None)) is not None:
-            self._plan.releases.append((ticket.SerializeToString(), "cancelled"))
         params = _params(request)
-        if "claim" in params:
-            self._claimed.discard(request.request_id)
-            report = self._reports.pop(request.request_id, None)
-            if report is None:
-                self._plan.cancels.append(request.request_id)
-                return False, None
-            return False, {KEY: {"report": asdict(report)}}
-        offer = params.get("offer")
-        if offer is None or request.status != RequestStatus.FINISHED_LENGTH_CAPPED or not block_ids:
-            return False, None
-        tokens = request.num_computed_tokens
+        move: MoveOrder | None = params.get("move")
+        if move is not None:
+            ticket_id, request_id = move.ticket_id, move.request_id
+            # The last token's KV is not computed, or only by a step still under way, whose results nobody takes.
+            tokens = min(request.num_computed_tokens - request.num_in_flight_tokens, request.num_tokens - 1)
+        elif "offer" in params and request.status == RequestStatus.FINISHED_LENGTH_CAPPED:
+            ticket_id, request_id = params["offer"]["ticket_id"], params["offer"]["request_id"]
+            tokens = request.num_computed_tokens
+        else:
+            return None
+        block_ids = block_ids[: -(-tokens // self._block_tokens)]
+        if tokens <= 0 or not block_ids:
+            return None
         self._plan.offers.append(
-            (
-                offer["ticket_id"],
-                offer["request_id"],
-                request.request_id,
-                tuple(block_ids),
-                tokens,
-                self._config.lease_s,
-            )
+            (ticket_id, request_id, request.request_id, tuple(block_ids), tokens, self._config.lease_s)
         )
-        described = {"ticket_id": offer["ticket_id"], "tokens": tokens, "blocks": len(block_ids)}
-        return True, {KEY: {**described, "address": self._config.ticket_address}}
+        return {
+            "ticket_id": ticket_id,
+            "tokens": tokens,
+            "blocks": len(block_ids),
+            "address": self._config.ticket_address,
+        }
 
     def on_reports(self, reports: Mapping[str, TransferReport]) -> None:
         # Of a request that has ended meanwhile nobody would ask for the report.
