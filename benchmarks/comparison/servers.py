@@ -58,6 +58,10 @@ class Server:
                 preexec_fn=_end_with_parent,  # noqa: PLW1509 (servers are started while there is one thread)
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def wait_ready(self, url: str, deadline_s: float) -> None:
         """Return once ``url`` answers 200; ``deadline_s`` is a time of ``time.monotonic``.
 
