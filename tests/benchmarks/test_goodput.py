@@ -1,0 +1,51 @@
+"""What outcomes say of a cluster under overload."""
+
+from __future__ import annotations
+
+import math
+
+from reliability.client import Outcome
+from reliability.goodput import Slo, by_second, goodput_per_s, percentile, summary
+
+SLO = Slo(ttft_s=1.0, itl_s=0.1, output_tokens=11)
+
+
+def answered(sent_s: float, ttft_s: float = 0.5, itl_s: float = 0.05) -> Outcome:
+    return Outcome(sent_s, sent_s + ttft_s, sent_s + ttft_s + 10 * itl_s, 200, path="seeded")
+
+
+def refused(sent_s: float, after_s: float = 0.01, retry_after_s: float | None = 1.0) -> Outcome:
+    return Outcome(sent_s, None, sent_s + after_s, 429, retry_after_s, error="busy")
+
+
+def test_an_answer_counts_if_it_began_in_time_and_kept_its_pace() -> None:
+    assert SLO.met(answered(0.0))
+    assert not SLO.met(answered(0.0, ttft_s=1.5))
+    assert not SLO.met(answered(0.0, itl_s=0.2))
+    assert not SLO.met(refused(0.0))
+    assert not SLO.met(Outcome(0.0, 0.5, 1.0, 200, error="the stream ended early"))
+
+
+def test_goodput_counts_answers_by_when_they_ended() -> None:
+    outcomes = [answered(0.0), answered(1.5), answered(3.5), refused(1.6)]
+    assert goodput_per_s(outcomes, SLO, 1.0, 3.0) == 1.0
+
+
+def test_the_summary_tells_refusals_from_failures() -> None:
+    outcomes = [answered(0.0), refused(0.1), refused(0.2, 0.08, None), Outcome(0.3, None, 0.4, 500, error="oh")]
+    found = summary(outcomes, SLO, 0.0, 1.0)
+    assert (found["sent"], found["answered"], found["refused"], found["other_errors"]) == (4, 1, 2, 1)
+    assert found["refused_without_retry_after"] == 1
+    assert found["refused_within_50_ms"] == 0.5
+    assert found["first_other_errors"] == ["500 oh"]
+
+
+def test_seconds_are_of_the_sending() -> None:
+    seconds = by_second([answered(0.9), refused(1.0), answered(1.2)], SLO, 0.0, 2.0)
+    assert [(one.sent, one.met_slo, one.refused) for one in seconds] == [(1, 1, 0), (2, 1, 1)]
+
+
+def test_percentiles() -> None:
+    assert percentile([3, 1, 2], 50) == 2
+    assert percentile([3, 1, 2], 100) == 3
+    assert math.isnan(percentile([], 50))
