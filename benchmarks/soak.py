@@ -164,7 +164,7 @@ async def _run(cluster: SoakCluster, doors: Doors, known: Any, options: argparse
             "leaks": len(leaks),
         },
         "requests": sum(tally.kinds.values()),
-        "endings": dict(tally.kinds),
+        "endings": dict(tally.kinds) | {"dropped all at once": clients.dropped},
         "asks": dict(tally.asks),
         "doors": dict(tally.doors),
         "answers_continued": tally.continued,

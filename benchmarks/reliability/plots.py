@@ -63,7 +63,7 @@ def plot_soak(report: Mapping[str, Any], file: Path) -> None:
     for name in names:
         rss.plot([], [], color=colours[name], label=name)
     rss.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    bins = [10 * number for number in range(int(60 * report["settings"]["minutes"]) // 10 + 12)]
+    bins = range(0, int(max(report["answers_s"], default=0)) + 10, 10)
     counts = [sum(1 for at_s in report["answers_s"] if low <= at_s < low + 10) / 10 for low in bins]
     answers.step([low / 60 for low in bins], counts, where="post", color=_GOOD)
     for at_s, kind, _ in report["faults"]:

@@ -70,6 +70,7 @@ class Clients:
     on_end: Callable[[Finished], None]
     going: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
+    dropped: int = 0
     _running: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self) -> None:
@@ -81,6 +82,7 @@ class Clients:
         """Have every client drop its request now; how many there were."""
         for task in self._running:
             task.cancel()
+        self.dropped += len(self._running)
         return len(self._running)
 
     async def quiet(self) -> None:
