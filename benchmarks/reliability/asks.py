@@ -51,6 +51,8 @@ def make_asks(seed: int, count: int) -> list[Ask]:
             extra = {"presence_penalty": 0.5, "frequency_penalty": 0.25, "repetition_penalty": 1.1}
         elif kind == "logprobs":
             extra = {"logprobs": 2}
+        elif kind == "structured":
+            extra = {"structured_outputs": {"regex": "([a-z]{3,9} ){8,24}[a-z]+[.]"}, "ignore_eos": False}
         elif kind == "n":
             extra = {"temperature": 0.8, "seed": index}
         asks.append(Ask(kind, prompt, greedy | extra, n=3 if kind == "n" else 1))

@@ -21,6 +21,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorWorkerMetadata,
 )
 
+from segue.base.logging import get_logger
 from segue.base.process import end_with_parent_process
 from segue.base.tls import load_tls
 from segue.kv_transfer.connector_config import KEY, ConnectorConfig, MoveOrder, TransferReport
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
     from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
+
+log = get_logger("kv_transfer")
 
 
 @dataclass
@@ -193,7 +196,8 @@ class WorkerHalf:
 
     def finished(self) -> tuple[set[str], set[str]]:
         """Engine ids of requests whose blocks may be freed (sent) and whose transfer has ended (received)."""
-        self._book.expire(time.monotonic())
+        for offer in self._book.expire(time.monotonic()):
+            log.warning("offer_expired", ticket_id=offer.ticket_id, request_id=offer.request_id)
         received = set[str]()
         for claim, report in self._puller.take_results() if self._puller else ():
             received.add(claim.engine_request_id)

@@ -224,16 +224,14 @@ async def test_refusals_of_the_core_keep_their_status(http: ClientSession, servi
     assert "secret" not in json.dumps(body)
 
 
-async def test_a_full_cluster_refuses_before_it_tokenises(
-    http: ClientSession, service: FakeService, models: dict[str, ServedModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_full_cluster_refuses_before_it_reads(http: ClientSession, service: FakeService) -> None:
     service.full = Overloaded("busy", retry_after_s=2.5)
-    monkeypatch.delattr(type(models["org/tiny"].codec), "encode")
     async with http.post("/v1/completions", json=COMPLETION, headers={"X-Request-Timeout-S": "9"}) as response:
         assert (response.status, response.headers["Retry-After"]) == (429, "3")
         assert (await response.json())["error"]["code"] == "overloaded"
     assert (await post(http, CHAT, "/v1/chat/completions"))[0] == 429
-    assert 8 < service.demands[0].timeout_s <= 9
+    assert (await post(http, b"{"))[0] == 429
+    assert [demand.timeout_s for demand in service.demands] == [9, 50, 50]
     assert not service.generations
 
 

@@ -59,11 +59,11 @@ class _Edge:
         self._limits = limits
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
-        body = await http.read_json(request, self._limits)
+        body = await self._admitted_body(request)
         return await self._answer(request, from_completion(parse(CompletionRequest, body)))
 
     async def chat_completions(self, request: web.Request) -> web.StreamResponse:
-        body = await http.read_json(request, self._limits)
+        body = await self._admitted_body(request)
         return await self._answer(request, from_chat(parse(ChatCompletionRequest, body)))
 
     async def list_models(self, request: web.Request) -> web.Response:
@@ -77,13 +77,17 @@ class _Edge:
     async def healthz(self, request: web.Request) -> web.Response:
         return http.json_response(b'{"status":"ok"}')
 
+    async def _admitted_body(self, request: web.Request) -> object:
+        # Before anything is parsed, let alone tokenised: a refusal is to cost next to nothing. What the request turns
+        # out to want is weighed when it starts.
+        self._service.admit(Demand(http.read_timeout_s(request, self._limits)))
+        return await http.read_json(request, self._limits)
+
     async def _answer(self, request: web.Request, ask: Ask) -> web.StreamResponse:
         deadline = time.monotonic() + http.read_timeout_s(request, self._limits)
         check_counts(self._limits, n=ask.n, prompts=len(ask.prompts), messages=ask.messages)
         model = find_model(self._models, ask.model)
         label = http.read_label(request)
-        # Before any prompt is tokenised: a refusal is to cost next to nothing.
-        self._service.admit(Demand(deadline - time.monotonic(), n=ask.n))
         generations = [await self._generation(ask, prompt, model, label, deadline) for prompt in ask.prompts]
         shape = Shape(
             chat=ask.chat,
