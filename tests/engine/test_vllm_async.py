@@ -20,6 +20,7 @@ from segue.kv_transfer.connector_config import ConnectorConfig
 from segue.proto.kv_transfer_pb2 import BlockLayout
 from segue.proto.sampling_pb2 import FinishReason, SamplingParams
 from segue.proto.worker_pb2 import EngineCounters, Load, RequestError, RequestOutput, Submit
+from tests.worker.fakes import FakeProducer
 
 SETTINGS = EngineSettings(model="m", role="decode", kind="async", transport="grpc", worker_id="w-0", epoch="e-1")
 CONFIG = ConnectorConfig("w-0", "e-1", "", 30.0, "m")
@@ -33,6 +34,7 @@ class FakeAsyncLLM:
         self.reading: set[str] = set()
         self.aborted: list[str] = []
         self.ended = False
+        self.errored = False
 
     async def generate(self, prompt: Any, sampling: Any, request_id: str) -> AsyncIterator[VllmOutput]:
         self.reading.add(request_id)
@@ -177,6 +179,36 @@ async def test_a_dead_engine_ends_every_request_and_is_told(running: Running) ->
     await asyncio.sleep(0)
     for name in "ab":
         assert running.listener.of(name)[-1].error.kind == RequestError.KIND_UNAVAILABLE
+
+
+async def test_an_engine_core_that_dies_while_nothing_runs_is_told(running: Running) -> None:
+    running.engine._watching = asyncio.create_task(running.engine._watch(""))
+    await asyncio.sleep(0)
+    assert not running.listener.failures
+    running.llm.errored = True
+    await until(lambda: [type(error) for error in running.listener.failures] == [EngineDeadError])
+
+
+async def test_offers_are_counted_where_they_are_held(running: Running) -> None:
+    """The engine core's process knows them; this one sees them pass and asks."""
+    async with FakeProducer() as producer:
+        running.engine._watching = asyncio.create_task(running.engine._watch(producer.address))
+        producer.held_offers = 3
+        await until(lambda: running.engine.load().held_offers == 3)
+        assert list(producer.renewed[0].ticket_ids) == []
+        producer.held_offers = 0
+        await until(lambda: running.engine.load().held_offers == 0)
+
+
+async def test_a_request_that_is_moved_ends_behind_its_tokens_without_an_offer(running: Running) -> None:
+    running.engine.submit(submit("a", 10**6))
+    await until(lambda: running.listener.of("a"))
+    running.engine.move("a")
+    running.engine.move("a")
+    running.engine.move("unknown")
+    await until(lambda: running.llm.aborted == ["a"] and running.listener.of("a")[-1].finish_reason)
+    last = running.listener.of("a")[-1]
+    assert last == RequestOutput(request_id="a", finish_reason=FinishReason.FINISH_REASON_ABORT)
 
 
 async def test_stop_ends_what_runs(running: Running) -> None:

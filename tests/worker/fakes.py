@@ -176,6 +176,7 @@ class FakeProducer(KvTransferServicer):
         self.released: list[ReleaseRequest] = []
         self.renewed: list[RenewRequest] = []
         self.gone: set[str] = set()
+        self.held_offers = 0
         self._server = grpc.aio.server()
         add_KvTransferServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -192,7 +193,8 @@ class FakeProducer(KvTransferServicer):
 
     async def Renew(self, request: RenewRequest, context: object) -> RenewResponse:
         self.renewed.append(request)
-        return RenewResponse(gone_ticket_ids=[name for name in request.ticket_ids if name in self.gone])
+        gone = [name for name in request.ticket_ids if name in self.gone]
+        return RenewResponse(gone_ticket_ids=gone, held_offers=self.held_offers)
 
     async def Digest(self, request: DigestRequest, context: object) -> DigestResponse:
         raise NotImplementedError("releases and renewals only")

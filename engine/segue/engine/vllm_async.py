@@ -6,10 +6,15 @@ The KV connector runs in that other process; nothing here touches blocks.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from segue.base.errors import SettingsError
+from segue.base.identity import worker_dns
 from segue.base.logging import get_logger
+from segue.base.tls import load_mesh
+from segue.base.tls_grpc import open_aio_channel
+from segue.engine.core_watch import HeldOffers, watch_core
 from segue.engine.daemon_thread import on_daemon_thread
 from segue.engine.protocol import EngineListener
 from segue.engine.settings import EngineSettings
@@ -41,6 +46,8 @@ class AsyncEngine:
         self._counters: Counters | None = None
         self._llm: Any = None
         self._loading = False
+        self._held = HeldOffers()
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self, listener: EngineListener) -> EngineFacts:
         from vllm import AsyncEngineArgs
@@ -78,6 +85,7 @@ class AsyncEngine:
         self._translator = OutputTranslator(connector, facts.layout, facts.transport)
         listener.on_loaded()
         await self._warm_up()
+        self._watching = asyncio.create_task(self._watch(connector.address), name="engine-core")
         return facts
 
     def submit(self, submit: Submit) -> None:
@@ -96,12 +104,18 @@ class AsyncEngine:
             self._add_output(RequestOutput(request_id=request_id, finish_reason=FinishReason.FINISH_REASON_ABORT))
 
     def load(self) -> Load:
-        return self._counters.load() if self._counters is not None else Load()
+        if self._counters is None:
+            return Load()
+        load = self._counters.load()
+        load.held_offers = self._held.at_least(asyncio.get_running_loop().time())
+        return load
 
     def counters(self) -> EngineCounters:
         return self._counters.snapshot() if self._counters is not None else EngineCounters()
 
     async def stop(self) -> bool:
+        if self._watching is not None:
+            self._watching.cancel()
         self._tasks.clear()
         for task in self._ending:
             task.cancel()
@@ -146,7 +160,22 @@ class AsyncEngine:
             log.exception("request_failed", request_id=submit.request_id)
             yield _failed(submit, RequestError.KIND_INTERNAL, f"the engine failed the request: {error!r}")
 
+    async def _watch(self, kv_address: str) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        settings = self._settings
+        tls = load_mesh(settings.tls)
+        async with AsyncExitStack() as stack:
+            channel = None
+            if kv_address:
+                channel = open_aio_channel(kv_address, tls, worker_dns(settings.worker_id))
+                await stack.enter_async_context(channel)
+            await watch_core(lambda: self._llm.errored, self._held.on_count, channel, settings.epoch)
+        self._listener.on_failure(EngineDeadError())
+
     def _add_output(self, output: RequestOutput) -> None:
+        if output.HasField("offer"):
+            self._held.on_offer(asyncio.get_running_loop().time())
         self._step.append(output)
         if not self._flush_due:
             self._flush_due = True

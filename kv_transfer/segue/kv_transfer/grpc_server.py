@@ -93,7 +93,8 @@ class KvTransferService(KvTransferServicer):
         return ReleaseResponse(freed=freed)
 
     def Renew(self, request: RenewRequest, context: grpc.ServicerContext) -> RenewResponse:
-        return RenewResponse(gone_ticket_ids=self._end.renew(request, time.monotonic()))
+        gone = self._end.renew(request, time.monotonic())
+        return RenewResponse(gone_ticket_ids=gone, held_offers=len(self._end.book))
 
 
 def _refuse(context: grpc.ServicerContext, refused: TicketRefused) -> NoReturn:

@@ -111,10 +111,12 @@ class RenewRequest(_message.Message):
     def __init__(self, ticket_ids: _Optional[_Iterable[str]] = ..., producer_epoch: _Optional[str] = ..., lease_s: _Optional[float] = ...) -> None: ...
 
 class RenewResponse(_message.Message):
-    __slots__ = ("gone_ticket_ids",)
+    __slots__ = ("gone_ticket_ids", "held_offers")
     GONE_TICKET_IDS_FIELD_NUMBER: _ClassVar[int]
+    HELD_OFFERS_FIELD_NUMBER: _ClassVar[int]
     gone_ticket_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, gone_ticket_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    held_offers: int
+    def __init__(self, gone_ticket_ids: _Optional[_Iterable[str]] = ..., held_offers: _Optional[int] = ...) -> None: ...
 
 class DigestRequest(_message.Message):
     __slots__ = ("ticket_id", "producer_epoch", "request_id", "layout", "blocks", "claim")
