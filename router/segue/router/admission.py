@@ -87,8 +87,12 @@ class Admission:
 
 def predicted_wait(fleet: FleetSnapshot, demand: Demand) -> Wait:
     """How long this request would be held up by others. 0 where a pool is empty: whoever plans says so better."""
-    prefill = _shortest(_prefill_wait(worker) for worker in _usable(fleet.ready(Role.ROLE_PREFILL)))
-    decode = _shortest(_decode_wait(worker, demand) for worker in _usable(fleet.ready(Role.ROLE_DECODE)))
+    prefill = _shortest(
+        _unless_idle(worker, _prefill_wait(worker)) for worker in _usable(fleet.ready(Role.ROLE_PREFILL))
+    )
+    decode = _shortest(
+        _unless_idle(worker, _decode_wait(worker, demand)) for worker in _usable(fleet.ready(Role.ROLE_DECODE))
+    )
     return max(prefill, decode, key=lambda wait: wait.seconds)
 
 
@@ -99,6 +103,13 @@ def _usable(ready: Sequence[WorkerView]) -> Sequence[WorkerView]:
 
 def _shortest(waits: Iterable[Wait]) -> Wait:
     return min(waits, key=lambda wait: wait.seconds, default=Wait(0.0, "a worker"))
+
+
+def _unless_idle(worker: WorkerView, predicted: Wait) -> Wait:
+    """No wait where nothing of ours is under way. An engine that does nothing reports nothing new: what it said last
+    may be of a load that is gone, and whoever refuses by it would never learn better. One request finds out.
+    """
+    return predicted if worker.assigned_requests else Wait(0.0, predicted.what)
 
 
 def _prefill_wait(worker: WorkerView) -> Wait:
