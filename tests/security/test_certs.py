@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
+import grpc
 import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
@@ -12,7 +14,11 @@ from typer.testing import CliRunner
 from segue.base.errors import SettingsError
 from segue.base.identity import Identity, parse_identity
 from segue.base.tls import TlsFiles, TlsSource, check_own_identity
+from segue.base.tls_grpc import add_port
+from segue.base.tls_http import client_context
 from segue.cli.main import app
+from segue.cluster.certs import make_ca
+from segue.router.access.keys import KeyRing, parse_keys
 from tests.security.mesh import Authority
 
 
@@ -124,3 +130,46 @@ def test_no_certificate_for_what_is_no_worker(tmp_path: Path, name: str) -> None
     assert status == 2
     assert "is no worker" in output
     assert not (tmp_path / "c").exists()
+
+
+def test_an_expired_ca_signs_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    make_ca(folder, days=-0.001)
+    status, output = run("certs", str(folder), "--rotate")
+    assert status == 2
+    assert "expired" in output
+    assert "--force" in output
+
+
+def test_while_a_ca_is_replaced_both_are_trusted(ours: Authority, strangers: Authority, tmp_path: Path) -> None:
+    """As docs/security.md has it: one file with the old CA and the new one."""
+    both = tmp_path / "both.crt"
+    both.write_bytes(b"".join((ca.folder / "ca.crt").read_bytes() for ca in (ours, strangers)))
+    old, new = (authority.files("router", "r", "localhost") for authority in (ours, strangers))
+    for own in (old, new):
+        tls = TlsSource(TlsFiles(own.cert, own.key, str(both)))
+        server = grpc.server(None)  # type: ignore[arg-type]
+        port = add_port(server, "127.0.0.1:0", tls)
+        server.start()
+        for theirs in (old, new):
+            caller = client_context(TlsFiles(theirs.cert, theirs.key, str(both)))
+            with (
+                socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+                caller.wrap_socket(plain, server_hostname="localhost") as connection,
+            ):
+                assert connection.getpeercert()
+        server.stop(None)
+
+
+def test_a_new_key_is_shown_once_and_its_line_appended(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    status, secret = run("keys", "new", "alice", "--append", str(file), "--max-concurrent-requests", "3")
+    assert status == 0
+    (key,) = parse_keys(file.read_text(), "keys")
+    assert KeyRing([key]).authenticate(f"Bearer {secret.strip()}").limits.max_concurrent_requests == 3
+    status, output = run("keys", "new", "alice", "--append", str(file))
+    assert status == 2
+    assert "is there twice" in output
+    assert len(file.read_text().splitlines()) == 1
+    status, output = run("keys", "new", "a b")
+    assert status == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -28,9 +29,10 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 PROMPT = "Prefill reads the prompt; decode writes the answer. " * 12
 
 
-def segue(*arguments: str) -> str:
+def segue(*arguments: str, **environment: str) -> str:
     command = [sys.executable, "-m", "segue.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    inherited = os.environ | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=inherited).stdout
 
 
 def describe(cluster: Cluster, worker_id: str, tls: TlsSource | None) -> DescribeResponse:
@@ -62,6 +64,8 @@ def test_a_cluster_with_tls_and_keys_serves_those_who_have_them(tmp_path: Path) 
                 guessing.models.list()
             with pytest.raises(Unauthenticated):
                 asyncio.run(generate(cluster, None, trust))
+            asked = ("ask", PROMPT, "--max-tokens", "24", "--address", cluster.grpc_address, "--tls-ca", trust.ca)
+            assert segue(*asked, SEGUE_API_KEY=key) == texts[0] + "\n"
             plain = cluster.http_url.replace("https", "http")
             with pytest.raises(httpx.TransportError):
                 httpx.get(f"{plain}/healthz")

@@ -74,3 +74,13 @@ def test_an_empty_file_lets_nobody_in(tmp_path: Path) -> None:
     assert gate is not None
     with pytest.raises(Unauthenticated):
         gate.authenticate("Bearer anything")
+
+
+def test_refusals_are_counted_rather_than_told_one_by_one(tmp_path: Path) -> None:
+    clock = Clock()
+    gate = AccessGate(mint("a", KeyLimits())[1].line(), None, clock)
+    with capture_logs() as logs:
+        for now_s in (0.0, 0.1, 0.2, 5.0):
+            clock.now_s = now_s
+            gate.log_refusal(Unauthenticated("no"), "http", "10.0.0.9")
+    assert [(entry["event"], entry["refusals"]) for entry in logs] == [("caller_refused", 1), ("caller_refused", 3)]

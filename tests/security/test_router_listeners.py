@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -29,6 +31,7 @@ MODELS = "/segue.v1.Inference/ListModels"
 HEALTH = "/grpc.health.v1.Health/Check"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 PROMPT = [5, 6, 7, 8]
+STREAMED: dict[str, Any] = {"model": "tiny", "prompt": "x", "max_tokens": 3, "stream": True}
 
 
 def register(worker_id: str = "prefill-0", role: Role = Role.ROLE_PREFILL) -> WorkerFrame:
@@ -172,10 +175,27 @@ async def test_a_key_opens_both_apis_up_to_its_limit(ours: Authority, tmp_path: 
                 assert [delta async for delta in stream]
                 completion = await sdk.completions.create(model="tiny", prompt="x", max_tokens=3)
                 assert completion.choices[0].finish_reason == "length"
+                # A client that leaves gives its slot back, over either API.
+                workers[1].go.clear()
+                async for _ in client.stream(PROMPT, max_tokens=5, temperature=0):
+                    break
+                events = await until_admitted(lambda: sdk.completions.create(**STREAMED))
+                await events.close()
+                workers[1].go.set()
+                await until_admitted(lambda: sdk.completions.create(model="tiny", prompt="x", max_tokens=3))
                 with pytest.raises(openai.AuthenticationError):
                     await sdk.with_options(api_key="sk-segue-other").models.list()
         await stop_all(workers)
         assert_silent(process, secret, key.sha256.hex())
+
+
+async def until_admitted(ask: Callable[[], Awaitable[Any]]) -> Any:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await ask()
+            except openai.RateLimitError:
+                await asyncio.sleep(0.01)
 
 
 def assert_silent(process: Process, *words: str) -> None:

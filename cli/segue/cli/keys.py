@@ -27,12 +27,14 @@ def new(
 ) -> None:
     """Make a key: it is shown this once, and the router gets the line with its hash."""
     with settings_errors():
-        from segue.router.access.keys import KeyLimits, mint
+        from segue.router.access.keys import KeyLimits, mint, parse_keys
 
         secret, key = mint(name, KeyLimits(max_concurrent_requests, requests_per_minute))
-    if append is None:
-        print(f"for the router's --api-keys file: {key.line()}", file=sys.stderr)
-    else:
-        with append.open("a") as file:
-            file.write(key.line() + "\n")
+        if append is None:
+            print(f"for the router's --api-keys file: {key.line()}", file=sys.stderr)
+        else:
+            before = append.read_text() if append.exists() else ""
+            lines = before + ("" if before.endswith("\n") or not before else "\n") + key.line() + "\n"
+            parse_keys(lines, str(append))  # Refuses a name that is there already, before anything is written.
+            append.write_text(lines)
     print(secret)

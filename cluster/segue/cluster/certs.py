@@ -95,9 +95,10 @@ def issue(folder: Path, holder: Holder, *, days: float, now: datetime | None = N
     except OSError as error:
         raise SettingsError(f"{folder} has no CA ({error.strerror}: {error.filename}); make one first") from None
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder(_name(str(holder.identity)), ca.subject, key, days, now)
-    if now is None and datetime.now(UTC) + timedelta(days=days) > ca.not_valid_after_utc:
-        builder = _builder(_name(str(holder.identity)), ca.subject, key, _days_left(ca))
+    days_left = (ca.not_valid_after_utc - datetime.now(UTC)) / timedelta(days=1)
+    if days_left <= 0:
+        raise SettingsError(f"the CA in {folder} expired {-days_left:.1f} days ago; replace it with --force")
+    builder = _builder(_name(str(holder.identity)), ca.subject, key, min(days, days_left), now)
     names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(holder.identity)), *_names(holder)])
     builder = builder.add_extension(names, critical=False)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -143,10 +144,6 @@ def _names(holder: Holder) -> list[x509.GeneralName]:
 
 def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
-
-
-def _days_left(ca: x509.Certificate) -> float:
-    return (ca.not_valid_after_utc - datetime.now(UTC)) / timedelta(days=1)
 
 
 def _builder(

@@ -15,6 +15,7 @@ from segue.router.access.usage import Usage
 log = get_logger("access")
 
 _LOOK_INTERVAL_S = 1.0
+_TELL_INTERVAL_S = 1.0
 
 
 class AccessGate:
@@ -29,6 +30,8 @@ class AccessGate:
         self._ring = self._read()
         self._looked_at_s = now_s()
         self._usage = Usage()
+        self._refusals = 0
+        self._refusal_told_s = float("-inf")
 
     def authenticate(self, authorization: str | None) -> ApiKey:
         """The caller's key. Raises Unauthenticated."""
@@ -47,8 +50,12 @@ class AccessGate:
         return lambda: self._usage.end(key)
 
     def log_refusal(self, error: Unauthenticated, surface: str, peer: str) -> None:
-        """Tell of a caller without a valid key; what he sent is not told."""
-        log.warning("caller_refused", surface=surface, peer=peer, code=error.code)
+        """Tell of a caller without a valid key, at most once a second; what he sent is not told."""
+        now_s = self._now_s()
+        self._refusals += 1
+        if now_s - self._refusal_told_s >= _TELL_INTERVAL_S:
+            log.warning("caller_refused", surface=surface, peer=peer, code=error.code, refusals=self._refusals)
+            self._refusals, self._refusal_told_s = 0, now_s
 
     def _reload_if_changed(self) -> None:
         now_s = self._now_s()
