@@ -21,7 +21,7 @@ from segue.worker.outbox import Outbox
 log = get_logger("worker")
 
 _REDIAL_MIN_S = 0.1
-_REDIAL_MAX_S = 1.0  # A router that comes back is to know its workers within 3 s.
+_REDIAL_MAX_S = 0.5  # A router that comes back is to know its workers within 3 s.
 # From dialling to the router's first frame. What a cut link swallows is given up and dialled anew, so that nothing
 # depends on when TCP tries again.
 _ANSWER_TIMEOUT_S = 3.0
@@ -40,6 +40,7 @@ CHANNEL_OPTIONS = [
     ("grpc.http2.ping_timeout_ms", 3_000),
     # Each attempt has a channel of its own, and this long to connect (despite the name).
     ("grpc.min_reconnect_backoff_ms", int(_ANSWER_TIMEOUT_S * 1000)),
+    ("grpc.use_local_subchannel_pool", 1),  # Else a new channel inherits the back-off of the one before it.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
