@@ -34,6 +34,7 @@ from segue.router.readiness import add_readiness
 from segue.router.security import open_security
 from segue.router.settings import RouterSettings
 from segue.router.text.tokenizer import TextCodec
+from segue.router.undecodable import RefuseUndecodable
 from segue.router.worker_hub import WorkerHub
 from segue.router.worker_links import WorkerLinks
 
@@ -84,7 +85,7 @@ class _Router:
 
         workers = _new_server(_MAX_FRAME_BYTES)
         add_WorkerHubServicer_to_server(hub, workers)
-        public = _new_server(limits.max_body_bytes, security.public_guards)
+        public = _new_server(limits.max_body_bytes, [*security.public_guards, RefuseUndecodable()])
         add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits), public)
         health = await _add_health_and_reflection(public)
 
@@ -131,7 +132,7 @@ class _Router:
         await workers.stop(grace=1.0)
 
 
-def _new_server(max_receive_bytes: int, guards: Sequence[AsyncGuard] = ()) -> grpc.aio.Server:
+def _new_server(max_receive_bytes: int, guards: Sequence[AsyncGuard | RefuseUndecodable] = ()) -> grpc.aio.Server:
     # By default gRPC shares its port with any other process that asks: a second router would start without a word,
     # and the kernel would deal clients and workers out between the two.
     options = [("grpc.max_receive_message_length", max_receive_bytes), ("grpc.so_reuseport", 0)]

@@ -37,6 +37,7 @@ from segue.router.grpc_api import InferenceService
 from segue.router.limits import Limits
 from segue.router.models import Models
 from segue.router.text.tokenizer import TextCodec
+from segue.router.undecodable import RefuseUndecodable
 from segue.router.worker_hub import PROTOCOL_VERSION, WorkerHub
 from segue.router.worker_links import WorkerLinks
 from segue.worker.outbox import Outbox
@@ -292,7 +293,7 @@ async def running_router(
     links = WorkerLinks()
     models = Models(MODEL, codec, created_unix_s=7)
     dispatcher = Dispatcher(links, models.__getitem__, max_concurrent_requests, continuation or IMPATIENT)
-    hub_server, public_server = grpc.aio.server(), grpc.aio.server()
+    hub_server, public_server = grpc.aio.server(), grpc.aio.server(interceptors=[RefuseUndecodable()])
     add_WorkerHubServicer_to_server(WorkerHub("router-1", lease_s, links, dispatcher, models), hub_server)
     add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits or Limits()), public_server)
     hub_port = hub_server.add_insecure_port("127.0.0.1:0")

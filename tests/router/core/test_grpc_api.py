@@ -415,3 +415,15 @@ async def test_many_at_once_get_each_their_own(router: Router, stub: InferenceAs
 
     await asyncio.gather(*map(one, range(40)))
     router.assert_idle()
+
+
+async def test_bytes_that_are_no_message_are_the_callers_fault(router: Router) -> None:
+    async with grpc.aio.insecure_channel(router.address) as channel:
+        for call in (
+            channel.unary_unary("/segue.v1.Inference/GenerateUnary")(b"\xff\xff\xff"),  # type: ignore[call-arg]
+            channel.unary_stream("/segue.v1.Inference/Generate")(b"\xff\xff\xff"),  # type: ignore[call-arg]
+            channel.unary_unary("/segue.v1.Inference/Tokenize")(b"\xff\xff\xff"),  # type: ignore[call-arg]
+        ):
+            status, message, word = await refused(call)
+            assert (status, word) == (grpc.StatusCode.INVALID_ARGUMENT, "undecodable_request")
+            assert "3 bytes" in message

@@ -14,9 +14,9 @@ UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
-_MESSAGE_FIELDS = ("role", "content")
+MESSAGE_FIELDS = ("role", "content")
 # Hints, or what clients send back as they got it; none reaches a chat template here.
-_MESSAGE_IGNORED = frozenset({"name", "refusal", "annotations", "tool_call_id"})
+MESSAGE_IGNORED = frozenset({"name", "refusal", "annotations", "tool_call_id"})
 
 
 class _Strict(BaseModel):
@@ -176,8 +176,8 @@ def _are_ids(value: list[Any]) -> bool:
 
 def _message(value: object, where: str) -> Message:
     if isinstance(value, dict):
-        value = {name: field for name, field in value.items() if name not in _MESSAGE_IGNORED}
-    fields = readable_fields(value, _MESSAGE_FIELDS, where)
+        value = {name: field for name, field in value.items() if name not in MESSAGE_IGNORED}
+    fields = readable_fields(value, MESSAGE_FIELDS, where)
     role = fields.get("role")
     if not isinstance(role, str):
         raise InvalidRequest(f"{where}.role is {json_kind(role)}; it must be a string", param=f"{where}.role")

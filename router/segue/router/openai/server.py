@@ -15,6 +15,7 @@ from segue.router.admission import Demand
 from segue.router.limits import Limits, ModelFacts, check_counts, check_prompt, complete_sampling
 from segue.router.openai import http, wire
 from segue.router.openai.answer import Shape, UnaryAnswer
+from segue.router.openai.openapi import describe
 from segue.router.openai.schema import ChatCompletionRequest, CompletionRequest, parse
 from segue.router.openai.stream import EventWriter, StreamAnswer
 from segue.router.openai.translate import Ask, from_chat, from_completion
@@ -42,6 +43,7 @@ def make_app(service: GenerationService, models: Mapping[str, ServedModel], limi
     app.router.add_get("/v1/models", edge.list_models)
     app.router.add_get("/v1/models/{id:.+}", edge.get_model)
     app.router.add_get("/healthz", edge.healthz)
+    app.router.add_get("/openapi.json", edge.openapi)
     return app
 
 
@@ -57,6 +59,7 @@ class _Edge:
         self._service = service
         self._models = models
         self._limits = limits
+        self._description = wire.encode(describe(limits))
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         body = await self._admitted_body(request)
@@ -82,6 +85,9 @@ class _Edge:
         # out to want is weighed when it starts.
         self._service.admit(Demand(http.read_timeout_s(request, self._limits)))
         return await http.read_json(request, self._limits)
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        return http.json_response(self._description)
 
     async def _answer(self, request: web.Request, ask: Ask) -> web.StreamResponse:
         deadline = time.monotonic() + http.read_timeout_s(request, self._limits)
