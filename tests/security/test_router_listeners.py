@@ -12,8 +12,9 @@ import grpc
 import httpx
 import openai
 import pytest
+from structlog.testing import capture_logs
 
-from segue.base.errors import Overloaded, Unauthenticated
+from segue.base.errors import Overloaded, SettingsError, Unauthenticated
 from segue.base.identity import ROUTER_DNS, Kind, worker_dns
 from segue.base.tls import TlsFiles
 from segue.base.tls_http import client_context
@@ -21,6 +22,8 @@ from segue.client import SegueClient
 from segue.proto.inference_pb2 import ListModelsRequest
 from segue.proto.worker_pb2 import Register, Role, WorkerFrame
 from segue.router.access.keys import KeyLimits, mint
+from segue.router.security import open_security
+from segue.router.settings import RouterSettings
 from tests.router.core.scripted import ScriptedWorker, stop_all, until
 from tests.router.core.test_main import Process, router_process
 from tests.security.mesh import Authority
@@ -97,13 +100,6 @@ async def test_a_router_of_another_ca_or_another_kind_gets_no_worker(ours: Autho
         code, details = await grpc_outcome(address, ours.source("prefill", "p"), worker_dns("p"), ATTACH, register())
         assert code == grpc.StatusCode.UNAVAILABLE
         assert "Hostname Verification Check failed" in details
-    worker = ours.files("prefill", "prefill-9")
-    async with router_process(*mesh_options(worker)) as process:
-        assert process.child.returncode == 2
-        assert [entry["error"] for entry in process.log if entry["event"] == "cannot_start"] == [
-            f"the certificate {worker.cert} is for segue://prefill/prefill-9, this process is segue://router/*; "
-            "give it its own certificate, or the name that is in it"
-        ]
 
 
 async def test_only_callers_with_tls_and_a_key_reach_the_public_api(
@@ -258,13 +254,22 @@ async def worker_certificate(process: Process, ours: Authority) -> bytes:
         return connection.getpeercert(binary_form=True) or b""
 
 
-@pytest.mark.parametrize("option", ["--host", "--worker-host"])
-async def test_plain_text_beyond_this_machine_must_be_asked_for(option: str) -> None:
-    async with router_process(option, "0.0.0.0") as process:
-        assert process.child.returncode == 2
-        (error,) = [entry["error"] for entry in process.log if entry["event"] == "cannot_start"]
-        assert "would listen on 0.0.0.0 in plain text" in error
-        assert "--insecure" in error
-    async with router_process(option, "0.0.0.0", "--insecure") as process:
-        assert process.ports
-        assert process.says("plain_text_listener")
+@pytest.mark.parametrize("option", ["host", "worker_host"])
+def test_plain_text_beyond_this_machine_must_be_asked_for(option: str) -> None:
+    reachable = RouterSettings(model="m", **{option: "0.0.0.0"})
+    with pytest.raises(SettingsError, match="in plain text") as refusal:
+        open_security(reachable)
+    assert "--insecure" in str(refusal.value)
+    with capture_logs() as logs:
+        open_security(reachable.model_copy(update={"insecure": True}))
+    assert [entry["event"] for entry in logs] == ["plain_text_listener"]
+
+
+def test_a_router_starts_only_with_a_routers_certificate(ours: Authority) -> None:
+    worker, router = ours.files("prefill", "prefill-9"), ours.files("router", "r")
+    with pytest.raises(SettingsError, match=r"is for segue://prefill/prefill-9, this process is segue://router/\*"):
+        open_security(RouterSettings(model="m", tls=worker))
+    with pytest.raises(SettingsError, match="needs a certificate"):
+        open_security(RouterSettings(model="m", tls=TlsFiles(ca=router.ca)))
+    with pytest.raises(SettingsError, match="besides the clients' CA"):
+        open_security(RouterSettings(model="m", public_tls=TlsFiles(ca=router.ca)))
