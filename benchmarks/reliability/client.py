@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVarTuple
 
 import aiohttp
@@ -39,6 +39,7 @@ class Outcome:
     status: int  # 0: none came
     retry_after_s: float | None = None
     path: str = ""
+    late_s: float = 0.0  # of an open loop: how long after its time it was sent
     error: str = ""
 
     @property
@@ -90,7 +91,8 @@ def _open_loop(target: Target, sends: tuple[float, ...], seed: str) -> list[Outc
             for at_s, prompt in zip(sends, prompts, strict=True):
                 await asyncio.sleep(max(0.0, at_s - (time.perf_counter() - start_s)))
                 tasks.append(group.create_task(_send(session, target, prompt, start_s)))
-        return [task.result() for task in tasks]
+        outcomes = [task.result() for task in tasks]
+        return [replace(one, late_s=one.sent_s - at_s) for one, at_s in zip(outcomes, sends, strict=True)]
 
     return asyncio.run(run())
 

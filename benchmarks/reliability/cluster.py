@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -125,9 +126,15 @@ def cpu_seconds(pid: int) -> float:
 
 
 def prefer(pid: int) -> bool:
-    """Let a process, and what it starts from now on, go before others; False if this user may not."""
+    """Let a process, and what it starts from now on, go before others; False if this user may not.
+
+    Where Linux groups processes by session (autogroup), niceness counts within a session only, and the session's own
+    among the others.
+    """
     try:
         os.setpriority(os.PRIO_PROCESS, pid, -10)
-    except PermissionError:
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"/proc/{pid}/autogroup").write_text("-5")
+    except OSError:
         return False
     return True

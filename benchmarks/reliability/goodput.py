@@ -87,6 +87,10 @@ def summary(outcomes: Sequence[Outcome], slo: Slo, start_s: float, end_s: float)
         "goodput_per_s": goodput_per_s(outcomes, slo, start_s, end_s),
         "refusal_ms": {name: percentile(refusal_ms, p) for name, p in (("p50", 50), ("p99", 99), ("max", 100))},
         "refused_within_50_ms": sum(one <= 50 for one in refusal_ms) / len(refusal_ms) if refusal_ms else math.nan,
+        # A client that is late itself is on a machine too busy to measure milliseconds on.
+        "sent_late_ms": {
+            name: percentile([1000 * one.late_s for one in sent], p) for name, p in (("p50", 50), ("p99", 99))
+        },
         "ttft_ms": {name: percentile(ttft_ms, p) for name, p in (("p50", 50), ("p99", 99))},
     }
 
