@@ -173,3 +173,14 @@ def test_a_new_key_is_shown_once_and_its_line_appended(tmp_path: Path) -> None:
     assert len(file.read_text().splitlines()) == 1
     status, output = run("keys", "new", "a b")
     assert status == 2
+
+
+def test_a_cluster_without_a_certificate_for_each_process_is_refused_before_it_starts(tmp_path: Path) -> None:
+    certs, logs = str(tmp_path / "certs"), str(tmp_path / "logs")
+    assert run("certs", certs, "--prefill", "1")[0] == 0
+    for arguments in (("--certs", str(tmp_path / "none")), ("--certs", certs, "--prefill", "2")):
+        status, output = run("up", "--model", "m", "--log-dir", logs, *arguments)
+        assert status == 2
+        assert "can't read" in output
+        assert "segue certs" in output
+    assert not list(Path(logs).glob("*.log"))

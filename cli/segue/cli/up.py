@@ -69,6 +69,7 @@ def up(
     from segue.cluster.local import (
         LocalCluster,
         PoolSettings,
+        check_certs,
         choose_ports,
         cuda_engine_installed,
         this_machine,
@@ -102,6 +103,7 @@ def up(
             kv_cache_gib=kv_cache_gib,
             drain_timeout_s=drain_timeout,
         )
+        check_certs(cluster)
     console = Console()
 
     def say(line: str) -> None:

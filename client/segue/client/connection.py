@@ -29,8 +29,8 @@ class Connection:
         host = self.address.rpartition(":")[0]
         if self.api_key and self.tls is None and not self.plain_text_key and not is_loopback(host):
             raise SettingsError(
-                f"the API key would go to {host} in plain text; give tls=TlsFiles(ca=...), or plain_text_key=True if "
-                "the network in between is closed to others"
+                f"the API key would go to {host} in plain text; use TLS (tls=TlsFiles(ca=...), in segue ask "
+                "--tls-ca), or plain_text_key=True if the network in between is closed to others"
             )
 
     def open(self) -> grpc.aio.Channel:

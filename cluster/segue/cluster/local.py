@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from segue.base.errors import SettingsError
-from segue.base.tls import TlsFiles
+from segue.base.tls import TlsFiles, TlsSource, check_own_identity
 from segue.cluster.cert_files import files_of
 from segue.cluster.environment import Device, Machine, share_of, worker_environment
 from segue.cluster.process import ProcessSpec
@@ -119,6 +119,21 @@ def process_specs(cluster: LocalCluster, machine: Machine, inherited: Mapping[st
         environment = worker_environment(inherited, share, cluster.kv_cache_gib)
         specs.append(ProcessSpec(name, argv, environment, cluster.run_dir / f"{name}.log"))
     return specs
+
+
+def check_certs(cluster: LocalCluster) -> None:
+    """Raises SettingsError unless every process of the cluster has its certificate in the folder."""
+    if cluster.certs is None:
+        return
+    pools = (("prefill", cluster.prefill), ("decode", cluster.decode))
+    workers = [(role, f"{role}-{number}") for role, pool in pools for number in range(pool.workers)]
+    for role, name in (("router", "router"), *workers):
+        try:
+            check_own_identity(TlsSource(files_of(cluster.certs, name)), role, "*" if role == "router" else name)
+        except SettingsError as error:
+            raise SettingsError(
+                f"{error}; segue certs {cluster.certs} makes them, for as many workers as it is told"
+            ) from None
 
 
 def _tls_args(cluster: LocalCluster, holder: str) -> tuple[str, ...]:
