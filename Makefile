@@ -13,7 +13,7 @@ STAMP := $(VENV)/.segue-installed
 PROTOS := $(wildcard proto/segue/proto/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test test-faults lint proto proto-check bench clean
+.PHONY: help venv demo up test test-faults lint proto proto-check fuzz bench clean
 
 help:
 	@echo "make demo    install what is needed, start a cluster, answer one prompt"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-faults  every fault in every phase, on real engines; CELL=\"decode_kill and decoding\" for some"
 	@echo "make lint    ruff, mypy, layers, generated stubs"
 	@echo "make proto   generate the stubs from proto/"
+	@echo "make fuzz    random input for every port and parser, COUNT of them each"
 	@echo "make bench   this stack against the stock one"
 
 venv: $(STAMP)
@@ -70,6 +71,10 @@ proto-check: $(STAMP)
 	diff -r --exclude='*.proto' --exclude='__init__.py' --exclude='__pycache__' --exclude='py.typed' \
 		"$$fresh/segue/proto" proto/segue/proto \
 	|| { echo "the generated stubs differ from the .proto files: run 'make proto'" >&2; exit 1; }
+
+COUNT ?= 20000
+fuzz: $(STAMP)
+	SEGUE_FUZZ_COUNT=$(COUNT) $(BIN)/python -m pytest tests/fuzz -q -s -o timeout=0 $(PYTEST_ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/stack.py

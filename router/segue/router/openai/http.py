@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from segue.base.errors import ClientFault, InternalError, InvalidRequest, Overloaded, SegueError, Unauthenticated
 from segue.base.logging import get_logger
@@ -52,6 +52,25 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except Exception as error:  # noqa: BLE001 - the edge's last resort: the client gets a 500, the log the fault
         _log.error("request_failed", path=request.path, error=repr(error), exc_info=error)
         return error_response(InternalError("internal error; the router's log has it"))
+
+
+async def on_expect(request: web.Request) -> web.Response | None:
+    """The Expect header. aiohttp's own handler quotes it in its refusal and fails on what isn't UTF-8."""
+    if request.headers["Expect"].lower() != "100-continue":
+        refusal = InvalidRequest("the Expect header asks for something other than 100-continue; leave it out")
+        return json_response(sse.error_body(refusal), web.HTTPExpectationFailed.status_code)
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # An interim response is not part of the answer.
+    return None
+
+
+async def nothing_here(request: web.Request) -> web.StreamResponse:
+    """What no other route takes; a route, so that :func:`on_expect` is asked here too."""
+    for resource in request.app.router.resources():
+        _, methods = await resource.resolve(request)
+        if methods and hdrs.METH_ANY not in methods:
+            raise web.HTTPMethodNotAllowed(request.method, methods)
+    raise web.HTTPNotFound
 
 
 async def echo_label(request: web.Request, response: web.StreamResponse) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 
 from aiohttp import web
 from aiohttp.http_writer import HttpVersion11
@@ -38,12 +39,17 @@ def make_app(service: GenerationService, models: Mapping[str, ServedModel], limi
     app = web.Application(middlewares=[http.errors_as_json], client_max_size=limits.max_body_bytes + 1)
     app.on_response_prepare.append(http.echo_label)
     edge = _Edge(service, models, limits)
-    app.router.add_post("/v1/completions", edge.completions)
-    app.router.add_post("/v1/chat/completions", edge.chat_completions)
-    app.router.add_get("/v1/models", edge.list_models)
-    app.router.add_get("/v1/models/{id:.+}", edge.get_model)
-    app.router.add_get("/healthz", edge.healthz)
-    app.router.add_get("/openapi.json", edge.openapi)
+    for method, path, handler in (
+        ("POST", "/v1/completions", edge.completions),
+        ("POST", "/v1/chat/completions", edge.chat_completions),
+        ("GET", "/v1/models", edge.list_models),
+        ("GET", "/v1/models/{id:.+}", edge.get_model),
+        ("GET", "/healthz", edge.healthz),
+        ("GET", "/openapi.json", edge.openapi),
+        ("*", "/{path:.*}", http.nothing_here),
+    ):
+        route = app.router.add_get if method == "GET" else partial(app.router.add_route, method)  # GET takes HEAD too.
+        route(path, handler, expect_handler=http.on_expect)
     return app
 
 
