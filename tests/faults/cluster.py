@@ -245,7 +245,7 @@ class Cluster:
     def holder(self, role: str) -> str:
         """The worker of this role that has something to do; the first one if no load shows it."""
         for member in self.of_role(role):
-            seen = member.describe()
+            seen = None if member.stopped else member.describe()
             if seen and (seen.load.running_requests or seen.load.waiting_requests or seen.load.held_offers):
                 return member.name
         return f"{role}-0"
