@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from segue.engine.embedded_model import ensure_embedded_model
 from tests.e2e.reference import Reference
+
+# Machines are shared: what takes long says nothing about the code.
+settings.register_profile("shared cores", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared cores")
 
 
 @pytest.fixture(scope="session")

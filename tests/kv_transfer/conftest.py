@@ -5,14 +5,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from hypothesis import settings
 
 from segue.kv_transfer import chunks, grpc_puller
 from tests.kv_transfer.ends import BLOCK_TOKENS, Consumer, Producer, WatchedCache, tensors
-
-# Examples share their cores with other tests: how long one takes says nothing.
-settings.register_profile("shared cores", deadline=None)
-settings.load_profile("shared cores")
 
 MakeProducer = Callable[..., Producer]
 MakeConsumer = Callable[..., Consumer]

@@ -7,7 +7,6 @@ from pydoc import HTMLDoc, TextDoc
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from tokenizers import (
     AddedToken,
     Tokenizer,
@@ -20,10 +19,6 @@ from tokenizers import (
 )
 
 from segue.router.text.tokenizer import TextCodec
-
-# The cores are shared with engines: how long one example takes says nothing.
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 CORPUS = [
     HTMLDoc.__doc__ or "",
