@@ -43,7 +43,7 @@ def make_asks(seed: int, count: int) -> list[Ask]:
     for index, length in enumerate(words):
         prompt = make_prompts(1, length + 2, f"soak {seed} {index}")[0]
         greedy = {"temperature": 0.0, "ignore_eos": True, "max_tokens": draw.choice((1, 2, 16, 48, 96, 160))}
-        kind = draw.choice(("greedy",) * 5 + ("seed", "penalties", "logprobs", "n"))
+        kind = draw.choice(("greedy",) * 5 + ("seed", "penalties", "logprobs", "n", "structured"))
         extra: dict[str, Any] = {}
         if kind == "seed":
             extra = {"temperature": 0.8, "seed": index}

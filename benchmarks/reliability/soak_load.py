@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from reliability.asks import Answer, Ask, difference, make_asks, with_stop_string
-from reliability.send import DOORS, Door, Doors, Ending, Patience, grpc_unary, send
+from reliability.send import DOORS, Door, Doors, Ending, Patience, grpc_unary, http_unary, send
 
 _TIMEOUT_S = 40.0
 
@@ -24,7 +24,8 @@ class Known:
 async def undisturbed(doors: Doors, seed: int, count: int) -> tuple[list[Known], int]:
     """The answers without faults; and how many requests were left out because asking twice gave two answers.
 
-    Asked alone and then eight at once: an answer that depends on its neighbours in a step proves nothing of faults.
+    Asked alone over gRPC and then eight at once over HTTP: an answer that depends on its neighbours in a step proves
+    nothing of faults.
     """
     known = [Known(ask, await _ask(doors, ask)) for ask in make_asks(seed, count)]
     greedy = [one for one in known[: count // 3] if one.ask.name == "greedy"]
@@ -34,7 +35,8 @@ async def undisturbed(doors: Doors, seed: int, count: int) -> tuple[list[Known],
 
     async def repeats(one: Known) -> bool:
         async with room:
-            return difference(await _ask(doors, one.ask), one.answer, complete=True) is None
+            ending = await send(http_unary, doors, one.ask, Patience(60.0))
+            return ending.kind == "ok" and difference(ending.answer, one.answer, complete=True) is None
 
     same = await asyncio.gather(*map(repeats, known))
     steady = [one for one, repeated in zip(known, same, strict=True) if repeated]

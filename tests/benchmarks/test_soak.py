@@ -43,7 +43,7 @@ def test_an_answer_that_broke_off_has_to_be_a_beginning() -> None:
 def test_what_is_asked_is_decided_by_the_seed() -> None:
     assert make_asks(3, 30) == make_asks(3, 30)
     assert make_asks(3, 30) != make_asks(4, 30)
-    assert {"greedy", "seed", "penalties", "logprobs", "n"} == {ask.name for ask in make_asks(1, 100)}
+    assert {"greedy", "seed", "penalties", "logprobs", "n", "structured"} == {ask.name for ask in make_asks(1, 100)}
 
 
 def test_a_stop_string_is_taken_from_the_middle_of_the_answer() -> None:
