@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from reliability.client import Outcome
 from reliability.goodput import Slo, by_second, goodput_per_s, percentile, summary
+from reliability.tables import between
 
 SLO = Slo(ttft_s=1.0, itl_s=0.1, output_tokens=11)
 
@@ -49,3 +51,10 @@ def test_percentiles() -> None:
     assert percentile([3, 1, 2], 50) == 2
     assert percentile([3, 1, 2], 100) == 3
     assert math.isnan(percentile([], 50))
+
+
+def test_figures_replace_the_ones_before_them() -> None:
+    page = "a\n<!-- soak -->\nold\n<!-- /soak -->\nb\n"
+    assert between(page, "soak", "new") == "a\n<!-- soak -->\nnew\n<!-- /soak -->\nb\n"
+    with pytest.raises(ValueError, match="has no <!-- overload -->"):
+        between(page, "overload", "new")
