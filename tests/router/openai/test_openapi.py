@@ -40,6 +40,8 @@ def test_bounds_are_the_limits() -> None:
     assert not accepts("CompletionRequest", {"prompt": "a", "stop": [""]})
     assert not accepts("CompletionRequest", {"prompt": "a", "kv_transfer_params": {}})
     assert not accepts("CompletionRequest", {})
+    assert not accepts("CompletionRequest", {"prompt": "a", "stream_options": {}})
+    assert accepts("CompletionRequest", {"prompt": "a", "stream_options": {}, "stream": True})
     assert accepts("ChatCompletionRequest", {"messages": [{"role": "user", "content": "a"}]})
     assert not accepts("ChatCompletionRequest", {"messages": []})
     assert not accepts("ChatCompletionRequest", {"messages": [{"role": "user", "tool_calls": [1]}]})

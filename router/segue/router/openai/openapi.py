@@ -72,6 +72,10 @@ def _request(kind: type[BaseModel], bounds: Mapping[str, Json], required: list[s
         "properties": properties,
         "required": required,
         "additionalProperties": {"type": "null"},
+        "anyOf": [
+            {"properties": {"stream_options": {"type": "null"}}},
+            {"properties": {"stream": {"const": True}}, "required": ["stream"]},
+        ],
         **({"$defs": definitions} if (definitions := _defs(schema)) else {}),
     }
 

@@ -79,7 +79,8 @@ def of(answer: str, *, stream: bool, statuses: Sequence[int]) -> Json:
     """The responses of an operation: its answer, and each error in the one shape."""
     content: Json = {"application/json": {"schema": ref(answer)}}
     if stream:
-        content["text/event-stream"] = {"schema": _STRING}
+        # Each event's data is a chunk of the answer as JSON, the last one's is [DONE].
+        content["text/event-stream"] = {"schema": _object(data=_STRING)}
     error: Json = {"application/json": {"schema": ref("Error")}}
     return {"200": {"description": "The answer.", "content": content}} | {
         str(status): {"description": _ERRORS[status], "content": error} for status in statuses
