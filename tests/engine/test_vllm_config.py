@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ from segue.base.errors import SettingsError
 from segue.engine import vllm_config
 from segue.engine.settings import EngineSettings
 from segue.engine.vllm_config import (
+    KvPort,
     apply_environment,
     connector_config,
     cpu_computes_bfloat16,
     engine_arguments,
+    free_port,
     resolve,
     vllm_environment,
 )
+from segue.kv_transfer.connector_config import ConnectorConfig
+from segue.kv_transfer.grpc_server import KvTransferService, serve_kv_transfer
+from segue.kv_transfer.offers import OfferBook
 
 
 @pytest.fixture
@@ -40,12 +46,16 @@ def settings(model: str, role: str = "prefill", transport: str = "grpc", **field
         transport=transport,
         worker_id="w-0",
         epoch="e-1",
-        **fields,
+        **{"kv_port": 4321, **fields},
     )
 
 
+def connector(given: EngineSettings) -> ConnectorConfig:
+    return connector_config(given, KvPort(given))
+
+
 def arguments(given: EngineSettings) -> dict[str, Any]:
-    return engine_arguments(given, connector_config(given, 4321))
+    return engine_arguments(given, connector(given))
 
 
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,10 +63,34 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tickets_name_the_advertised_address_where_there_is_one(model: str) -> None:
-    plain = connector_config(settings(model, role="prefill"), 4321)
+    plain = connector(settings(model, role="prefill"))
     assert (plain.address, plain.ticket_address) == ("127.0.0.1:4321", "127.0.0.1:4321")
-    behind_nat = connector_config(settings(model, role="prefill", advertise_kv="kv.example:80"), 4321)
+    behind_nat = connector(settings(model, role="prefill", advertise_kv="kv.example:80"))
     assert (behind_nat.address, behind_nat.ticket_address) == ("127.0.0.1:4321", "kv.example:80")
+
+
+def test_a_port_of_the_systems_choice_is_nobody_elses_while_the_model_loads(model: str) -> None:
+    given = settings(model, kv_port=0)
+    port = KvPort(given)
+    config = connector_config(given, port)
+    assert config.shared_port
+    with socket.socket() as another, pytest.raises(OSError, match="in use"):
+        another.bind((given.host, port.number))
+    server = serve_kv_transfer(KvTransferService(OfferBook("e-1"), None), config.address, shared_port=True)
+    with socket.create_connection((given.host, port.number), timeout=5):
+        pass
+    server.stop(None)
+    port.close()
+
+
+@pytest.mark.parametrize("fields", [{"kv_port": free_port("127.0.0.1")}, {"kv_port": 0, "transport": "nixl"}])
+def test_other_ports_are_left_for_the_engine_to_bind_alone(model: str, fields: dict[str, Any]) -> None:
+    given = settings(model, **fields)
+    port = KvPort(given)
+    assert not connector_config(given, port).shared_port
+    with socket.socket() as another:
+        another.bind((given.host, port.number))
+    port.close()
 
 
 def test_an_unknown_argument_is_refused_with_the_nearest_name(model: str) -> None:

@@ -18,7 +18,7 @@ from segue.engine.core_watch import HeldOffers, watch_core
 from segue.engine.daemon_thread import on_daemon_thread
 from segue.engine.protocol import EngineListener
 from segue.engine.settings import EngineSettings
-from segue.engine.vllm_config import connector_config, engine_arguments, free_port
+from segue.engine.vllm_config import KvPort, connector_config, engine_arguments
 from segue.engine.warm_up import warm_up_submits
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, RequestError, RequestOutput, Submit
@@ -39,6 +39,7 @@ class AsyncEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
+        self._kv_port = KvPort(settings)
         self._tasks: dict[str, asyncio.Task[None]] = {}  # Of requests that may still be aborted.
         self._ending: set[asyncio.Task[None]] = set()  # All of them, those that were aborted too.
         self._step: list[RequestOutput] = []
@@ -61,7 +62,7 @@ class AsyncEngine:
 
         self._listener = listener
         settings = self._settings
-        connector = connector_config(settings, settings.kv_port or free_port(settings.host))
+        connector = connector_config(settings, self._kv_port)
         arguments = engine_arguments(settings, connector)
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
@@ -114,6 +115,7 @@ class AsyncEngine:
         return self._counters.snapshot() if self._counters is not None else EngineCounters()
 
     async def stop(self) -> bool:
+        self._kv_port.close()
         if self._watching is not None:
             self._watching.cancel()
         self._tasks.clear()

@@ -77,11 +77,36 @@ def free_port(host: str) -> int:
         return port
 
 
-def connector_config(settings: EngineSettings, kv_port: int) -> ConnectorConfig:
+class KvPort:
+    """The port of an engine's KvTransfer, from before the model is loaded, which takes a while, until it listens.
+
+    A port that the system chooses is bound here and never listened on: nobody else gets it meanwhile, and the engine,
+    in whichever process, shares it (``SO_REUSEPORT``). One that was asked for is left for the engine to bind alone, so
+    that a second worker with the same one is told. With NIXL the port is only looked for: as with its side channel,
+    another process may take it before the model is loaded.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        host, wanted = settings.host, settings.kv_port
+        self.shared = wanted == 0 and settings.transport == "grpc"
+        self.number = wanted or free_port(host)
+        if self.shared:
+            self._held = socket.socket()
+            self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._held.bind((host, 0))
+            self.number = self._held.getsockname()[1]
+
+    def close(self) -> None:
+        if self.shared:
+            self._held.close()
+
+
+def connector_config(settings: EngineSettings, kv_port: KvPort) -> ConnectorConfig:
     return ConnectorConfig(
         worker_id=settings.worker_id,
         epoch=settings.epoch,
-        address=f"{settings.host}:{kv_port}" if _kv_role(settings) != "kv_consumer" else "",
+        address=f"{settings.host}:{kv_port.number}" if _kv_role(settings) != "kv_consumer" else "",
+        shared_port=kv_port.shared,
         advertise=settings.advertise_kv,
         tls=settings.tls,
         lease_s=settings.lease_s,

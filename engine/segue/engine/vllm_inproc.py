@@ -17,7 +17,7 @@ from segue.base.errors import SettingsError
 from segue.base.logging import get_logger
 from segue.engine.protocol import EngineListener
 from segue.engine.settings import EngineSettings
-from segue.engine.vllm_config import connector_config, engine_arguments, free_port
+from segue.engine.vllm_config import KvPort, connector_config, engine_arguments
 from segue.engine.warm_up import warm_up_submits
 from segue.kv_transfer.connector_config import wake_engine
 from segue.proto.sampling_pb2 import FinishReason
@@ -38,6 +38,7 @@ class InprocEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
+        self._kv_port = KvPort(settings)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake = threading.Event()
         self._stopping = False
@@ -79,6 +80,7 @@ class InprocEngine:
     async def stop(self) -> bool:
         self._stopping = True
         self._wake.set()
+        self._kv_port.close()
         if self._thread is None:
             return True
         await asyncio.to_thread(self._thread.join, _STOP_TIMEOUT_S if self._loaded else 0.0)
@@ -131,7 +133,7 @@ class InprocEngine:
         from segue.engine.vllm_translate import OutputTranslator
 
         settings = self._settings
-        connector = connector_config(settings, settings.kv_port or free_port(settings.host))
+        connector = connector_config(settings, self._kv_port)
         arguments = engine_arguments(settings, connector)
         try:
             config = EngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)

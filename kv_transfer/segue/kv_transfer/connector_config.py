@@ -17,7 +17,8 @@ class ConnectorConfig:
 
     ``address`` is the host:port on which the engine serves ``KvTransfer``; empty on a decode worker with NIXL, which
     serves nothing. ``advertise`` is where peers reach it, if that is elsewhere. ``lease_s`` is how long an offer waits
-    to be claimed. ``tls`` are paths; the files are read where they are used.
+    to be claimed. ``tls`` are paths; the files are read where they are used. ``shared_port`` says that the port is held
+    for us by a socket that doesn't listen.
     """
 
     worker_id: str
@@ -27,6 +28,7 @@ class ConnectorConfig:
     model_fingerprint: str
     advertise: str = ""
     tls: TlsFiles | None = None
+    shared_port: bool = False
 
     @property
     def ticket_address(self) -> str:

@@ -104,14 +104,18 @@ def _refuse(context: grpc.ServicerContext, refused: TicketRefused) -> NoReturn:
     raise AssertionError  # abort has raised.
 
 
-def serve_kv_transfer(service: KvTransferService, address: str, tls: TlsSource | None = None) -> grpc.Server:
+def serve_kv_transfer(
+    service: KvTransferService, address: str, tls: TlsSource | None = None, shared_port: bool = False
+) -> grpc.Server:
     """Start serving at ``address`` (host:port); with TLS to workers of this cluster alone.
+
+    ``shared_port``: a socket of ours that doesn't listen has the port already.
 
     Raises:
         RuntimeError: the port is taken.
     """
     # gRPC lets processes share a port by default: pulls would reach whichever of them.
-    options = [("grpc.so_reuseport", 0)]
+    options = [("grpc.so_reuseport", int(shared_port))]
     guards: list[grpc.ServerInterceptor[Any, Any]] = [] if tls is None else [Guard(only_kinds("prefill", "decode"))]
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kv-serve")
     server = grpc.server(threads, options=options, interceptors=guards)

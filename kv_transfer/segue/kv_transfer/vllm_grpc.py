@@ -177,7 +177,8 @@ class WorkerHalf:
         tls = load_tls(self._config.tls)
         self._puller = GrpcPuller(cache, tls)
         if self._serves:
-            self._server = serve_kv_transfer(KvTransferService(self._book, cache), self._config.address, tls)
+            service = KvTransferService(self._book, cache)
+            self._server = serve_kv_transfer(service, self._config.address, tls, self._config.shared_port)
 
     def begin(self, plan: StepPlan) -> None:
         if self._puller is None:  # A dry run before the cache exists.
