@@ -13,6 +13,7 @@ from segue.proto.inference_pb2 import ChoiceDelta, GenerateResponse, Timings, Us
 from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs
 from segue.router.openai import wire
 from segue.router.service import Generation, GenerationService, Handle
+from segue.router.text.offsets import TextOffsets
 from segue.router.text.tokenizer import TextCodec
 
 _log = get_logger("openai")
@@ -173,7 +174,7 @@ class UnaryAnswer(Answer):
             logprobs = (
                 wire.chat_logprobs(self.codec, choice.logprobs)
                 if chat
-                else wire.completion_logprobs(self.codec, choice.logprobs, 0)
+                else wire.completion_logprobs(self.codec, choice.logprobs, TextOffsets(self.codec))
             )
         content = {"message": {"role": "assistant", "content": text, "refusal": None}} if chat else {"text": text}
         return {

@@ -9,6 +9,7 @@ from __future__ import annotations
 from segue.base.errors import SegueError
 from segue.proto.inference_pb2 import ChoiceDelta
 from segue.router.openai import wire
+from segue.router.text.offsets import TextOffsets
 from segue.router.text.tokenizer import TextCodec
 
 DONE = b"data: [DONE]\n\n"
@@ -34,7 +35,7 @@ def error_event(error: SegueError) -> bytes:
 
 
 class ChunkEncoder:
-    """Encodes one stream's chunks. Keeps, for each choice, whether it has begun and how long its text is."""
+    """Encodes one stream's chunks. Keeps, for each choice, whether it has begun and where its tokens begin."""
 
     def __init__(self, head: wire.Head, codec: TextCodec, *, choices: int, logprobs: bool, include_usage: bool) -> None:
         self._head = head
@@ -42,7 +43,7 @@ class ChunkEncoder:
         self._wants_logprobs = logprobs
         self._include_usage = include_usage
         self._begun = [not head.chat] * choices
-        self._text_offsets = [0] * choices
+        self._text_offsets = [TextOffsets(codec) for _ in range(choices)]
         self._parts = [self._constant_parts(index) for index in range(choices)]
 
     def delta(self, index: int, delta: ChoiceDelta, *, extra: wire.Json | None = None) -> bytes:
@@ -82,9 +83,7 @@ class ChunkEncoder:
     def _logprobs(self, index: int, delta: ChoiceDelta) -> wire.Json:
         if self._head.chat:
             return wire.chat_logprobs(self._codec, delta.logprobs)
-        logprobs = wire.completion_logprobs(self._codec, delta.logprobs, self._text_offsets[index])
-        self._text_offsets[index] += sum(map(len, logprobs["tokens"]))
-        return logprobs
+        return wire.completion_logprobs(self._codec, delta.logprobs, self._text_offsets[index])
 
     def _chunk(self, index: int, content: str | wire.Json) -> wire.Json:
         body = {"delta": content} if self._head.chat else {"text": content}

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from segue.proto.inference_pb2 import ChoiceDelta, Path, Timings, Usage
 from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, TokenLogprob
+from segue.router.text.offsets import TextOffsets
 from segue.router.text.tokenizer import TextCodec
 
 Json = dict[str, Any]
@@ -89,15 +90,11 @@ def _fields(message: Message) -> Json:
     return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
 
 
-def completion_logprobs(codec: TextCodec, positions: Sequence[PositionLogprobs], text_offset: int) -> Json:
-    """The completions API's shape. ``text_offset`` is where the first token begins within the answer."""
+def completion_logprobs(codec: TextCodec, positions: Sequence[PositionLogprobs], offsets: TextOffsets) -> Json:
+    """The completions API's shape. ``offsets`` has taken the answer's earlier tokens."""
     tokens = [codec.token_text(one.sampled.token_id) for one in positions]
-    offsets = []
-    for token in tokens:
-        offsets.append(text_offset)
-        text_offset += len(token)
     return {
-        "text_offset": offsets,
+        "text_offset": [offsets.take(one.sampled.token_id) for one in positions],
         "token_logprobs": [_logprob(one.sampled) for one in positions],
         "tokens": tokens,
         # The sampled token is always among them, so there may be one more than was asked for.
