@@ -49,12 +49,13 @@ class Member:
     process: subprocess.Popen[bytes] | None = None
     log_start_bytes: int = 0
     stopped: bool = field(default=False)  # By SIGSTOP.
+    loaded: bool = field(default=False)  # As far as it was asked: what has not loaded yet holds nothing.
 
     def start(self) -> None:
         with self.log.open("ab") as sink:
             self.log_start_bytes = sink.seek(0, os.SEEK_END)
             self.process = subprocess.Popen(self.argv, env=self.environment, stdout=sink, stderr=sink)
-        self.stopped = False
+        self.stopped = self.loaded = False
 
     @property
     def alive(self) -> bool:
@@ -84,9 +85,11 @@ class Member:
             return None
         with grpc.insecure_channel(found[1]) as channel:
             try:
-                return WorkerStub(channel).Describe(DescribeRequest(), timeout=5)
+                seen = WorkerStub(channel).Describe(DescribeRequest(), timeout=5)
             except grpc.RpcError:
                 return None
+        self.loaded = self.loaded or seen.status.state not in _LOADING
+        return seen
 
     @property
     def ready(self) -> bool:
@@ -217,7 +220,7 @@ class Cluster:
                 continue
             seen = member.describe()
             if seen is None:
-                if member.alive:
+                if member.alive and member.loaded:
                     problems.append(f"{name} doesn't describe itself")
                 continue
             if seen.status.state in _LOADING:
