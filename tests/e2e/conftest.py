@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -10,10 +11,15 @@ import pytest_asyncio
 from segue.client import SegueClient
 from tests.e2e.running import Cluster, running_cluster
 
+_HERE = Path(__file__).parent
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests with processes of their own come before the shared clusters, which would take their cores."""
-    items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
+    places = [place for place, item in enumerate(items) if _HERE in item.path.parents]
+    ours = sorted((items[place] for place in places), key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
+    for place, item in zip(places, ours, strict=True):
+        items[place] = item
 
 
 @pytest.fixture(scope="session", params=["grpc", "nixl"])

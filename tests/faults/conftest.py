@@ -78,7 +78,8 @@ def undisturbed(request: pytest.FixtureRequest, reference: Reference) -> dict[tu
     return dict(zip(lengths, reference.answer_together(cases), strict=True))
 
 
-@pytest.fixture(scope="session")
+# Of the package: four engines are not to stay while other tests run.
+@pytest.fixture(scope="package")
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[Cluster]:
     transport: str = request.param
     run_dir = tmp_path_factory.mktemp(f"faults-{transport}")

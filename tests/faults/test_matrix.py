@@ -34,7 +34,7 @@ _ROUTER_FINDS_WORKERS_S = 6.0
     ("cluster", "cell"),
     [pytest.param(cell.transport, cell, id=cell.name) for cell in all_cells()],
     indirect=["cluster"],
-    scope="session",  # Of the cluster; pytest would take the narrower one of the two.
+    scope="package",  # Of the cluster; pytest would take the narrower one of the two.
 )
 async def test_cell(cluster: Cluster, cell: Cell, undisturbed: Undisturbed, results: Results) -> None:
     results[cell] = "FAILED"
