@@ -22,6 +22,14 @@ class Transport(StrEnum):
     grpc = "grpc"
 
 
+class KvDigest(StrEnum):
+    """How much of what NIXL moves is checked."""
+
+    full = "full"
+    sampled = "sampled"
+    off = "off"
+
+
 class EngineKind(StrEnum):
     """Which adapter runs vLLM."""
 

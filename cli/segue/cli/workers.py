@@ -15,6 +15,7 @@ from segue.cli.options import (
     EngineKind,
     Insecure,
     KvCacheGib,
+    KvDigest,
     LogFormat,
     LogFormatOption,
     Model,
@@ -51,6 +52,10 @@ AdvertiseKv = Annotated[
         metavar="HOST:PORT", help="Where other workers reach our KV transfer, if not where it listens: NAT, a proxy."
     ),
 ]
+KvDigestOption = Annotated[
+    KvDigest,
+    typer.Option("--kv-digest", help="Blocks that NIXL moved and whose digests are compared; over gRPC all are."),
+]
 Lease = Annotated[float, typer.Option(min=0.1, help="Seconds that offered KV blocks wait to be claimed.")]
 
 
@@ -63,6 +68,7 @@ def prefill_worker(
     advertise_kv: AdvertiseKv = "",
     worker_id: WorkerId = None,
     transport: TransportOption = Transport.auto,
+    kv_digest: KvDigestOption = KvDigest.sampled,
     engine: Engine = EngineKind.auto,
     engine_arg: EngineArg = [],  # noqa: B006 - typer copies it
     kv_cache_gib: KvCacheGib = 1.0,
@@ -89,6 +95,7 @@ def prefill_worker(
             advertise_kv=advertise_kv,
             worker_id=worker_id,
             transport=transport,
+            kv_digest=kv_digest,
             engine=engine,
             engine_arg=engine_arg,
             kv_cache_gib=kv_cache_gib,
@@ -110,6 +117,7 @@ def decode_worker(
     advertise_kv: AdvertiseKv = "",
     worker_id: WorkerId = None,
     transport: TransportOption = Transport.auto,
+    kv_digest: KvDigestOption = KvDigest.sampled,
     engine: Engine = EngineKind.auto,
     engine_arg: EngineArg = [],  # noqa: B006 - typer copies it
     kv_cache_gib: KvCacheGib = 1.0,
@@ -136,6 +144,7 @@ def decode_worker(
             advertise_kv=advertise_kv,
             worker_id=worker_id,
             transport=transport,
+            kv_digest=kv_digest,
             engine=engine,
             engine_arg=engine_arg,
             kv_cache_gib=kv_cache_gib,
@@ -158,6 +167,7 @@ def _settings(
     advertise_kv: str,
     worker_id: str | None,
     transport: Transport,
+    kv_digest: KvDigest,
     engine: EngineKind,
     engine_arg: list[str],
     kv_cache_gib: float,
@@ -178,6 +188,7 @@ def _settings(
         kv_port=kv_port,
         advertise_kv=advertise_kv,
         transport=transport.value,
+        kv_digest=kv_digest.value,
         engine=engine.value,
         engine_args=parse_engine_args(engine_arg),
         kv_cache_gib=kv_cache_gib,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from segue.base.tls import TlsFiles
+from segue.kv_transfer.read_check import DigestMode
 
 EngineKind = Literal["auto", "inproc", "async"]
 TransportChoice = Literal["auto", "nixl", "grpc"]
@@ -24,6 +25,9 @@ class EngineSettings(BaseModel):
     transport: TransportChoice = "auto"
     engine_args: dict[str, Any] = Field(default_factory=dict)
     kv_cache_gib: float = Field(1.0, gt=0, description="Size of the paged cache on CPU; GPUs size their own.")
+    kv_digest: DigestMode = Field(
+        "sampled", description="How much of what NIXL moves is checked by digests; over gRPC everything is."
+    )
     lease_s: float = Field(30.0, gt=0, description="Seconds that offered blocks wait to be claimed.")
     worker_id: str
     epoch: str

@@ -109,6 +109,7 @@ def connector_config(settings: EngineSettings, kv_port: KvPort) -> ConnectorConf
         shared_port=kv_port.shared,
         advertise=settings.advertise_kv,
         tls=settings.tls,
+        kv_digest=settings.kv_digest,
         lease_s=settings.lease_s,
         model_fingerprint=model_fingerprint(settings.model, settings.engine_args.get("revision")),
     )

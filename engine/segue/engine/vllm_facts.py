@@ -31,6 +31,7 @@ def engine_facts(
         kv_blocks=kv_blocks,
         transport=settings.transport,
         kv_address=connector.address,
+        kv_digest=settings.kv_digest if settings.transport == "nixl" else "full",
         max_running_requests=config.scheduler_config.max_num_seqs,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from segue.base.tls import TlsFiles
+from segue.kv_transfer.read_check import DigestMode
 
 KEY = "segue"
 
@@ -18,7 +19,8 @@ class ConnectorConfig:
     ``address`` is the host:port on which the engine serves ``KvTransfer``; empty on a decode worker with NIXL, which
     serves nothing. ``advertise`` is where peers reach it, if that is elsewhere. ``lease_s`` is how long an offer waits
     to be claimed. ``tls`` are paths; the files are read where they are used. ``shared_port`` says that the port is held
-    for us by a socket that doesn't listen.
+    for us by a socket that doesn't listen. ``kv_digest`` is how much of what NIXL moves is checked; over gRPC everything
+    is.
     """
 
     worker_id: str
@@ -29,6 +31,7 @@ class ConnectorConfig:
     advertise: str = ""
     tls: TlsFiles | None = None
     shared_port: bool = False
+    kv_digest: DigestMode = "full"
 
     @property
     def ticket_address(self) -> str:

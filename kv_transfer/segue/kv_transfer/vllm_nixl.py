@@ -1,9 +1,15 @@
-"""vLLM's NIXL connector with the three things Segue needs on top; layout and rank mapping stay vLLM's own.
+"""vLLM's NIXL connector with what Segue needs on top; layout and rank mapping stay vLLM's own.
 
 - A decode request that continues behind the producer's first token: the KV to load is what the ticket holds, which
   is one token less than the request has.
-- Release: a ticket nobody will claim is given back at once, through ``KvTransfer.Release``, not by lease expiry.
+- Tickets: nothing is read before the producer has accepted the claim, and nothing of what was read is decoded before it
+  has said, with digests, that the blocks were held all the while (:mod:`segue.kv_transfer.read_claims`).
+- Leases: NIXL's own notification that a read has ended frees nothing, and vLLM's own lease is off; the book of offers
+  says when blocks may be freed, as with the other transport.
 - Reports: how long each transfer took and how many bytes it moved.
+
+An engine of several ranks (tensor or pipeline parallel) keeps vLLM's own ways for all of this but the first: a ticket
+is claimed once, and there each rank would claim it.
 
 Interface: ``vllm.distributed.kv_transfer.kv_connector.v1.nixl`` of vLLM 0.32.
 """
@@ -26,21 +32,31 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.connector import NixlPullConnector
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.metadata import NixlConnectorMetadata
 
+from segue.base.logging import get_logger
 from segue.base.process import end_with_parent_process
 from segue.base.tls import load_tls
 from segue.kv_transfer.connector_config import KEY, ConnectorConfig, TransferReport
 from segue.kv_transfer.grpc_server import KvTransferService, serve_kv_transfer
-from segue.kv_transfer.handoff import Event
+from segue.kv_transfer.handoff import Event, State
 from segue.kv_transfer.offers import Offer, OfferBook
+from segue.kv_transfer.paged_cache import PagedCache, UnsupportedCache
+from segue.kv_transfer.producer_end import NoBlocks
+from segue.kv_transfer.read_check import DigestMode
+from segue.kv_transfer.read_claims import ReadClaims
+from segue.kv_transfer.vllm_nixl_reads import NixlPlan, NixlReads
 from segue.kv_transfer.vllm_reports import Reports
 
 if TYPE_CHECKING:
     import torch
     from vllm.config import VllmConfig
+    from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheConfig
     from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
+
+
+log = get_logger("kv_transfer")
 
 
 class SegueNixlConnector(NixlPullConnector):
@@ -52,16 +68,17 @@ class SegueNixlConnector(NixlPullConnector):
         # With AsyncLLM this runs in vLLM's own processes, which would outlive a worker that is killed.
         end_with_parent_process()
         self._config = ConnectorConfig.from_extra_config(self._kv_transfer_config.kv_connector_extra_config)
+        self._block_tokens = vllm_config.cache_config.block_size
+        self._checks = vllm_config.parallel_config.world_size == 1
         # Scheduler half
-        self._new_offers: list[tuple[str, str, str]] = []
+        self._plan = NixlPlan()
         self._scheduler_reports: dict[str, TransferReport] = {}
         self._external_tokens: dict[str, int] = {}
         # Worker half
         self._book = OfferBook(self._config.epoch)
         self._ticket_of: dict[str, str] = {}
-        self._started_s: dict[str, tuple[float, int]] = {}
+        self._reads: NixlReads | None = None
         self._worker_reports: dict[str, TransferReport] = {}
-        self._block_bytes = 0
 
     # Scheduler half
 
@@ -74,30 +91,50 @@ class SegueNixlConnector(NixlPullConnector):
         self._external_tokens[request.request_id] = tokens
         return tokens, tokens > 0
 
+    def update_state_after_alloc(self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int) -> None:
+        claim = _unclaimed(request)
+        super().update_state_after_alloc(request, blocks, num_external_tokens)
+        if claim is None or not self._checks:
+            return
+        if num_external_tokens:
+            self._plan.claims.append((request.request_id, claim["ticket"], claim["timeout_s"]))
+        else:
+            self._give_back(request, claim["ticket"], "acknowledged")
+
     def request_finished_all_groups(
         self, request: Request, block_ids: tuple[list[int], ...]
     ) -> tuple[bool, dict[str, Any] | None]:
+        claim = _unclaimed(request)
         held, params = super().request_finished_all_groups(request, block_ids)
         ours = (request.kv_transfer_params or {}).get(KEY, {})
         tokens = self._external_tokens.pop(request.request_id, 0)
+        if claim is not None and self._checks:
+            self._give_back(request, claim["ticket"], "cancelled")
         if (report := self._scheduler_reports.pop(request.request_id, None)) is not None:
             return held, {KEY: {"report": asdict(replace(report, tokens=0 if report.error else tokens))}}
+        if claim is None and "claim" in ours:
+            self._plan.cancels.append(request.request_id)
         if not held or params is None or "offer" not in ours:
             return held, params
         offer = ours["offer"]
-        self._new_offers.append((offer["ticket_id"], offer["request_id"], request.request_id))
-        described = {
-            "ticket_id": offer["ticket_id"],
-            "tokens": params["remote_num_tokens"],
-            "blocks": len(block_ids[0]),
-        }
+        tokens, blocks = params["remote_num_tokens"], tuple(block_ids[0])
+        self._plan.offers.append((offer["ticket_id"], offer["request_id"], request.request_id, blocks, tokens))
+        described = {"ticket_id": offer["ticket_id"], "tokens": tokens, "blocks": len(blocks)}
         return held, {**params, KEY: {**described, "address": self._config.ticket_address}}
+
+    def _give_back(self, request: Request, ticket: bytes, reason: str) -> None:
+        """Not by a NIXL notification, for which vLLM would first shake hands with a peer that may be dead."""
+        self.connector_scheduler._reqs_need_recv.pop(request.request_id, None)
+        self._plan.releases.append((ticket, reason))
 
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
         metadata = super().build_connector_meta(scheduler_output)
+        if self._checks:
+            # The router renews leases; a heartbeat to a dead peer would hold up the handshakes with others.
+            metadata.heartbeat_by_engine = {}
         # vLLM's metadata has no room for ours, and subclassing it would mean copying what it builds.
-        metadata.segue_offers = self._new_offers
-        self._new_offers = []
+        metadata.segue_plan = self._plan
+        self._plan = NixlPlan()
         return metadata
 
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
@@ -112,49 +149,63 @@ class SegueNixlConnector(NixlPullConnector):
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         super().register_kv_caches(kv_caches)
-        self._block_bytes = sum(tensor[0].nbytes for tensor in kv_caches.values())
-        if self._kv_transfer_config.is_kv_producer:
-            service = KvTransferService(self._book, cache=None)
-            self._server = serve_kv_transfer(service, self._config.address, load_tls(self._config.tls))
+        tls = load_tls(self._config.tls)
+        cache = self._readable(kv_caches)
+        if self._checks:
+            mode: DigestMode = self._config.kv_digest if cache is not None else "off"
+            self._reads = NixlReads(self.connector_worker, ReadClaims(cache or NoBlocks(), mode, tls))
+        if self._config.address and self.connector_worker.tp_rank == 0:
+            service = KvTransferService(self._book, cache, pulls=False)
+            self._server = serve_kv_transfer(service, self._config.address, tls)
+
+    def _readable(self, kv_caches: dict[str, torch.Tensor]) -> PagedCache | None:
+        """The cache by blocks as the scheduler counts them; None if its layout can't be read so."""
+        kernel_blocks = self.connector_worker._physical_blocks_per_logical_kv_block
+        try:
+            if kernel_blocks > 1:
+                kv_caches = {n: t.view(t.shape[0] // kernel_blocks, -1) for n, t in kv_caches.items()}
+            return PagedCache(kv_caches, self._block_tokens, self._config.model_fingerprint)
+        except (UnsupportedCache, RuntimeError) as unreadable:
+            log.warning("kv_digest_off", why=str(unreadable), configured=self._config.kv_digest)
+            return None
 
     def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
         super().bind_connector_metadata(connector_metadata)
         assert isinstance(connector_metadata, NixlConnectorMetadata)
-        for ticket_id, request_id, engine_request_id in connector_metadata.segue_offers:
-            # vLLM keeps the lease of these blocks itself.
-            self._book.add(Offer(ticket_id, request_id, engine_request_id, (), 0, float("inf")))
+        plan: NixlPlan = connector_metadata.segue_plan
+        lease_s = self._config.lease_s if self._checks else float("inf")  # Else vLLM's own lease counts.
+        for ticket_id, request_id, engine_request_id, block_ids, tokens in plan.offers:
+            expires_at_s = time.monotonic() + lease_s
+            self._book.add(Offer(ticket_id, request_id, engine_request_id, block_ids, tokens, expires_at_s, lease_s))
             self._ticket_of[engine_request_id] = ticket_id
-        now_s = time.monotonic()
-        for engine_request_id, request_meta in connector_metadata.reqs_to_recv.items():
-            blocks = sum(len(group) for group in request_meta.local_block_ids)
-            self._started_s[engine_request_id] = (now_s, blocks)
+            if self._checks and engine_request_id in connector_metadata.reqs_to_send:
+                connector_metadata.reqs_to_send[engine_request_id] = float("inf")
+        if self._reads is not None:
+            self._reads.begin(plan, connector_metadata)
 
     def get_transfer_results(self, finished_req_ids: set[str]) -> KVConnectorTransferResults:
+        if self._reads is not None:
+            self._reads.start_granted()
         results = super().get_transfer_results(finished_req_ids)
-        for engine_request_id in results.finished_sending:
-            if (ticket_id := self._ticket_of.pop(engine_request_id, None)) is not None:
+        for engine_request_id in [name for name in results.finished_sending if name in self._ticket_of]:
+            results.finished_sending.remove(engine_request_id)
+            ticket_id = self._ticket_of[engine_request_id]
+            # Whoever claimed the ticket acknowledges when it has compared digests; what NIXL says counts for others.
+            if self._book.state_of(ticket_id) is State.OFFERED:
                 self._book.record(ticket_id, Event.ACKNOWLEDGE)
+        self._book.expire(time.monotonic())
         for engine_request_id in self._book.take_over():
-            if self._ticket_of.pop(engine_request_id, None) is not None:
-                self.connector_worker._reqs_to_process.discard(engine_request_id)
-                if self.connector_worker._reqs_to_send.pop(engine_request_id, None) is not None:
-                    results.finished_sending.add(engine_request_id)
-        for engine_request_id in results.finished_recving:
-            self._report(engine_request_id, engine_request_id in results.failed_recving)
+            del self._ticket_of[engine_request_id]
+            self.connector_worker._reqs_to_process.discard(engine_request_id)
+            self.connector_worker._reqs_to_send.pop(engine_request_id, None)
+            results.finished_sending.add(engine_request_id)
+        if self._reads is not None:
+            self._worker_reports.update(self._reads.collect(results))
         return results
 
-    def _report(self, engine_request_id: str, failed: bool) -> None:
-        started = self._started_s.pop(engine_request_id, None)
-        if started is None:
-            return
-        started_s, blocks = started
-        self._worker_reports[engine_request_id] = TransferReport(
-            transport="nixl",
-            tokens=0,  # The scheduler half knows.
-            bytes=0 if failed else blocks * self._block_bytes,
-            seconds=time.monotonic() - started_s,
-            error="NIXL reported that the transfer failed" if failed else "",
-        )
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        errors: set[int] = super().get_block_ids_with_load_errors()
+        return errors if self._reads is None else errors | self._reads.take_load_errors()
 
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
         if not self._worker_reports:
@@ -165,7 +216,16 @@ class SegueNixlConnector(NixlPullConnector):
     def shutdown(self) -> None:
         if self.role is KVConnectorRole.WORKER and hasattr(self, "_server"):
             self._server.stop(grace=0.2)
+        if self._reads is not None:
+            self._reads.close()
         super().shutdown()
+
+
+def _unclaimed(request: Request) -> dict[str, Any] | None:
+    """The claim in a request's parameters, as long as vLLM has not begun with it."""
+    params = request.kv_transfer_params or {}
+    claim: dict[str, Any] | None = params.get(KEY, {}).get("claim")
+    return claim if params.get("do_remote_prefill") else None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from segue.base.ids import new_epoch
 from segue.base.logging import LogFormat
 from segue.base.tls import TlsFiles
 from segue.engine.settings import EngineKind, EngineRole, EngineSettings, TransportChoice
+from segue.kv_transfer.read_check import DigestMode
 
 
 class WorkerSettings(BaseModel):
@@ -34,6 +35,9 @@ class WorkerSettings(BaseModel):
     )
     worker_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{new_epoch()[:6]}")
     transport: TransportChoice = "auto"
+    kv_digest: DigestMode = Field(
+        "sampled", description="How much of what NIXL moves is checked by digests; over gRPC everything is."
+    )
     engine: EngineKind = "auto"
     engine_args: dict[str, Any] = Field(default_factory=dict, description="vLLM's EngineArgs.")
     kv_cache_gib: float = Field(1.0, gt=0)
@@ -52,6 +56,7 @@ class WorkerSettings(BaseModel):
             engine_args=self.engine_args,
             kv_cache_gib=self.kv_cache_gib,
             lease_s=self.lease_s,
+            kv_digest=self.kv_digest,
             worker_id=self.worker_id,
             epoch=epoch,
             host=self.host,
