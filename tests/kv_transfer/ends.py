@@ -95,7 +95,9 @@ class Producer:
     def offer(self, name: str, block_ids: Sequence[int], lease_s: float = 1000.0) -> Ticket:
         tokens = len(block_ids) * BLOCK_TOKENS - 1
         self.book.add(
-            Offer(f"kv-{name}", f"req-{name}", f"p-{name}", tuple(block_ids), tokens, time.monotonic() + lease_s)
+            Offer(
+                f"kv-{name}", f"req-{name}", f"p-{name}", tuple(block_ids), tokens, time.monotonic() + lease_s, lease_s
+            )
         )
         return Ticket(
             ticket_id=f"kv-{name}",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 
 import grpc
 import pytest
 import torch
 
 from segue.kv_transfer.grpc_server import KvTransferService, serve_kv_transfer
+from segue.kv_transfer.handoff import Event
 from segue.kv_transfer.offers import OfferBook
-from segue.proto.kv_transfer_pb2 import PullRequest, ReleaseRequest, Ticket
+from segue.proto.kv_transfer_pb2 import PullRequest, ReleaseRequest, RenewRequest, Ticket
 from segue.proto.kv_transfer_pb2_grpc import KvTransferStub
 from tests.kv_transfer.conftest import MakeConsumer, MakeProducer
 from tests.kv_transfer.ends import BLOCK_TOKENS, BLOCKS, EPOCH, LAYERS, WAIT_S, Consumer, Producer, tensors
@@ -190,3 +192,40 @@ def test_the_address_taken_by_another_producer_is_an_error(producer: Producer) -
     """gRPC shares ports by default: half of the pulls would reach the other process."""
     with pytest.raises(RuntimeError, match="Failed to bind"):
         serve_kv_transfer(KvTransferService(OfferBook("epoch-2"), None), producer.address)
+
+
+# Renewals, as a worker sends them to its engine
+
+
+def renew(producer: Producer, epoch: str, *names: str, lease_s: float = 0.0) -> list[str]:
+    with grpc.insecure_channel(producer.address) as channel:
+        request = RenewRequest(ticket_ids=[f"kv-{name}" for name in names], producer_epoch=epoch, lease_s=lease_s)
+        return list(KvTransferStub(channel).Renew(request, timeout=10).gone_ticket_ids)
+
+
+def test_a_renewal_holds_what_is_held_and_names_what_is_gone(producer: Producer) -> None:
+    producer.offer("a", THEIR_BLOCKS, lease_s=1.0)
+    producer.offer("b", THEIR_BLOCKS, lease_s=1.0)
+    assert producer.book.record("kv-b", Event.REVOKE)
+    assert renew(producer, EPOCH, "a", "b", "c", lease_s=5000.0) == ["kv-b", "kv-c"]
+    assert producer.book.expire(time.monotonic() + 4000.0) == []
+    assert len(producer.book.expire(time.monotonic() + 6000.0)) == 1
+
+
+def test_another_epoch_renews_nothing(producer: Producer) -> None:
+    producer.offer("a", THEIR_BLOCKS, lease_s=1.0)
+    assert renew(producer, "epoch-0", "a", lease_s=5000.0) == ["kv-a"]
+    assert producer.book.expire(time.monotonic() + 10.0)
+
+
+def test_a_process_that_offers_claims_too(make_producer: MakeProducer, make_consumer: MakeConsumer) -> None:
+    """A decode worker whose running requests move to another one, which passes them on in turn."""
+    first, middle = make_producer(), make_producer()
+    last = make_consumer()
+    passing = make_consumer(own=middle.tensors)
+    assert passing.pull(first.offer("a", THEIR_BLOCKS), OUR_BLOCKS).error == ""
+    first.wait_freed("a")
+    assert last.pull(middle.offer("b", OUR_BLOCKS), OUR_BLOCKS).error == ""
+    middle.wait_freed("b")
+    for name, tensor in last.tensors.items():
+        assert torch.equal(tensor[list(OUR_BLOCKS)], first.tensors[name][list(THEIR_BLOCKS)])

@@ -42,6 +42,7 @@ class PagedCache:
                 )
         self._layers = [tensor.view(torch.uint8).flatten(1) for tensor in layers.values()]
         self.layers = len(self._layers)
+        self.blocks = int(first.shape[0])
         self.layer_block_bytes = int(self._layers[0].shape[1])
         self.layout = BlockLayout(
             model=model_fingerprint,
