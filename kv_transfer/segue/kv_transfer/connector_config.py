@@ -19,8 +19,7 @@ class ConnectorConfig:
     ``address`` is the host:port on which the engine serves ``KvTransfer``; empty on a decode worker with NIXL, which
     serves nothing. ``advertise`` is where peers reach it, if that is elsewhere. ``lease_s`` is how long an offer waits
     to be claimed. ``tls`` are paths; the files are read where they are used. ``shared_port`` says that the port is held
-    for us by a socket that doesn't listen. ``kv_digest`` is how much of what NIXL moves is checked; over gRPC everything
-    is.
+    for us by a socket that doesn't listen. ``kv_digest`` is how much of what NIXL moves is checked.
     """
 
     worker_id: str

@@ -156,7 +156,7 @@ class SegueNixlConnector(NixlPullConnector):
             self._reads = NixlReads(self.connector_worker, ReadClaims(cache or NoBlocks(), mode, tls))
         if self._config.address and self.connector_worker.tp_rank == 0:
             service = KvTransferService(self._book, cache, pulls=False)
-            self._server = serve_kv_transfer(service, self._config.address, tls)
+            self._server = serve_kv_transfer(service, self._config.address, tls, self._config.shared_port)
 
     def _readable(self, kv_caches: dict[str, torch.Tensor]) -> PagedCache | None:
         """The cache by blocks as the scheduler counts them; None if its layout can't be read so."""
