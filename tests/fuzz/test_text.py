@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from contextlib import suppress
 
+import msgspec
+
 from segue.base.errors import ClientFault
 from segue.router.openai.schema import ChatCompletionRequest, CompletionRequest, parse
 from segue.router.openai.translate import from_chat, from_completion
 from segue.router.text.choice import ChoiceText
 from segue.router.text.stop import StopMatcher
 from segue.router.text.tokenizer import TextCodec
-from tests.fuzz.inputs import STRINGS, draws, nasty, nasty_object
+from tests.fuzz.inputs import STRINGS, as_json, draws, nasty, nasty_object
 from tests.fuzz.test_http import CHAT, COMPLETION, NAMES
 
 
@@ -67,7 +69,9 @@ def test_any_json_is_a_request_or_refused() -> None:
         path = "/v1/completions" if completion else "/v1/chat/completions"
         sane = COMPLETION if completion else CHAT
         body = nasty_object(draw, sane, NAMES[path]) if draw.random() < 0.9 else nasty(draw)
-        with suppress(ClientFault):
+        # As the edge decodes it: what is no JSON (NaN, half a character) never comes as far as the schema.
+        with suppress(ClientFault, msgspec.DecodeError):
+            body = msgspec.json.decode(as_json(body))
             if completion:
                 from_completion(parse(CompletionRequest, body))
             else:
