@@ -33,8 +33,9 @@ from reliability.plots import plot_soak
 from reliability.send import Doors
 from reliability.soak_cluster import LEASE_S, SoakCluster, soak_cluster
 from reliability.soak_faults import Faults
-from reliability.soak_load import Clients, Finished, undisturbed
+from reliability.soak_load import Clients, Finished, Known, undisturbed
 
+from segue.cluster.supervisor import ProcessDied
 from segue.engine.embedded_model import ensure_embedded_model
 from segue.proto.inference_pb2_grpc import InferenceStub
 
@@ -123,25 +124,51 @@ def main() -> int:
     return 1 if any(report["must_be_zero"].values()) else 0
 
 
+@dataclass
+class Record:
+    """All that a soak has seen; of use even if it was cut short."""
+
+    tally: Tally = field(default_factory=Tally)
+    samples: list[Sample] = field(default_factory=list)
+    quiets: list[Quiet] = field(default_factory=list)
+    deaths: list[tuple[float, str, str]] = field(default_factory=list)
+    dropped: int = 0
+    unsteady: int = 0
+    broken: list[str] = field(default_factory=list)
+
+
 async def soak(model: Path, run_dir: Path, options: argparse.Namespace) -> dict[str, Any]:
-    async with soak_cluster(model, run_dir) as cluster:
-        if not await cluster.wait_ready(180.0):
-            raise TimeoutError(f"the workers did not get ready; logs are in {run_dir}")
-        async with _doors(cluster, model.name) as doors:
-            known, unsteady = await undisturbed(doors, options.seed, options.asks)
-            print(f"{len(known)} requests with undisturbed answers, {unsteady} left out as unsteady", flush=True)
-            return await _run(cluster, doors, known, options) | {"unsteady_asks": unsteady}
+    record = Record()
+    try:
+        async with soak_cluster(model, run_dir) as cluster:
+            record.deaths = cluster.lives.deaths
+            if not await cluster.wait_ready(180.0):
+                raise TimeoutError(f"the workers did not get ready; logs are in {run_dir}")
+            async with _doors(cluster, model.name) as doors:
+                known, record.unsteady = await undisturbed(doors, options.seed, options.asks)
+                print(f"{len(known)} requests with undisturbed answers, {record.unsteady} left out", flush=True)
+                record.tally = Tally()
+                await _run(cluster, doors, known, options, record)
+    except (
+        ProcessDied,
+        TimeoutError,
+        RuntimeError,
+        ExceptionGroup,
+    ) as error:  # What was seen until then is still told.
+        record.broken.append(f"{type(error).__name__}: {error}")
+        print(record.broken[-1], file=sys.stderr)
+    return _report(record, options)
 
 
-async def _run(cluster: SoakCluster, doors: Doors, known: Any, options: argparse.Namespace) -> dict[str, Any]:
-    tally = Tally()
+async def _run(
+    cluster: SoakCluster, doors: Doors, known: list[Known], options: argparse.Namespace, record: Record
+) -> None:
+    tally = record.tally
     clients = Clients(doors, known, options.clients, options.seed, tally.add)
     faults = tally.faults = Faults(cluster, random.Random(f"faults {options.seed}"), clients.cancel_all)
-    samples: list[Sample] = []
-    quiets: list[Quiet] = []
     end_s = tally.start_s + 60 * options.minutes
     async with asyncio.TaskGroup() as group:
-        watching = group.create_task(_watch(cluster, samples, tally.start_s), name="watch")
+        watching = group.create_task(_watch(cluster, record.samples, tally.start_s), name="watch")
         loading = group.create_task(clients.run(), name="clients")
         while time.monotonic() < end_s:
             clients.going.set()
@@ -149,33 +176,40 @@ async def _run(cluster: SoakCluster, doors: Doors, known: Any, options: argparse
             faults.kill_router = time.monotonic() < (tally.start_s + end_s) / 2
             await _disturb(faults, min(end_s, time.monotonic() + _QUIET_EVERY_S), options.every_s)
             await clients.quiet()
-            quiets.append(await _settle(cluster, tally.start_s))
-            print(f"{quiets[-1].at_s:6.0f} s  {dict(tally.kinds)}  left over: {quiets[-1].leftovers}", flush=True)
+            record.quiets.append(quiet := await _settle(cluster, tally.start_s))
+            record.dropped = clients.dropped
+            print(f"{quiet.at_s:6.0f} s  {dict(tally.kinds)}  left over: {quiet.leftovers}", flush=True)
         await clients.stop()
         await loading
         watching.cancel()
-    leaks = [left for quiet in quiets for left in quiet.leftovers]
+
+
+def _report(record: Record, options: argparse.Namespace) -> dict[str, Any]:
+    tally = record.tally
     return {
         "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(),
         "settings": {name: getattr(options, name) for name in ("seed", "minutes", "clients", "every_s", "asks")},
         "must_be_zero": {
             **{kind: len(stories) for kind, stories in tally.problems.items()},
-            "leaks": len(leaks),
+            "leaks": sum(len(quiet.leftovers) for quiet in record.quiets),
+            "broken": len(record.broken),
         },
-        "requests": sum(tally.kinds.values()),
-        "endings": dict(tally.kinds) | {"dropped all at once": clients.dropped},
+        "broken": record.broken,
+        "requests": sum(tally.kinds.values()) + record.dropped,
+        "endings": dict(tally.kinds) | {"dropped all at once": record.dropped},
         "asks": dict(tally.asks),
         "doors": dict(tally.doors),
         "answers_continued": tally.continued,
-        "fault_counts": faults.counts(),
-        "deaths": dict(Counter(name for _, name, _ in cluster.lives.deaths)),
-        "quiet_moments": [asdict(quiet) for quiet in quiets],
-        "trends": [asdict(trend) for trend in trends(samples, warm_up_s=60.0, at_least_s=60.0)],
+        "fault_counts": tally.faults.counts() if tally.faults else {},
+        "deaths": dict(Counter(name for _, name, _ in record.deaths)),
+        "quiet_moments": [asdict(quiet) for quiet in record.quiets],
+        "trends": [asdict(trend) for trend in trends(record.samples, warm_up_s=60.0, at_least_s=60.0)],
+        "unsteady_asks": record.unsteady,
         "problems": tally.problems,
-        "faults": faults.log,
+        "faults": tally.faults.log if tally.faults else [],
         "answers_s": tally.answers,
-        "samples": [asdict(one) for one in samples],
+        "samples": [asdict(one) for one in record.samples],
     }
 
 
