@@ -271,5 +271,5 @@ class Dispatcher:
         transfer = output.transfer
         log.warning("kv_transfer_failed", request_id=run.run_id, error=transfer.error, corrupt=transfer.corrupt)
         unreachable = transfer.error.startswith(("UNAVAILABLE", "DEADLINE_EXCEEDED"))
-        if run.plan.prefill_id is not None and (transfer.corrupt or unreachable):
-            self._links.circuits.failed(run.plan.prefill_id, now_s)
+        if run.held is not None and (transfer.corrupt or unreachable):
+            self._links.circuits.failed(run.held.ticket.producer_id, now_s)
