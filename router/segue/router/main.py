@@ -29,7 +29,7 @@ from segue.router.dispatcher import Dispatcher
 from segue.router.grpc_api import InferenceService
 from segue.router.limits import Limits
 from segue.router.models import Models
-from segue.router.openai.server import make_app
+from segue.router.openai.server import make_app, make_runner
 from segue.router.readiness import add_readiness
 from segue.router.security import open_security
 from segue.router.settings import RouterSettings
@@ -93,7 +93,7 @@ class _Router:
         add_readiness(app, links)
         if security.gate is not None:
             app.middlewares.append(http_middleware(security.gate))
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+        runner = make_runner(app, shutdown_timeout_s=1.0)
         await runner.setup()
         worker_port = _listen(workers, settings.worker_host, settings.worker_port, "--worker-port", security.mesh)
         grpc_port = _listen(public, settings.host, settings.grpc_port, "--grpc-port", security.public)

@@ -16,6 +16,7 @@ from segue.router.admission import Demand
 from segue.router.limits import Limits, ModelFacts, check_counts, check_prompt, complete_sampling
 from segue.router.openai import http, wire
 from segue.router.openai.answer import Shape, UnaryAnswer
+from segue.router.openai.bad_http import server_logger
 from segue.router.openai.openapi import describe
 from segue.router.openai.schema import ChatCompletionRequest, CompletionRequest, parse
 from segue.router.openai.stream import EventWriter, StreamAnswer
@@ -55,7 +56,13 @@ def make_app(service: GenerationService, models: Mapping[str, ServedModel], limi
 
 def make_runner(app: web.Application, shutdown_timeout_s: float = 30.0) -> web.AppRunner:
     """A runner as ``make_app`` needs it. On cleanup, running requests have that many seconds to finish."""
-    return web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=shutdown_timeout_s)
+    return web.AppRunner(
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        logger=server_logger(),
+        shutdown_timeout=shutdown_timeout_s,
+    )
 
 
 class _Edge:
