@@ -116,7 +116,7 @@ def parse_keys(text: str, source: str) -> list[ApiKey]:
 def _parse_line(words: list[str], where: str) -> ApiKey:
     # Words are not quoted in errors: someone may have put a key itself where its hash belongs.
     name = words[0]
-    if name.startswith("sk-") or not _NAME.fullmatch(name):
+    if name.startswith("sk-") or KEY_PREFIX in name or not _NAME.fullmatch(name):
         raise SettingsError(f"{where}: begins with no name; write NAME sha256:HEX, as 'segue keys new' prints it")
     if len(words) < 2 or (digest := _HASH.fullmatch(words[1])) is None:
         raise SettingsError(f"{where}: {name!r} has no hash of the form sha256:HEX with 64 hex digits")
