@@ -12,6 +12,9 @@ from segue.kv_transfer.handoff import OVER, TABLE, Event, Handoff, State
 # How many tickets that are over the book still knows by name: a lease of 30 s at 128 requests a second.
 _REMEMBERED = 4096
 
+# The longest that one renewal may hold an offer; as long as the longest request.
+MAX_LEASE_S = 3600.0
+
 
 class Refusal(enum.Enum):
     """Why a claim isn't honoured."""
@@ -133,7 +136,10 @@ class OfferBook:
             return True
 
     def renew(self, ticket_id: str, now_s: float, lease_s: float = 0.0) -> bool:
-        """Hold an offer for another lease from now on; 0 means the lease it began with. Never shortens.
+        """Hold an offer for another lease from now on. Never shortens.
+
+        ``lease_s`` of 0, or of more than ``MAX_LEASE_S``, means the lease that the offer began with: blocks that are
+        held until the end of time are lost.
 
         Returns:
             False if the ticket is over or was never offered here.
@@ -142,7 +148,8 @@ class OfferBook:
             offer = self._offers.get(ticket_id)
             if offer is None:
                 return False
-            offer.expires_at_s = max(offer.expires_at_s, now_s + (lease_s or offer.lease_s))
+            asked_s = lease_s if 0 < lease_s <= MAX_LEASE_S else offer.lease_s
+            offer.expires_at_s = max(offer.expires_at_s, now_s + asked_s)
             return True
 
     def expire(self, now_s: float) -> Sequence[Offer]:

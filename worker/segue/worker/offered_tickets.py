@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from segue.kv_transfer.offers import MAX_LEASE_S
 from segue.proto.kv_transfer_pb2 import ReleaseRequest, Ticket
 
 # How long a router may be away and still find its tickets.
@@ -53,7 +54,8 @@ class OfferedTickets:
         self._routers.setdefault(router, _Passed()).tickets[ticket.ticket_id] = (ticket, now_s + ticket.lease_s)
 
     def renew(self, ticket_ids: Iterable[str], lease_s: float, now_s: float) -> None:
-        """As the producer does: never shortens; 0 stands for the lease that the offer began with."""
+        """As the producer does: never shortens; 0 or too much stands for the lease that the offer began with."""
+        lease_s = lease_s if 0 < lease_s <= MAX_LEASE_S else 0.0
         for passed, ticket_id in self._find(ticket_ids):
             ticket, until_s = passed.tickets[ticket_id]
             passed.tickets[ticket_id] = ticket, max(until_s, now_s + (lease_s or ticket.lease_s))

@@ -89,10 +89,12 @@ class WorkerRuntime:
             attachment.outbox.put_status(self.status)
         for submit in frame.submit:
             self._submit(attachment, submit)
+        # Of its own requests only. One that is not open any more has its last output on the way.
         for request_id in frame.abort_request_ids:
-            self._abort(request_id)
+            if self._open.owner_of(request_id) is attachment:
+                self._abort(request_id)
         for request_id in frame.move_request_ids:
-            if request_id in self._open:  # Else its last output is on the way.
+            if self._open.owner_of(request_id) is attachment:
                 self._engine.move(request_id)
         for release in frame.release:
             self._offered.forget([release.ticket_id])
