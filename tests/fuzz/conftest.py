@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -55,9 +56,22 @@ class Front:
         assert not self.faults, self.faults[:3]
 
 
+class _Errors(logging.Handler):
+    """What gRPC, aiohttp and asyncio log as errors: exceptions that got as far as them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(f"{record.name}: {self.format(record)}")
+
+
 @asynccontextmanager
 async def running_front(codec: TextCodec) -> AsyncIterator[Front]:
     loop = asyncio.get_running_loop()
+    libraries = _Errors()
+    logging.getLogger().addHandler(libraries)
     with structlog.testing.capture_logs() as logs:
         async with running_router(codec, max_concurrent_requests=10_000) as router:
             await router.attach_pair(answer=short)
@@ -69,8 +83,10 @@ async def running_front(codec: TextCodec) -> AsyncIterator[Front]:
             try:
                 yield made
                 made.faults += [entry for entry in logs if entry["log_level"] in {"error", "critical"}]
+                made.faults += [{"library": text} for text in libraries.texts]
                 await made.assert_sound()
             finally:
+                logging.getLogger().removeHandler(libraries)
                 loop.set_exception_handler(None)
                 await runner.cleanup()
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from segue.base.identity import caller_problem
 from segue.base.logging import get_logger
@@ -70,6 +71,8 @@ class WorkerHub(WorkerHubServicer):
         try:
             # Half a stream is none: whichever task ends first, and however, ends the other and the attachment.
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if link.closed:  # What follows is a status, and gRPC takes one write at a time.
+                await asyncio.wait(tasks[1:], timeout=self._lease_s)
         finally:
             self._drop(link)
             for task in tasks:
@@ -93,6 +96,8 @@ class WorkerHub(WorkerHubServicer):
                 first = await _read(context)
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no Register frame came within {self._lease_s:g} s")
+        except DecodeError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, _no_frame(error))
         if first is None or not first.HasField("register"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be Register")
         register = first.register
@@ -153,6 +158,9 @@ class WorkerHub(WorkerHubServicer):
                     self._on_frame(link, frame)
         except TimeoutError:
             log.warning("worker_lease_expired", worker_id=link.worker_id, lease_s=self._lease_s)
+        except DecodeError as error:
+            log.warning("worker_not_understood", worker_id=link.worker_id, error=str(error))
+            link.close(_no_frame(error))
 
     async def _write_frames(self, link: WorkerLink, context: _Context) -> None:
         """Until the link is closed."""
@@ -186,7 +194,11 @@ class WorkerHub(WorkerHubServicer):
         self._listener.on_worker_state(link)
 
 
+def _no_frame(error: DecodeError) -> str:
+    return f"what came is no WorkerFrame: {error}; run the same version of Segue on both"
+
+
 async def _read(context: _Context) -> WorkerFrame | None:
-    """The next frame; None when the worker has closed its side."""
+    """The next frame; None when the worker has closed its side. Raises DecodeError."""
     frame = await context.read()
     return frame if isinstance(frame, WorkerFrame) else None
