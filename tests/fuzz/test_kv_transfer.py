@@ -12,7 +12,8 @@ import pytest
 from google.protobuf.message import Message
 
 from segue.kv_transfer import grpc_server
-from segue.kv_transfer.offers import OVER, Offer
+from segue.kv_transfer.handoff import OVER
+from segue.kv_transfer.offers import Offer
 from segue.proto.kv_transfer_pb2 import DigestRequest, PullRequest, ReleaseRequest, RenewRequest, Ticket
 from tests.fuzz.inputs import draws, mutated
 from tests.fuzz.test_grpc import fill

@@ -38,7 +38,7 @@ def frame(draw: random.Random, ids: list[str], address: str) -> RouterFrame:
 def said(draw: random.Random, engine: FakeEngine, ids: list[str]) -> list[RequestOutput]:
     """What the engine says of what it was given; sometimes of what it wasn't."""
     known = [submit.request_id for submit in engine.submits[-4:] if submit.request_id != "honest"]
-    finish = draw.choice(list(FinishReason.values()))
+    finish = FinishReason.Name(draw.choice(list(FinishReason.values())))
     return [RequestOutput(request_id=draw.choice([*known, draw.choice(ids)]), token_ids=[1], finish_reason=finish)]
 
 
