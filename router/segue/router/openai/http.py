@@ -64,6 +64,13 @@ async def on_expect(request: web.Request) -> web.Response | None:
     return None
 
 
+class Anywhere(web.DynamicResource):
+    """Matches what is no path, too: the target ``*`` of OPTIONS."""
+
+    def _match(self, path: str) -> dict[str, str]:
+        return {}
+
+
 async def nothing_here(request: web.Request) -> web.StreamResponse:
     """What no other route takes; a route, so that :func:`on_expect` is asked here too."""
     for resource in request.app.router.resources():

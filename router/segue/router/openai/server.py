@@ -47,10 +47,12 @@ def make_app(service: GenerationService, models: Mapping[str, ServedModel], limi
         ("GET", "/v1/models/{id:.+}", edge.get_model),
         ("GET", "/healthz", edge.healthz),
         ("GET", "/openapi.json", edge.openapi),
-        ("*", "/{path:.*}", http.nothing_here),
     ):
         route = app.router.add_get if method == "GET" else partial(app.router.add_route, method)  # GET takes HEAD too.
         route(path, handler, expect_handler=http.on_expect)
+    anywhere = http.Anywhere("/{path:.*}")
+    app.router.register_resource(anywhere)
+    anywhere.add_route("*", http.nothing_here, expect_handler=http.on_expect)
     return app
 
 
