@@ -15,6 +15,7 @@ import torch
 from segue.kv_transfer import grpc_puller
 from segue.kv_transfer.digest import digest_of, digest_of_digests
 from segue.proto.kv_transfer_pb2 import KvChunk, Ticket
+from tests.faults.proxy import LinkProxy
 from tests.kv_transfer.conftest import MakeProducer
 from tests.kv_transfer.ends import BLOCKS, EPOCH, WAIT_S, Consumer, Producer, Spoil, SpoiltService, eventually
 
@@ -207,6 +208,23 @@ def test_a_stalled_pull_ends_by_its_timeout(producer: Producer, consumer: Consum
     assert report.error.startswith("DEADLINE_EXCEEDED")
     assert 0.25 < report.seconds < 5
     producer.wait_freed("a")
+
+
+def test_a_link_that_swallows_everything_is_given_up_long_before_the_timeout(
+    producer: Producer, consumer: Consumer
+) -> None:
+    with LinkProxy(producer.address) as link:
+        ticket = producer.offer("a", THEIR_BLOCKS)
+        ticket.address = link.address
+        link.hold_after(200)
+        report = consumer.pull(ticket, OUR_BLOCKS, timeout_s=600)
+        assert report.error.startswith("UNAVAILABLE")
+
+
+def test_a_producer_that_is_merely_slow_is_waited_for(producer: Producer, consumer: Consumer) -> None:
+    """Six seconds in which no chunk comes, but its process answers."""
+    producer.cache.on_read = lambda count: time.sleep(6) if count == 4 else None
+    assert consumer.pull(producer.offer("a", THEIR_BLOCKS), OUR_BLOCKS, timeout_s=600).error == ""
 
 
 def test_the_timeout_counts_from_the_start_not_from_a_free_thread(

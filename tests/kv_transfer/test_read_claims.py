@@ -208,7 +208,7 @@ def test_a_renewed_lease_covers_a_read_that_takes_longer(producer: Producer, mak
     name = reader.start(producer.offer("a", THEIR_BLOCKS, lease_s=1000.0))
     reader.granted()
     now_s = time.monotonic()
-    assert producer.book.renew("kv-a", now_s, 5000.0)
+    assert producer.book.renew("kv-a", now_s, 3000.0)
     assert producer.book.expire(now_s + 1001.0) == []
     reader.copy(producer)
     reader.claims.arrived(name)

@@ -31,6 +31,12 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A producer that hangs or a link that swallows packets is given up after 5 s without a sign of life, not only when
+    # the lease has run out; gRPC's own threads answer, so one that is merely busy is alive.
+    ("grpc.keepalive_time_ms", 2000),
+    ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.ping_timeout_ms", 3000),  # gRPC 1.85 goes by this one.
 ]
 
 

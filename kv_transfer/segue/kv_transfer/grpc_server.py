@@ -64,16 +64,27 @@ class KvTransferService(KvTransferServicer):
     def Pull(self, request: PullRequest, context: grpc.ServicerContext) -> Iterator[KvChunk]:
         if not self._pulls:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "this producer transfers by nixl; it serves no Pull")
-        finished = False
+        sent = False
         try:
-            yield from self._end.pull(request)
-            finished = True
+            offer = self._end.begin(request)
         except TicketRefused as refused:
             _refuse(context, refused)
-        finally:
-            if not finished:
+
+        def on_end() -> None:
+            if not sent and self._end.broke(offer):
                 log.warning("pull_broken", ticket_id=request.ticket_id, request_id=request.request_id)
                 self._on_release()
+
+        # Not at the generator's own end: gRPC drops that of a stream whose consumer has left, and Python closes it
+        # whenever it is collected.
+        if not context.add_callback(on_end):
+            on_end()
+            return
+        try:
+            yield from self._end.send(offer, request.first_block)
+            sent = True
+        except TicketRefused as refused:
+            _refuse(context, refused)
 
     def Digest(self, request: DigestRequest, context: grpc.ServicerContext) -> DigestResponse:
         if request.blocks and not self._digests:
@@ -115,7 +126,8 @@ def serve_kv_transfer(
         RuntimeError: the port is taken.
     """
     # gRPC lets processes share a port by default: pulls would reach whichever of them.
-    options = [("grpc.so_reuseport", int(shared_port))]
+    # And it takes pings as frequent as the consumer's for an attack.
+    options = [("grpc.so_reuseport", int(shared_port)), ("grpc.http2.min_ping_interval_without_data_ms", 1000)]
     guards: list[grpc.ServerInterceptor[Any, Any]] = [] if tls is None else [Guard(only_kinds("prefill", "decode"))]
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kv-serve")
     server = grpc.server(threads, options=options, interceptors=guards)

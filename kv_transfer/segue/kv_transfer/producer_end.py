@@ -70,17 +70,30 @@ class ProducerEnd:
         Raises:
             TicketRefused: at once, or between chunks when the blocks have been taken back meanwhile.
         """
-        offer = self._claim(request)
-        self.book.record(offer.ticket_id, Event.SEND)
+        offer = self.begin(request)
         finished = False
         try:
-            for chunk in self._chunks(offer, request.first_block):
-                _still_held(offer)  # See handoff.TABLE: what was read may be another request's by now.
-                yield chunk
+            yield from self.send(offer, request.first_block)
             finished = True
         finally:
             if not finished:
-                self.book.record(offer.ticket_id, Event.FAIL)
+                self.broke(offer)
+
+    def begin(self, request: PullRequest) -> Offer:
+        """Claim a ticket to :meth:`send` what it is for. Raises TicketRefused."""
+        offer = self._claim(request)
+        self.book.record(offer.ticket_id, Event.SEND)
+        return offer
+
+    def send(self, offer: Offer, first_block: int) -> Iterator[KvChunk]:
+        """The chunks, in order. Raises TicketRefused when the blocks have been taken back meanwhile."""
+        for chunk in self._chunks(offer, first_block):
+            _still_held(offer)  # See handoff.TABLE: what was read may be another request's by now.
+            yield chunk
+
+    def broke(self, offer: Offer) -> bool:
+        """The consumer has left before the end; whether that frees the blocks."""
+        return self.book.record(offer.ticket_id, Event.FAIL)
 
     def digest(self, request: DigestRequest) -> list[int]:
         """Claim a ticket if that is asked for; digests of the blocks asked for.
