@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Self
 
 class Case(NamedTuple):
     prompt: tuple[int, ...]
-    sampling: dict[str, Any]  # vLLM's SamplingParams
+    # vLLM's SamplingParams; ``structured_outputs`` as StructuredOutputsParams' keyword arguments.
+    sampling: dict[str, Any]
 
 
 class Reference:
@@ -52,6 +53,15 @@ class Reference:
         return [self._known[repr(case)] for case in cases]
 
 
+def _params(sampling: dict[str, Any]) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    constraint = sampling.get("structured_outputs")
+    held_to = {"structured_outputs": StructuredOutputsParams(**constraint)} if constraint else {}
+    return SamplingParams(**{**sampling, **held_to}, detokenize=False)
+
+
 def _serve(model: str, pipe: Connection) -> None:
     os.environ.update(
         VLLM_ENABLE_V1_MULTIPROCESSING="0",
@@ -61,7 +71,7 @@ def _serve(model: str, pipe: Connection) -> None:
         VLLM_LOGGING_LEVEL="ERROR",
         TORCHDYNAMO_DISABLE="1",
     )
-    from vllm import LLM, SamplingParams
+    from vllm import LLM
 
     engine = LLM(
         model,
@@ -69,11 +79,12 @@ def _serve(model: str, pipe: Connection) -> None:
         enforce_eager=True,
         distributed_executor_backend="uni",
         enable_prefix_caching=False,
+        structured_outputs_config={"backend": "xgrammar"},
     )
     while (asked := pipe.recv()) is not None:
         together, cases = asked
         prompts: list[Any] = [{"prompt_token_ids": list(prompt)} for prompt, _ in cases]
-        params = [SamplingParams(**sampling, detokenize=False) for _, sampling in cases]
+        params = [_params(sampling) for _, sampling in cases]
         if together:
             outputs = engine.generate(prompts, params, use_tqdm=False)
         else:

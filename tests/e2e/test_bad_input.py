@@ -119,7 +119,7 @@ def test_what_is_no_json_object_is_400(serving: Cluster, body: bytes) -> None:
         ({"messages": [{"role": "user", "content": "word " * 30_000}]}, "messages"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"messages": [{"role": "user", "content": "a", "kv_transfer_params": {}}]}, "messages[0].kv_transfer_params"),
     ],
     ids=["string", "none", "role", "content", "image", "long", "top_logprobs", "tools", "format", "internal"],

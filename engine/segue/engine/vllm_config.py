@@ -129,7 +129,7 @@ def engine_arguments(settings: EngineSettings, connector: ConnectorConfig) -> di
         SettingsError: an unknown argument (with the nearest known name), or one that is Segue's to set.
     """
     from vllm import EngineArgs
-    from vllm.config import KVTransferConfig
+    from vllm.config import KVTransferConfig, StructuredOutputsConfig
 
     known = {field.name for field in fields(EngineArgs)}
     for name in settings.engine_args:
@@ -143,6 +143,8 @@ def engine_arguments(settings: EngineSettings, connector: ConnectorConfig) -> di
     for name in ("tensor_parallel_size", "pipeline_parallel_size"):
         if not nixl and (seen := settings.engine_args.get(name, 1)) != 1:
             raise SettingsError(f"the gRPC transport needs {name} 1 (seen: {seen}); use --transport nixl")
+    # By default vLLM takes the backend that the first constraint asks for. Both pools must mask the same tokens.
+    constraints = {"backend": "xgrammar", **settings.engine_args.get("structured_outputs_config", {})}
     ours: dict[str, Any] = {}
     if not has_cuda():
         if settings.engine_args.get("enable_chunked_prefill"):
@@ -164,6 +166,7 @@ def engine_arguments(settings: EngineSettings, connector: ConnectorConfig) -> di
     arguments: dict[str, Any] = {
         **ours,
         **settings.engine_args,
+        "structured_outputs_config": StructuredOutputsConfig(**constraints),
         "model": settings.model,
         "kv_transfer_config": KVTransferConfig(
             kv_connector="SegueNixlConnector" if nixl else "SegueGrpcConnector",

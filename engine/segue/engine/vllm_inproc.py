@@ -11,6 +11,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from segue.base.errors import SettingsError
@@ -218,6 +219,14 @@ class InprocEngine:
             )
             return
         self._submits[submit.request_id] = submit
+        if submit.sampling.HasField("structured_outputs"):
+            self._wake_when_compiled(submit.request_id)
+
+    def _wake_when_compiled(self, request_id: str) -> None:
+        """vLLM compiles a request's grammar on a thread of its own, and tells nobody when it is done."""
+        compiling: Any = self._scheduler.requests[request_id].structured_output_request._grammar
+        if isinstance(compiling, Future):
+            compiling.add_done_callback(lambda _: self._wake.set())
 
     def _abort(self, request_id: str) -> None:
         if self._submits.pop(request_id, None) is not None:

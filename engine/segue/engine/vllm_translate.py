@@ -10,14 +10,14 @@ import msgspec
 from vllm import RequestOutput as VllmOutput
 from vllm import SamplingParams as VllmSampling
 from vllm.logprobs import Logprob
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from segue.base.ids import new_ticket_id
 from segue.engine.forced_tokens import EXTRA_ARG
 from segue.engine.vllm_move import Stopped
 from segue.kv_transfer.connector_config import KEY, ConnectorConfig
 from segue.proto.kv_transfer_pb2 import BlockLayout, Ticket
-from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, SamplingParams, TokenLogprob
+from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, SamplingParams, StructuredOutputs, TokenLogprob
 from segue.proto.worker_pb2 import EngineUsage, RequestError, RequestOutput, Submit, Transfer
 
 _SCALARS = (
@@ -57,10 +57,26 @@ def to_vllm_sampling(submit: Submit) -> VllmSampling:
         **given,
         stop_token_ids=list(sampling.stop_token_ids) or None,
         logit_bias=dict(sampling.logit_bias) or None,
+        structured_outputs=_constraint(sampling.structured_outputs)
+        if sampling.HasField("structured_outputs")
+        else None,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
         extra_args={name: value for name, value in extra.items() if value is not None},
     )
+
+
+def _constraint(asked: StructuredOutputs) -> StructuredOutputsParams:
+    """Raises vLLM's validation error if there is none."""
+    kind = asked.WhichOneof("constraint")
+    given: dict[str, Any] = {}
+    if kind == "json_schema":
+        given = {"json": asked.json_schema}
+    elif kind == "choice":
+        given = {"choice": list(asked.choice.options)}
+    elif kind is not None:
+        given = {kind: getattr(asked, kind)}
+    return StructuredOutputsParams(**given)
 
 
 def _kv_params(submit: Submit) -> dict[str, Any] | None:
@@ -94,9 +110,7 @@ class OutputTranslator:
             return message
         message.finish_reason = _FINISH.get(completion.finish_reason, FinishReason.FINISH_REASON_STOP)
         if message.finish_reason == FinishReason.FINISH_REASON_ERROR:
-            message.error.CopyFrom(
-                RequestError(kind=RequestError.KIND_UNAVAILABLE, message="the engine gave up on the request")
-            )
+            message.error.CopyFrom(_given_up(submit))
         if isinstance(completion.stop_reason, int):
             message.stop_token_id = completion.stop_reason
         params = output.kv_transfer_params or {}
@@ -159,6 +173,18 @@ class OutputTranslator:
             address=ours["address"],
             nixl=msgspec.msgpack.encode(theirs) if theirs else b"",
         )
+
+
+def _given_up(submit: Submit) -> RequestError:
+    """vLLM doesn't say why. Of a request with a constraint it is that, and would be on any other worker."""
+    if not submit.sampling.HasField("structured_outputs"):
+        return RequestError(kind=RequestError.KIND_UNAVAILABLE, message="the engine gave up on the request")
+    kind = submit.sampling.structured_outputs.WhichOneof("constraint")
+    return RequestError(
+        kind=RequestError.KIND_INVALID,
+        message=f"the engine can't hold the answer to the {kind} of structured_outputs: it doesn't compile, or it "
+        "leaves no token that min_tokens, ignore_eos, logit_bias and stop_token_ids allow too; change one of them",
+    )
 
 
 def _position(token_id: int, by_id: Mapping[int, Logprob], top: int) -> PositionLogprobs:

@@ -33,6 +33,7 @@ from segue.router.limits import (
     complete_sampling,
 )
 from segue.router.service import Generation, GenerationService, ServedModel, find_model
+from segue.router.structured_outputs import check_structured_outputs
 from segue.router.text.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt, read_prompt
 
 log = get_logger("grpc")
@@ -114,6 +115,7 @@ class InferenceService(InferenceServicer):
         prompt = _prompt_of(request, kind)
         n = request.n or 1
         check_counts(self._limits, n=n)
+        check_structured_outputs(request.sampling, self._limits)
         timeout_s = self._timeout_s(context)
         # Before the prompt is tokenised: a refusal is to cost next to nothing.
         self._service.admit(Demand(timeout_s, n=n))

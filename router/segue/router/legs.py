@@ -16,7 +16,7 @@ def choose_path(sampling: SamplingParams) -> tuple[Path, str]:
 
     A seed's random state advances with each token, and presence and frequency penalties count output tokens only;
     output tokens that decode took for prompt would change both. (The repetition penalty counts prompt and output
-    alike.)
+    alike.) A grammar advances with each output token too; prefill's token must have moved decode's.
     """
     reasons = []
     if sampling.HasField("seed") and (not sampling.HasField("temperature") or sampling.temperature > 0):
@@ -25,6 +25,8 @@ def choose_path(sampling: SamplingParams) -> tuple[Path, str]:
         reasons.append("presence_penalty")
     if sampling.frequency_penalty:
         reasons.append("frequency_penalty")
+    if sampling.HasField("structured_outputs"):
+        reasons.append("structured_outputs")
     if reasons:
         return Path.PATH_EXACT, "+".join(reasons)
     return Path.PATH_SEEDED, ""

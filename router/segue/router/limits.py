@@ -23,6 +23,10 @@ class Limits:
     max_logprobs: int = 20
     max_logit_bias: int = 1024
     max_messages: int = 4096
+    max_constraint_bytes: int = 64 * 1024  # Of a structured output's schema, grammar, ... as text.
+    max_regex_chars: int = 4096
+    max_choices: int = 1024
+    max_json_depth: int = 64
     default_timeout_s: float = 600.0
     max_timeout_s: float = 3600.0
     max_write_buffer_bytes: int = 1024 * 1024  # Unsent bytes of a stream before its reader counts as gone.

@@ -51,15 +51,9 @@ INTERNAL = frozenset(
 # Not supported here; the values listed ask for nothing and are let through.
 UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "tools": ([],),
-    "tool_choice": ("none",),
+    "tool_choice": ("none", "auto"),  # Without tools, which are refused, auto is none.
     "functions": ([],),
     "function_call": ("none",),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
     "suffix": ("",),
     "prompt_logprobs": (),
     "modalities": (["text"],),
@@ -85,6 +79,18 @@ UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
     "tool_calls": ([],),
+}
+
+# Names that vLLM has given up, and what says the same today.
+RENAMED: Mapping[str, str] = {
+    "guided_json": "structured_outputs.json",
+    "guided_regex": "structured_outputs.regex",
+    "guided_choice": "structured_outputs.choice",
+    "guided_grammar": "structured_outputs.grammar",
+    "guided_json_object": "structured_outputs.json_object",
+    "structural_tag": "structured_outputs.structural_tag",
+    "guided_decoding_backend": "the engine argument structured_outputs_config",
+    "guided_whitespace_pattern": "the engine argument structured_outputs_config",
 }
 
 
@@ -138,6 +144,10 @@ def _refuse_unless_neutral(name: str, value: object, known: frozenset[str], wher
         if any(value == neutral and type(value) is type(neutral) for neutral in UNSUPPORTED[name]):
             return
         raise InvalidRequest(f"{param} is not supported here; leave it out", param=param, code="unsupported_parameter")
+    if name in RENAMED:
+        raise InvalidRequest(
+            f"{param} is an old name that is not taken here; use {RENAMED[name]}", param=param, code="unknown_parameter"
+        )
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
     raise InvalidRequest(f"{param[:100]} is not a known field; {hint}", param=param[:100], code="unknown_parameter")

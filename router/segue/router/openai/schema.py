@@ -54,6 +54,8 @@ class _Sampling(_Strict):
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     ignore_eos: bool | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
     n: int = 1
     best_of: int | None = None
     echo: bool = False

@@ -22,6 +22,7 @@ from segue.router.openai.schema import ChatCompletionRequest, CompletionRequest,
 from segue.router.openai.stream import EventWriter, StreamAnswer
 from segue.router.openai.translate import Ask, from_chat, from_completion
 from segue.router.service import Generation, GenerationService, ServedModel, find_model
+from segue.router.structured_outputs import check_structured_outputs
 from segue.router.text.prompt import Prompt, TextPrompt, read_prompt
 
 _SSE_HEADERS = {
@@ -107,6 +108,7 @@ class _Edge:
     async def _answer(self, request: web.Request, ask: Ask) -> web.StreamResponse:
         deadline = time.monotonic() + http.read_timeout_s(request, self._limits)
         check_counts(self._limits, n=ask.n, prompts=len(ask.prompts), messages=ask.messages)
+        check_structured_outputs(ask.sampling, self._limits, ask.constraint_param)
         model = find_model(self._models, ask.model)
         label = http.read_label(request)
         generations = [await self._generation(ask, prompt, model, label, deadline) for prompt in ask.prompts]

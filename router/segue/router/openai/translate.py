@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from segue.base.errors import InvalidRequest
 from segue.proto.sampling_pb2 import SamplingParams
+from segue.router.openai.constraint import read_constraint
 from segue.router.openai.schema import ChatCompletionRequest, CompletionRequest
 from segue.router.text.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 
@@ -40,6 +41,7 @@ class Ask:
     echo: bool
     stream: bool
     include_usage: bool
+    constraint_param: str  # The field that a constraint on the answer's text came in.
 
     @property
     def messages(self) -> int:
@@ -76,6 +78,9 @@ def _ask(
     prompts: tuple[Prompt, ...],
     sampling: SamplingParams,
 ) -> Ask:
+    constraint, constraint_param = read_constraint(request.response_format, request.structured_outputs)
+    if constraint is not None:
+        sampling.structured_outputs.CopyFrom(constraint)
     if not prompts:
         raise InvalidRequest("prompt is an empty array; it must hold at least one prompt", param="prompt")
     return Ask(
@@ -86,6 +91,7 @@ def _ask(
         n=request.n,
         echo=request.echo,
         stream=request.stream,
+        constraint_param=constraint_param,
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
     )
 
