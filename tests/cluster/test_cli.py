@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from segue.cli.completion import Completion, CompletionError, Ending, stream_completion
 from segue.cli.display import StartupDisplay
 from segue.cli.main import app
-from segue.cli.options import parse_engine_args
+from segue.cli.options import parse_engine_args, parse_limits
 from segue.cluster.readiness import Readiness, WorkerStatus
 
 
@@ -29,6 +29,30 @@ def test_engine_args_are_json_or_words() -> None:
 def test_engine_args_that_make_no_sense_are_refused(pairs: list[str]) -> None:
     with pytest.raises(typer.BadParameter):
         parse_engine_args(pairs)
+
+
+def test_limits_are_over_the_default_ones() -> None:
+    limits = parse_limits(["max-n=2", "max_body_bytes=1000", "max_timeout_s=0.5"])
+    assert (limits.max_n, limits.max_body_bytes, limits.max_timeout_s) == (2, 1000, 0.5)
+    assert limits.max_prompts == parse_limits([]).max_prompts
+
+
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ("max_bdy_bytes=1", "did you mean 'max_body_bytes'"),
+        ("default_timeout_s=1", "not a limit"),
+        ("max_n=0", "max_n is 0"),
+        ("max_n=1.5", "a whole number"),
+        ("max_n=true", "a whole number"),
+        ("max_timeout_s=soon", "a number"),
+        ("max_timeout_s=NaN", "more than 0"),
+        ("max_n", "KEY=VALUE"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(pair: str, says: str) -> None:
+    with pytest.raises(typer.BadParameter, match=says):
+        parse_limits([pair])
 
 
 def test_an_unknown_option_names_the_nearest() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import fields
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from segue.base.tls import TlsFiles
+    from segue.router.limits import Limits
 
 
 class Transport(StrEnum):
@@ -86,6 +89,14 @@ EngineArg = Annotated[
         help="Passed to vLLM's EngineArgs, which checks it; the value is JSON or a plain word. Repeatable.",
     ),
 ]
+LimitOption = Annotated[
+    list[str],
+    typer.Option(
+        "--limit",
+        metavar="NAME=VALUE",
+        help="A bound on one request, such as max_body_bytes=1048576; see the README for all. Repeatable.",
+    ),
+]
 
 TlsCert = Annotated[str, typer.Option("--tls-cert", metavar="FILE", help="Our certificate towards the mesh, PEM.")]
 TlsKey = Annotated[str, typer.Option("--tls-key", metavar="FILE", help="Its key.")]
@@ -137,6 +148,30 @@ def parse_engine_args(pairs: Iterable[str], option: str = "--engine-arg") -> dic
         except json.JSONDecodeError:
             parsed[key] = value
     return parsed
+
+
+def parse_limits(pairs: Iterable[str]) -> Limits:
+    """``name=value`` pairs over the default limits.
+
+    Raises typer.BadParameter: not a limit's name (with the nearest one), or not a number that it may have.
+    """
+    from segue.router.limits import Limits
+
+    settable = {field.name: field.default for field in fields(Limits) if field.name != "default_timeout_s"}
+    given = parse_engine_args(pairs, "--limit")
+    for name, value in given.items():
+        if name not in settable:
+            near = get_close_matches(name, settable, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(settable))}"
+            raise typer.BadParameter(f"{name!r} is not a limit; {hint}", param_hint="--limit")
+        whole = isinstance(settable[name], int)
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            kind = "a whole number" if whole else "a number"
+            raise typer.BadParameter(f"{name} is {value!r}; it must be {kind}", param_hint="--limit")
+    try:
+        return Limits(**given)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--limit") from error
 
 
 def as_flags(option: str, pairs: Iterable[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from segue.cli.options import (
     DieWithParent,
     DrainTimeout,
     Insecure,
+    LimitOption,
     LogFormat,
     LogFormatOption,
     MaxQueue,
@@ -22,6 +23,7 @@ from segue.cli.options import (
     TlsCa,
     TlsCert,
     TlsKey,
+    parse_limits,
     start_process,
     tls_files,
 )
@@ -38,6 +40,7 @@ def router(
     worker_lease: Annotated[float, typer.Option(help="Seconds without a word after which a worker is dropped.")] = 5.0,
     max_concurrent_requests: Annotated[int, typer.Option(help="Beyond it, requests get a 429.")] = 1024,
     max_queue_s: MaxQueue = 5.0,
+    limit: LimitOption = [],  # noqa: B006 - typer copies it
     max_continuations: Annotated[
         int, typer.Option(min=0, help="How often one answer goes on elsewhere after it lost a worker.")
     ] = 3,
@@ -77,6 +80,7 @@ def router(
             worker_lease_s=worker_lease,
             max_concurrent_requests=max_concurrent_requests,
             max_queue_s=max_queue_s,
+            limits=parse_limits(limit),
             max_continuations=max_continuations,
             continuation_patience_s=continuation_patience_s,
             default_timeout_s=default_timeout,

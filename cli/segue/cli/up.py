@@ -19,6 +19,7 @@ from segue.cli.options import (
     EngineKind,
     Insecure,
     KvCacheGib,
+    LimitOption,
     MaxQueue,
     Model,
     ServedName,
@@ -26,6 +27,7 @@ from segue.cli.options import (
     TransportOption,
     as_flags,
     parse_engine_args,
+    parse_limits,
 )
 
 Log = Annotated[Path | None, typer.Option("--log-dir", help="Where the log files go. Default: a new one.")]
@@ -48,6 +50,7 @@ def up(
     decode_engine_arg: Annotated[list[str], typer.Option(help="As --engine-arg, decode only.")] = [],  # noqa: B006
     kv_cache_gib: KvCacheGib = 1.0,
     max_queue_s: MaxQueue = 5.0,
+    limit: LimitOption = [],  # noqa: B006
     drain_timeout: DrainTimeout = 10.0,
     on_death: Annotated[
         DeathPolicy, typer.Option(help="When a process dies: end the cluster, or restart it.")
@@ -80,6 +83,7 @@ def up(
     for option, own in pools.items():
         # Said here once rather than in every worker's log.
         parse_engine_args(engine_arg, "--engine-arg")
+        parse_limits(limit)
         parse_engine_args([*engine_arg, *own], option)
     with settings_errors():
         path, name = model_and_served_name(model, served_model_name)
@@ -94,6 +98,7 @@ def up(
             certs=certs,
             router_args=(
                 *("--served-model-name", name, "--max-queue-s", f"{max_queue_s:g}"),
+                *as_flags("--limit", limit),
                 *_access(api_keys, insecure),
             ),
             worker_args=(

@@ -31,6 +31,7 @@ from segue.proto.worker_pb2 import RequestError, RequestOutput
 from segue.router.actions import Abort, Action, Emit, Fail, Move, Release, Replan, Send
 from segue.router.choice_timings import ChoiceTimings
 from segue.router.legs import Legs, choose_path
+from segue.router.limits import shown_s
 from segue.router.planner import Plan
 from segue.router.text.choice import ChoiceText, Piece
 
@@ -136,7 +137,9 @@ class ChoiceRun:
         if self.phase is Phase.OVER:
             return []
         phase = self.phase.value
-        message = f"the request's {timeout_s:g} s passed during {phase}, after {self.output_tokens} output tokens"
+        message = (
+            f"the request's {shown_s(timeout_s)} s passed during {phase}, after {self.output_tokens} output tokens"
+        )
         return [*self.cancel(), Fail(DeadlineExceeded(message))]
 
     def on_worker_lost(self, worker_id: str, why: str = "was lost while it worked on the request") -> list[Action]:

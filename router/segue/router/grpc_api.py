@@ -28,13 +28,15 @@ from segue.router.limits import (
     Limits,
     ModelFacts,
     check_counts,
+    check_label,
     check_prompt,
+    check_prompt_size,
     check_timeout_s,
     complete_sampling,
 )
 from segue.router.service import Generation, GenerationService, ServedModel, find_model
 from segue.router.structured_outputs import check_structured_outputs
-from segue.router.text.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt, read_prompt
+from segue.router.text.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt, prompt_bytes, read_prompt
 
 log = get_logger("grpc")
 
@@ -95,6 +97,7 @@ class InferenceService(InferenceServicer):
         try:
             model = find_model(self._models, request.model)
             prompt = _prompt_of(request, request.WhichOneof("prompt"))
+            self._check_size(prompt)
             token_ids = await read_prompt(model.codec, prompt, max_model_len_tokens=model.max_model_len_tokens)
         except SegueError as error:
             await _abort(context, error)
@@ -114,13 +117,15 @@ class InferenceService(InferenceServicer):
             raise InvalidRequest("echo is not for chat: its prompt is a template's", param="echo")
         prompt = _prompt_of(request, kind)
         n = request.n or 1
+        self._check_size(prompt)
         check_counts(self._limits, n=n)
+        label = check_label(request.request_label, self._limits)
         check_structured_outputs(request.sampling, self._limits)
         timeout_s = self._timeout_s(context)
         # Before the prompt is tokenised: a refusal is to cost next to nothing.
         self._service.admit(Demand(timeout_s, n=n))
         token_ids = await read_prompt(model.codec, prompt, max_model_len_tokens=model.max_model_len_tokens)
-        check_prompt(token_ids, facts)
+        check_prompt(token_ids, facts, self._limits)
         sampling = complete_sampling(request.sampling, prompt_tokens=len(token_ids), model=facts, limits=self._limits)
         echoed = None
         if request.echo:
@@ -132,9 +137,15 @@ class InferenceService(InferenceServicer):
             sampling=sampling,
             n=n,
             echo=request.echo,
-            label=request.request_label or None,
+            label=label or None,
             timeout_s=self._timeout_s(context),
         )
+
+    def _check_size(self, prompt: Prompt) -> None:
+        chat = isinstance(prompt, ChatPrompt)
+        if isinstance(prompt, ChatPrompt):
+            check_counts(self._limits, messages=len(prompt.messages))
+        check_prompt_size(prompt_bytes(prompt), self._limits, "messages" if chat else "prompt")
 
     def _timeout_s(self, context: _GenerateContext) -> float:
         remaining_s = context.time_remaining()

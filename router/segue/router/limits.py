@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from segue.base.errors import InvalidRequest, PayloadTooLarge
 from segue.proto.sampling_pb2 import SamplingParams
@@ -12,25 +12,37 @@ from segue.proto.sampling_pb2 import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on one request."""
+    """Bounds on one request, each settable as ``segue router --limit NAME=VALUE``."""
 
-    max_body_bytes: int = 8 * 1024 * 1024
+    max_body_bytes: int = 8 * 1024 * 1024  # HTTP body as it comes and unpacked; gRPC message.
+    max_header_bytes: int = 16 * 1024  # One HTTP header or the request line; all of a gRPC call's metadata.
+    max_json_depth: int = 64
     max_prompts: int = 32
+    max_prompt_bytes: int = 4 * 1024 * 1024  # Of one prompt's text, or a conversation's texts together.
+    max_prompt_tokens: int = 1024 * 1024  # The model's length bounds them too.
+    max_messages: int = 4096
     max_n: int = 8
+    max_answers: int = 128  # n for each prompt.
     max_stop: int = 8
     max_stop_chars: int = 256
     max_stop_token_ids: int = 128
     max_logprobs: int = 20
     max_logit_bias: int = 1024
-    max_messages: int = 4096
     max_constraint_bytes: int = 64 * 1024  # Of a structured output's schema, grammar, ... as text.
     max_regex_chars: int = 4096
     max_choices: int = 1024
-    max_json_depth: int = 64
+    max_label_chars: int = 128  # Of a gRPC request's label. HTTP drops labels that are no sane ids.
     default_timeout_s: float = 600.0
     max_timeout_s: float = 3600.0
     max_write_buffer_bytes: int = 1024 * 1024  # Unsent bytes of a stream before its reader counts as gone.
     drain_timeout_s: float = 30.0  # For a reader to take the rest of a finished stream.
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            # NaN is not more than 0 either.
+            if not value > 0 or math.isinf(value):
+                raise ValueError(f"{field.name} is {value}; a limit must be a number of more than 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,55 @@ def check_counts(limits: Limits, *, n: int = 1, prompts: int = 1, messages: int 
         "messages",
         f"holds {messages} messages; it must hold between 1 and {limits.max_messages}",
     )
+    _require(
+        n * prompts <= limits.max_answers,
+        "n",
+        f"is {n} for each of {prompts} prompts, {n * prompts} answers in all; at most {limits.max_answers} are given",
+    )
+
+
+def check_prompt_size(size_bytes: int, limits: Limits, param: str = "prompt") -> None:
+    """Check a prompt's text, before anything is made of it. Raises InvalidRequest."""
+    _require(
+        size_bytes <= limits.max_prompt_bytes,
+        param,
+        f"has {size_bytes} bytes of text; at most {limits.max_prompt_bytes} are taken",
+    )
+
+
+def check_label(label: str, limits: Limits) -> str:
+    """The label as it is, or InvalidRequest."""
+    _require(
+        len(label) <= limits.max_label_chars,
+        "request_label",
+        f"has {len(label)} characters; it may have at most {limits.max_label_chars}",
+    )
+    return label
+
+
+def check_depth(value: object, most: int, named: str, param: str | None = None, *, depth: int = 0) -> None:
+    """Check how deep arrays and objects lie within each other, where ``value`` itself lies within ``depth`` of them.
+
+    Raises InvalidRequest.
+    """
+    level = [value] if isinstance(value, (dict, list)) else []
+    while level:
+        depth += 1
+        if depth > most:
+            raise too_deep(named, most, param)
+        inner = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [child for children in inner for child in children if isinstance(child, (dict, list))]
+
+
+def too_deep(named: str, most: int, param: str | None) -> InvalidRequest:
+    """For what is nested deeper than ``most`` levels."""
+    return InvalidRequest(f"{named} is nested more than {most} levels deep; at most {most} are taken", param=param)
+
+
+def shown_s(seconds: float) -> str:
+    """Seconds for people: no more digits than anybody reads."""
+    digits = 0 if seconds >= 10 else 2 if seconds >= 0.1 else 4
+    return f"{round(seconds, digits):g}"
 
 
 def check_timeout_s(timeout_s: float, limits: Limits, param: str) -> float:
@@ -72,10 +133,15 @@ def check_timeout_s(timeout_s: float, limits: Limits, param: str) -> float:
     return timeout_s
 
 
-def check_prompt(token_ids: Sequence[int], model: ModelFacts, *, param: str = "prompt") -> None:
+def check_prompt(token_ids: Sequence[int], model: ModelFacts, limits: Limits, *, param: str = "prompt") -> None:
     """Check a prompt's ids against the model. Raises InvalidRequest."""
     if not token_ids:
         raise InvalidRequest(f"{param} is empty; it must have at least one token", param=param)
+    _require(
+        len(token_ids) <= limits.max_prompt_tokens,
+        param,
+        f"has {len(token_ids)} tokens; at most {limits.max_prompt_tokens} are taken",
+    )
     if len(token_ids) >= model.max_model_len_tokens:
         raise InvalidRequest(
             f"the prompt has {len(token_ids)} tokens, but the model takes {model.max_model_len_tokens}, "

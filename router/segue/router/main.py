@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import grpc.aio
 from aiohttp import web
@@ -27,7 +28,6 @@ from segue.router.admission import Admission
 from segue.router.continuation import ContinuationPolicy
 from segue.router.dispatcher import Dispatcher
 from segue.router.grpc_api import InferenceService
-from segue.router.limits import Limits
 from segue.router.models import Models
 from segue.router.openai.server import make_app, make_runner
 from segue.router.readiness import add_readiness
@@ -75,7 +75,7 @@ class _Router:
         settings = self._settings
         security = open_security(settings)
         codec = TextCodec.load(settings.model)
-        limits = Limits(default_timeout_s=settings.default_timeout_s)
+        limits = replace(settings.limits, default_timeout_s=settings.default_timeout_s)
         models = Models(settings.model_name, codec, created_unix_s=int(time.time()))
         links = WorkerLinks()
         continuation = ContinuationPolicy(settings.max_continuations, settings.continuation_patience_s)
@@ -85,7 +85,8 @@ class _Router:
 
         workers = _new_server(_MAX_FRAME_BYTES)
         add_WorkerHubServicer_to_server(hub, workers)
-        public = _new_server(limits.max_body_bytes, [*security.public_guards, RefuseUndecodable()])
+        guards = [*security.public_guards, RefuseUndecodable()]
+        public = _new_server(limits.max_body_bytes, guards, limits.max_header_bytes)
         add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits), public)
         health = await _add_health_and_reflection(public)
 
@@ -93,7 +94,7 @@ class _Router:
         add_readiness(app, links)
         if security.gate is not None:
             app.middlewares.append(http_middleware(security.gate))
-        runner = make_runner(app, shutdown_timeout_s=1.0)
+        runner = make_runner(app, limits, shutdown_timeout_s=1.0)
         await runner.setup()
         worker_port = _listen(workers, settings.worker_host, settings.worker_port, "--worker-port", security.mesh)
         grpc_port = _listen(public, settings.host, settings.grpc_port, "--grpc-port", security.public)
@@ -132,10 +133,18 @@ class _Router:
         await workers.stop(grace=1.0)
 
 
-def _new_server(max_receive_bytes: int, guards: Sequence[AsyncGuard | RefuseUndecodable] = ()) -> grpc.aio.Server:
+def _new_server(
+    max_receive_bytes: int, guards: Sequence[AsyncGuard | RefuseUndecodable] = (), max_metadata_bytes: int = 16 << 10
+) -> grpc.aio.Server:
     # By default gRPC shares its port with any other process that asks: a second router would start without a word,
     # and the kernel would deal clients and workers out between the two.
-    options = [("grpc.max_receive_message_length", max_receive_bytes), ("grpc.so_reuseport", 0)]
+    options = [
+        ("grpc.max_receive_message_length", max_receive_bytes),
+        ("grpc.max_metadata_size", max_metadata_bytes),
+        # Between the two gRPC refuses some calls, at random; a limit is a limit.
+        ("grpc.absolute_max_metadata_size", max_metadata_bytes),
+        ("grpc.so_reuseport", 0),
+    ]
     return grpc.aio.server(options=options, interceptors=guards)
 
 

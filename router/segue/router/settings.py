@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from segue.base.ids import new_epoch
 from segue.base.logging import LogFormat
 from segue.base.tls import TlsFiles
+from segue.router.limits import Limits
 
 
 class RouterSettings(BaseModel):
@@ -33,6 +34,7 @@ class RouterSettings(BaseModel):
         10.0, ge=0, description="Seconds an interrupted answer waits for a pool that has no worker."
     )
     default_timeout_s: float = Field(600.0, gt=0, description="Deadline of requests that bring none.")
+    limits: Limits = Field(Limits(), description="Bounds on one request; the default timeout is a setting of its own.")
     drain_timeout_s: float = Field(30.0, ge=0, description="Seconds that running requests get at shutdown.")
     tls: TlsFiles | None = Field(None, description="For the workers' port: our certificate and the mesh's CA.")
     public_tls: TlsFiles | None = Field(

@@ -12,7 +12,7 @@ import msgspec
 
 from segue.base.errors import InvalidRequest
 from segue.proto.sampling_pb2 import SamplingParams, StructuredOutputs
-from segue.router.limits import Limits
+from segue.router.limits import Limits, check_depth
 
 PARAM = "structured_outputs"
 KINDS = tuple(field.name for field in StructuredOutputs.DESCRIPTOR.fields)
@@ -37,20 +37,6 @@ def check_structured_outputs(sampling: SamplingParams, limits: Limits, param: st
         _check_choice(asked.choice.options, limits, param)
     else:
         _check_text(kind, getattr(asked, kind), limits, param)
-
-
-def check_depth(value: object, most: int, param: str) -> None:
-    """Check how deep arrays and objects lie within each other; a plain value has depth 0. Raises InvalidRequest."""
-    level = [value] if isinstance(value, (dict, list)) else []
-    depth = 0
-    while level:
-        depth += 1
-        if depth > most:
-            raise InvalidRequest(
-                f"{param} is nested more than {most} levels deep; at most {most} are taken", param=param
-            )
-        inner = [child for one in level for child in (one.values() if isinstance(one, dict) else one)]
-        level = [child for child in inner if isinstance(child, (dict, list))]
 
 
 def _check_choice(options: Sequence[str], limits: Limits, param: str) -> None:
@@ -96,4 +82,4 @@ def _check_json(kind: str, text: str, limits: Limits, param: str) -> None:
         ) from error
     if not isinstance(value, dict):
         raise InvalidRequest(f"{where} is JSON, but no object; it must be one", param=param)
-    check_depth(value, limits.max_json_depth, where)
+    check_depth(value, limits.max_json_depth, where, param)

@@ -22,7 +22,7 @@ from segue.proto.inference_pb2 import (
     TokenizeRequest,
 )
 from segue.proto.inference_pb2_grpc import InferenceStub
-from segue.proto.sampling_pb2 import FinishReason, SamplingParams
+from segue.proto.sampling_pb2 import FinishReason, SamplingParams, StructuredOutputs
 from segue.router.limits import Limits
 from segue.router.text.tokenizer import TextCodec
 from tests.router.core.scripted import EOS, Router, ScriptedWorker, counting, one_token, running_router, telling, until
@@ -360,6 +360,28 @@ BAD = [
         grpc.StatusCode.INVALID_ARGUMENT,
         "invalid_request",
         "echo",
+    ),
+    *(
+        (request, grpc.StatusCode.INVALID_ARGUMENT, "invalid_request", message)
+        for request, message in (
+            (GenerateRequest(text="x", request_label="a" * 129), "request_label has 129 characters"),
+            (GenerateRequest(chat=ChatMessages(messages=[ChatMessage()] * 4097)), "messages holds 4097 messages"),
+            *(
+                (GenerateRequest(text="x", sampling=SamplingParams(structured_outputs=asked)), message)
+                for asked, message in (
+                    (StructuredOutputs(), "structured_outputs holds no constraint"),
+                    (StructuredOutputs(json_object=False), "structured_outputs.json_object is false"),
+                    (StructuredOutputs(json_schema="{"), "structured_outputs.json_schema is not valid JSON"),
+                    (StructuredOutputs(json_schema="3"), "is JSON, but no object"),
+                    (StructuredOutputs(json_schema='{"a":' * 65 + "1" + "}" * 65), "more than 64 levels deep"),
+                    (StructuredOutputs(json_schema='{"a":' * 9999), "json_schema is nested more than 64"),
+                    (StructuredOutputs(structural_tag=" "), "structured_outputs.structural_tag is empty"),
+                    (StructuredOutputs(regex="a\0"), "a NUL character"),
+                    (StructuredOutputs(choice={"options": [""]}), "an empty text"),
+                    (StructuredOutputs(choice={"options": ["a" * 9999] * 7}), "69993 bytes; at most 65536"),
+                )
+            ),
+        )
     ),
 ]
 

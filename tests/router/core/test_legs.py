@@ -35,6 +35,7 @@ sampling_params = st.builds(
         (SamplingParams(seed=1, temperature=0), Path.PATH_SEEDED, ""),
         (SamplingParams(seed=0, temperature=0.1), Path.PATH_EXACT, "seed"),
         (SamplingParams(seed=1), Path.PATH_EXACT, "seed"),
+        (SamplingParams(temperature=0, structured_outputs={"regex": "a*"}), Path.PATH_EXACT, "structured_outputs"),
         (SamplingParams(presence_penalty=0.1), Path.PATH_EXACT, "presence_penalty"),
         (SamplingParams(presence_penalty=0, frequency_penalty=0), Path.PATH_SEEDED, ""),
         (

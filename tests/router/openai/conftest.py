@@ -129,7 +129,7 @@ def models(codec: TextCodec) -> dict[str, ServedModel]:
 
 @pytest.fixture
 async def url(service: FakeService, models: dict[str, ServedModel], limits: Limits) -> AsyncIterator[str]:
-    runner = make_runner(make_app(service, models, limits), shutdown_timeout_s=1)
+    runner = make_runner(make_app(service, models, limits), limits, shutdown_timeout_s=1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

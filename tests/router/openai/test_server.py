@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from aiohttp import ClientSession, web
 
 from segue.base.errors import InternalError, Overloaded, SegueError, Unavailable
 from segue.proto.inference_pb2 import ChoiceDelta, GenerateResponse
+from segue.proto.sampling_pb2 import StructuredOutputs
 from segue.router.limits import Limits
 from segue.router.openai.server import make_app, make_runner
 from segue.router.service import Generation, ServedModel
@@ -54,6 +56,7 @@ async def post(http: ClientSession, body: Any, path: str = "/v1/completions", **
         ({"prompt": ["a"] * 33}, "prompt", "33 prompts; it must hold between 1 and 32"),
         ({"n": 0}, "n", "n is 0; it must be between 1 and 8"),
         ({"n": 9}, "n", "n is 9"),
+        ({"n": 8, "prompt": ["a"] * 17}, "n", "8 for each of 17 prompts, 136 answers in all; at most 128"),
         (
             {"temperature": 2.5},
             "temperature",
@@ -112,6 +115,11 @@ async def post(http: ClientSession, body: Any, path: str = "/v1/completions", **
             "structured_outputs",
             "one constraint only",
         ),
+        ({"tools": [{"type": "function"}], "tool_choice": "required"}, "tools", "not supported"),
+        ({"tool_choice": "required"}, "tool_choice", "not supported"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice", "not supported"),
+        ({"prompt_logprobs": 0}, "prompt_logprobs", "not supported"),
+        ({"do_remote_decode": True}, "do_remote_decode", "internal"),
         ({"guided_json": {}}, "guided_json", "use structured_outputs.json"),
         ({"use_beam_search": 0}, "use_beam_search", "not supported"),
         ({"kv_transfer_params": {"do_remote_decode": True}}, "kv_transfer_params", "internal"),
@@ -377,9 +385,82 @@ async def test_the_deadline_comes_from_the_header(http: ClientSession, service: 
     assert 49 < service.generations[0].timeout_s <= 50
     await post(http, COMPLETION, **{"X-Request-Timeout-S": "7.5"})
     assert 7 < service.generations[1].timeout_s <= 7.5
-    for bad in ("soon", "nan", "inf", "0", "-1", "101"):
+    for bad in ("soon", "nan", "inf", "0", "-1", "101", "", "1_0", "1e1", "0x5", "5s", "5, 6", "\u0665", "9" * 40):
         status, body = await post(http, COMPLETION, **{"X-Request-Timeout-S": bad})
         assert (status, body["error"]["param"]) == (400, "X-Request-Timeout-S")
+
+
+async def test_a_deadline_that_is_given_twice_is_refused(http: ClientSession, service: FakeService) -> None:
+    headers = [("X-Request-Timeout-S", "5"), ("X-Request-Timeout-S", "6")]
+    async with http.post("/v1/completions", json=COMPLETION, headers=headers) as response:
+        assert response.status == 400
+        assert "'5, 6'; it must be one number of seconds" in (await response.json())["error"]["message"]
+    assert service.generations == []
+
+
+async def test_headers_set_nothing_inside(http: ClientSession, service: FakeService) -> None:
+    await post(http, COMPLETION)
+    names = ("KV-Transfer-Params", "X-KV-Transfer-Params", "X-Data-Parallel-Rank", "X-Priority", "X-Prefill-Host-Port")
+    await post(http, COMPLETION, **dict.fromkeys(names, "7"))
+    first, second = service.generations
+    assert replace(second, timeout_s=first.timeout_s) == first
+
+
+async def test_a_header_over_the_limit_is_refused_with_it(http: ClientSession, limits: Limits) -> None:
+    async with http.get("/healthz", headers={"X-Long": "x" * (limits.max_header_bytes + 1)}) as response:
+        assert response.status == 400
+        assert str(limits.max_header_bytes) in await response.text()
+    async with http.get("/healthz", headers={"X-Long": "x" * (limits.max_header_bytes - 100)}) as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize("depth", [64, 65, 500, 90_000])
+@pytest.mark.parametrize("name", ["metadata", "tools", "unknown"])
+async def test_a_body_that_is_nested_too_deeply_is_refused(http: ClientSession, name: str, depth: int) -> None:
+    inner = b"[" * (depth - 1) + b"]" * (depth - 1)
+    body = json.dumps(COMPLETION)[:-1].encode() + b', "%s": %s}' % (name.encode(), inner)
+    status, answer = await post(http, body)
+    too_deep = "the body is nested more than 64 levels deep; at most 64 are taken"
+    assert (answer.get("error", {}).get("message") == too_deep) == (depth > 64)
+    assert status == (200 if name == "metadata" and depth <= 64 else 400)
+
+
+async def test_half_a_surrogate_pair_is_no_json(http: ClientSession) -> None:
+    status, body = await post(http, b'{"model": "org/tiny", "prompt": "\\ud800"}')
+    assert (status, body["error"]["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    ("fields", "constraint"),
+    [
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": {"type": "json_object"}}, {"json_object": True}),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"b": 1, "a": 2}}}},
+            {"json_schema": '{"b":1,"a":2}'},
+        ),
+        (
+            {"response_format": {"type": "structural_tag", "format": {"type": "any_text"}}},
+            {"structural_tag": '{"type":"structural_tag","format":{"type":"any_text"}}'},
+        ),
+        ({"structured_outputs": {"json": {"type": "object"}}}, {"json_schema": '{"type":"object"}'}),
+        ({"structured_outputs": {"json": ' {"a": 1}', "regex": None}}, {"json_schema": ' {"a": 1}'}),
+        ({"structured_outputs": {"json_object": True, "disable_any_whitespace": False}}, {"json_object": True}),
+        ({"structured_outputs": {"regex": "a+"}, "response_format": {"type": "text"}}, {"regex": "a+"}),
+        ({"structured_outputs": {"choice": ["b", "a"]}}, {"choice": {"options": ["b", "a"]}}),
+        ({"structured_outputs": {"grammar": 'root ::= "a"'}}, {"grammar": 'root ::= "a"'}),
+    ],
+    ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_a_constraint_arrives_as_it_was_asked_for(
+    http: ClientSession, service: FakeService, path: str, fields: dict[str, Any], constraint: dict[str, Any] | None
+) -> None:
+    status, body = await post(http, (CHAT if "chat" in path else COMPLETION) | fields, path)
+    assert status == 200, body
+    (generation,) = service.generations
+    assert generation.sampling.HasField("structured_outputs") == (constraint is not None)
+    assert generation.sampling.structured_outputs == StructuredOutputs(**constraint or {})
 
 
 async def test_sampling_arrives_as_it_was_sent(http: ClientSession, service: FakeService) -> None:
@@ -422,7 +503,7 @@ async def test_before_any_worker_has_registered_no_model_is_served(
     service: FakeService, limits: Limits, models: dict[str, ServedModel]
 ) -> None:
     served: dict[str, ServedModel] = {}
-    runner = make_runner(make_app(service, served, limits))
+    runner = make_runner(make_app(service, served, limits), limits)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]

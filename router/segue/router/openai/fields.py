@@ -29,8 +29,18 @@ IGNORED = frozenset(
 INTERNAL = frozenset(
     {
         "kv_transfer_params",
+        "do_remote_decode",
+        "do_remote_prefill",
+        "remote_engine_id",
+        "remote_block_ids",
+        "remote_host",
+        "remote_port",
         "ec_transfer_params",
         "request_id",
+        "rid",
+        "session_params",
+        "custom_logit_processor",
+        "routed_dp_rank",
         "priority",
         "vllm_xargs",
         "extra_args",

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from segue.base.errors import ClientFault, InternalError, InvalidRequest, Overloaded, SegueError, Unauthenticated
 from segue.base.logging import get_logger
-from segue.router.limits import Limits, check_body_size, check_timeout_s
+from segue.router.limits import Limits, check_body_size, check_depth, check_timeout_s, too_deep
 from segue.router.openai import sse, wire
 
 _log = get_logger("openai")
@@ -19,6 +19,9 @@ _log = get_logger("openai")
 LABEL_HEADER = "X-Request-Id"
 REQUEST_ID_HEADER = "X-Segue-Request-Id"
 TIMEOUT_HEADER = "X-Request-Timeout-S"
+
+# Long fields, which are checked to the depth that they may have when they are read.
+_SHAPED = frozenset({"prompt", "messages"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -95,18 +98,16 @@ def read_label(request: web.Request) -> str | None:
 
 def read_timeout_s(request: web.Request, limits: Limits) -> float:
     """The request's deadline as seconds from now. Raises InvalidRequest."""
-    value = request.headers.get(TIMEOUT_HEADER)
-    if value is None:
+    values = request.headers.getall(TIMEOUT_HEADER, [])
+    if not values:
         return limits.default_timeout_s
-    try:
-        timeout_s = float(value)
-    except ValueError:
-        timeout_s = math.nan
-    if not math.isfinite(timeout_s):
+    # Plain decimals: float() would take "1_0", "1e3" and "infinity" too.
+    if len(values) > 1 or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", values[0], re.ASCII):
         raise InvalidRequest(
-            f"{TIMEOUT_HEADER} is {value[:40]!r}; it must be a number of seconds", param=TIMEOUT_HEADER
+            f"{TIMEOUT_HEADER} is {', '.join(values)[:40]!r}; it must be one number of seconds, such as 2.5",
+            param=TIMEOUT_HEADER,
         )
-    return check_timeout_s(timeout_s, limits, TIMEOUT_HEADER)
+    return check_timeout_s(float(values[0]), limits, TIMEOUT_HEADER)
 
 
 async def read_json(request: web.Request, limits: Limits) -> object:
@@ -121,11 +122,15 @@ async def read_json(request: web.Request, limits: Limits) -> object:
     except web.RequestPayloadError as error:
         raise InvalidRequest(f"the body can't be read: {error}") from error
     try:
-        return msgspec.json.decode(body)
+        value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from error
     except RecursionError as error:
-        raise InvalidRequest("the body is nested too deeply", code="invalid_json") from error
+        raise too_deep("the body", limits.max_json_depth, None) from error
+    for name, field in value.items() if isinstance(value, dict) else ():
+        if name not in _SHAPED:
+            check_depth(field, limits.max_json_depth, "the body", depth=1)
+    return value
 
 
 def _from_http(request: web.Request, error: web.HTTPException) -> web.Response:

@@ -13,7 +13,7 @@ from aiohttp.http_writer import HttpVersion11
 
 from segue.base.errors import DeadlineExceeded
 from segue.router.admission import Demand
-from segue.router.limits import Limits, ModelFacts, check_counts, check_prompt, complete_sampling
+from segue.router.limits import Limits, ModelFacts, check_counts, check_prompt, check_prompt_size, complete_sampling
 from segue.router.openai import http, wire
 from segue.router.openai.answer import Shape, UnaryAnswer
 from segue.router.openai.bad_http import server_logger
@@ -23,7 +23,7 @@ from segue.router.openai.stream import EventWriter, StreamAnswer
 from segue.router.openai.translate import Ask, from_chat, from_completion
 from segue.router.service import Generation, GenerationService, ServedModel, find_model
 from segue.router.structured_outputs import check_structured_outputs
-from segue.router.text.prompt import Prompt, TextPrompt, read_prompt
+from segue.router.text.prompt import Prompt, TextPrompt, prompt_bytes, read_prompt
 
 _SSE_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -57,7 +57,7 @@ def make_app(service: GenerationService, models: Mapping[str, ServedModel], limi
     return app
 
 
-def make_runner(app: web.Application, shutdown_timeout_s: float = 30.0) -> web.AppRunner:
+def make_runner(app: web.Application, limits: Limits, shutdown_timeout_s: float = 30.0) -> web.AppRunner:
     """A runner as ``make_app`` needs it. On cleanup, running requests have that many seconds to finish."""
     return web.AppRunner(
         app,
@@ -65,6 +65,8 @@ def make_runner(app: web.Application, shutdown_timeout_s: float = 30.0) -> web.A
         access_log=None,
         logger=server_logger(),
         shutdown_timeout=shutdown_timeout_s,
+        max_line_size=limits.max_header_bytes,
+        max_field_size=limits.max_header_bytes,
     )
 
 
@@ -108,6 +110,8 @@ class _Edge:
     async def _answer(self, request: web.Request, ask: Ask) -> web.StreamResponse:
         deadline = time.monotonic() + http.read_timeout_s(request, self._limits)
         check_counts(self._limits, n=ask.n, prompts=len(ask.prompts), messages=ask.messages)
+        for prompt in ask.prompts:
+            check_prompt_size(prompt_bytes(prompt), self._limits, ask.prompt_param)
         check_structured_outputs(ask.sampling, self._limits, ask.constraint_param)
         model = find_model(self._models, ask.model)
         label = http.read_label(request)
@@ -137,7 +141,7 @@ class _Edge:
         max_model_len = model.max_model_len_tokens
         ids = await read_prompt(model.codec, prompt, max_model_len_tokens=max_model_len)
         facts = ModelFacts(max_model_len, model.vocab_size)
-        check_prompt(ids, facts, param="messages" if ask.chat else "prompt")
+        check_prompt(ids, facts, self._limits, param=ask.prompt_param)
         sampling = complete_sampling(ask.sampling, prompt_tokens=len(ids), model=facts, limits=self._limits)
         timeout_s = deadline - time.monotonic()
         if timeout_s <= 0:

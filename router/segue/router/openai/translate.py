@@ -44,6 +44,11 @@ class Ask:
     constraint_param: str  # The field that a constraint on the answer's text came in.
 
     @property
+    def prompt_param(self) -> str:
+        """The field that the prompts came in."""
+        return "messages" if self.chat else "prompt"
+
+    @property
     def messages(self) -> int:
         """How many messages a conversation has; 1 for completions."""
         return len(self.prompts[0].messages) if isinstance(self.prompts[0], ChatPrompt) else 1

@@ -32,6 +32,15 @@ class ChatPrompt:
 Prompt = TextPrompt | TokenPrompt | ChatPrompt
 
 
+def prompt_bytes(prompt: Prompt) -> int:
+    """The size of a prompt's text, as UTF-8; 0 for token ids."""
+    if isinstance(prompt, TextPrompt):
+        return len(prompt.text.encode())
+    if isinstance(prompt, ChatPrompt):
+        return sum(len(text.encode()) for message in prompt.messages for text in message.values())
+    return 0
+
+
 async def read_prompt(codec: TextCodec, prompt: Prompt, *, max_model_len_tokens: int) -> tuple[int, ...]:
     """The prompt's token ids.
 
