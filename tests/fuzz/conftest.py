@@ -75,7 +75,8 @@ async def running_front(codec: TextCodec) -> AsyncIterator[Front]:
     with structlog.testing.capture_logs() as logs:
         async with running_router(codec, max_concurrent_requests=10_000) as router:
             await router.attach_pair(answer=short)
-            runner = make_runner(make_app(router.dispatcher, router.models, Limits(default_timeout_s=20.0)), 1.0)
+            limits = Limits(default_timeout_s=20.0)
+            runner = make_runner(make_app(router.dispatcher, router.models, limits), limits, 1.0)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             made = Front(router, runner.addresses[0][1])

@@ -204,7 +204,7 @@ class InprocEngine:
         from segue.engine.vllm_translate import to_vllm_sampling
 
         try:
-            self._engine.add_request(
+            own_id = self._engine.add_request(
                 submit.request_id,
                 {"prompt_token_ids": list(submit.input_token_ids)},
                 to_vllm_sampling(submit),
@@ -220,11 +220,11 @@ class InprocEngine:
             return
         self._submits[submit.request_id] = submit
         if submit.sampling.HasField("structured_outputs"):
-            self._wake_when_compiled(submit.request_id)
+            self._wake_when_compiled(own_id)
 
-    def _wake_when_compiled(self, request_id: str) -> None:
-        """vLLM compiles a request's grammar on a thread of its own, and tells nobody when it is done."""
-        compiling: Any = self._scheduler.requests[request_id].structured_output_request._grammar
+    def _wake_when_compiled(self, own_id: str) -> None:
+        """vLLM, whose own id of the request this is, compiles on a thread and tells nobody when it is done."""
+        compiling: Any = self._scheduler.requests[own_id].structured_output_request._grammar
         if isinstance(compiling, Future):
             compiling.add_done_callback(lambda _: self._wake.set())
 

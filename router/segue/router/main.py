@@ -85,7 +85,7 @@ class _Router:
 
         workers = _new_server(_MAX_FRAME_BYTES)
         add_WorkerHubServicer_to_server(hub, workers)
-        guards = [*security.public_guards, RefuseUndecodable()]
+        guards: list[AsyncGuard | RefuseUndecodable] = [*security.public_guards, RefuseUndecodable()]
         public = _new_server(limits.max_body_bytes, guards, limits.max_header_bytes)
         add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits), public)
         health = await _add_health_and_reflection(public)
