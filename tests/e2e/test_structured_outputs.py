@@ -61,10 +61,14 @@ def test_http_gives_what_was_asked_for(cluster: Cluster) -> None:
         return [choice["message"]["content"] for choice in answer.json()["choices"]]
 
     (text,) = answers(
-        response_format={"type": "json_schema", "json_schema": {"name": "thing", "schema": SCHEMA, "strict": True}},
+        response_format={
+            "type": "json_schema",
+            # No object or array: in those the embedded model would write white space until its tokens are spent.
+            "json_schema": {"name": "color", "schema": {"enum": ["red", "green"]}, "strict": True},
+        },
         temperature=0,
     )
-    assert set(json.loads(text)) == {"color", "size"}
+    assert json.loads(text) in {"red", "green"}
     drawn = answers(structured_outputs={"choice": CHOICES}, n=4, temperature=1.0, seed=3)
     assert len(drawn) == 4
     assert set(drawn) <= set(CHOICES)

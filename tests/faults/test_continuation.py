@@ -34,6 +34,12 @@ KINDS: Mapping[str, dict[str, Any]] = {
     "presence and frequency penalties": {"temperature": 0.0, "presence_penalty": 0.7, "frequency_penalty": 0.4},
     "seed": {"temperature": 0.9, "top_p": 0.95, "seed": 11},
     "seed and penalties, n = 3": {"temperature": 1.0, "seed": 5, "frequency_penalty": 0.5},
+    "structured outputs": {"temperature": 0.0, "structured_outputs": {"regex": "([a-z]{3,9} ){40,}[.]"}},
+    "structured outputs and seed": {
+        "temperature": 1.0,
+        "seed": 8,
+        "structured_outputs": {"json_schema": '{"type": "array", "items": {"type": "integer"}, "minItems": 90}'},
+    },
     "logit bias and min_tokens": {"temperature": 0.0, "logit_bias": {300: 4.0}, "min_tokens": ANSWER_TOKENS // 2},
 }
 
