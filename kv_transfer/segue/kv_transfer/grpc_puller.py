@@ -17,6 +17,7 @@ from segue.base.tls_grpc import Channels, open_channel
 from segue.kv_transfer.connector_config import TransferReport, wake_engine
 from segue.kv_transfer.consumer_claim import ConsumerClaim
 from segue.kv_transfer.paged_cache import PagedCache
+from segue.kv_transfer.producer_link import PRODUCER_CHANNEL_OPTIONS
 from segue.kv_transfer.receiving import Corrupt, Receiver
 from segue.proto.kv_transfer_pb2 import KvChunk, PullRequest, ReleaseRequest, Ticket
 from segue.proto.kv_transfer_pb2_grpc import KvTransferStub
@@ -25,19 +26,6 @@ log = get_logger("kv_transfer")
 
 _THREADS = 8
 _RELEASE_TIMEOUT_S = 5.0
-# A chunk is at least one block of one layer, which may be more than gRPC's default of 4 MiB; the layout bounds it.
-# gRPC's own backoff grows to two minutes: a producer that has come back would be passed by for as long.
-_CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # A producer that hangs or a link that swallows packets is given up after 5 s without a sign of life, not only when
-    # the lease has run out; gRPC's own threads answer, so one that is merely busy is alive.
-    ("grpc.keepalive_time_ms", 2000),
-    ("grpc.keepalive_timeout_ms", 3000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.ping_timeout_ms", 3000),  # gRPC 1.85 goes by this one.
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +101,9 @@ class GrpcPuller:
 
     def _stub(self, ticket: Ticket) -> KvTransferStub:
         # With TLS the listener's certificate must be the producer's that the ticket names.
-        return KvTransferStub(self._channels.get(ticket.address, worker_dns(ticket.producer_id), _CHANNEL_OPTIONS))
+        return KvTransferStub(
+            self._channels.get(ticket.address, worker_dns(ticket.producer_id), PRODUCER_CHANNEL_OPTIONS)
+        )
 
     def _run(self, active: _Active, deadline_s: float) -> None:
         started_s = time.monotonic()

@@ -21,6 +21,7 @@ from segue.base.tls_grpc import Channels, open_channel
 from segue.kv_transfer.connector_config import TransferReport, wake_engine
 from segue.kv_transfer.consumer_claim import ConsumerClaim
 from segue.kv_transfer.producer_end import BlockSource
+from segue.kv_transfer.producer_link import PRODUCER_CHANNEL_OPTIONS
 from segue.kv_transfer.read_check import DigestMode, ReadCheck
 from segue.kv_transfer.receiving import Corrupt
 from segue.proto.kv_transfer_pb2 import DigestRequest, ReleaseRequest, Ticket
@@ -135,7 +136,8 @@ class ReadClaims:
             channel.close()
 
     def _stub(self, ticket: Ticket) -> KvTransferStub:
-        return KvTransferStub(self._channels.get(ticket.address, worker_dns(ticket.producer_id)))
+        dns = worker_dns(ticket.producer_id)
+        return KvTransferStub(self._channels.get(ticket.address, dns, PRODUCER_CHANNEL_OPTIONS))
 
     # On the threads
 
