@@ -78,14 +78,16 @@ class ChildProcess:
         once."""
         if self._process.returncode is None:
             self._process.terminate()
+        # Not asyncio.timeout: in Python 3.11.2 it takes its own cancellation for the one that brought us here.
+        ending = asyncio.ensure_future(self.wait())
         try:
-            async with asyncio.timeout(grace_s):
-                return await self.wait()
-        except TimeoutError:
-            self.kill()
-            return await self.wait()
+            ended, _ = await asyncio.wait({ending}, timeout=grace_s)
+            if not ended:
+                self.kill()
+            return await ending
         except asyncio.CancelledError:
             self.kill()
+            ending.cancel()
             raise
 
     def kill(self) -> None:
