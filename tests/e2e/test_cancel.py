@@ -156,5 +156,6 @@ async def test_a_deadline_that_passes_over_http(serving: Cluster, http: aiohttp.
     for answer in await asyncio.gather(*slow):
         statuses.append(answer.status)
         answer.close()
-    assert set(statuses) <= {200, 504}, statuses
-    assert statuses.count(504) > 1, statuses
+    # Those that would have waited for longer than they have are refused at once.
+    assert set(statuses) <= {200, 429, 504}, statuses
+    assert statuses.count(504) + statuses.count(429) > 1, statuses

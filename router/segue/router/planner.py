@@ -33,7 +33,8 @@ def plan(fleet: FleetSnapshot, avoid: Collection[str] = ()) -> Plan:
     decode = _usable(fleet.ready(Role.ROLE_DECODE), avoid)
     if not decode:
         attached = ", ".join(f"{worker.worker_id} ({worker.detail})" for worker in fleet.workers) or "none"
-        raise Unavailable(f"no decode worker is ready; attached workers: {attached}; try again when one is")
+        empty = "no decode worker is" if prefill else "no prefill and no decode worker are"
+        raise Unavailable(f"{empty} ready; attached workers: {attached}; try again when they are")
     return Plan(
         min(prefill, key=_prefill_load).worker_id if prefill else None,
         min(decode, key=_decode_load).worker_id,

@@ -42,7 +42,7 @@ def fleet(*workers: WorkerView) -> FleetSnapshot:
 @pytest.mark.parametrize(
     ("workers", "named", "unnamed"),
     [
-        ((), ["no decode worker is ready", "attached workers: none"], []),
+        ((), ["no prefill and no decode worker are ready", "attached workers: none"], []),
         ((prefill(0),), ["no decode worker is ready", "prefill-0"], ["no prefill"]),
         (
             (prefill(0), decode(0, state=WorkerState.WORKER_STATE_LOADING, detail="reading weights")),

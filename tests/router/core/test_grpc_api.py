@@ -408,7 +408,7 @@ async def test_a_bad_request_is_refused_by_name_and_leaves_the_router_serving(
 async def test_without_workers_a_call_is_refused_at_once(router: Router, stub: InferenceAsyncStub) -> None:
     code, details, word = await refused(stub.Generate(ask()))
     assert (code, word) == (grpc.StatusCode.UNAVAILABLE, "service_unavailable")
-    assert "no decode worker is ready" in details
+    assert "no prefill and no decode worker are ready" in details
 
 
 async def test_models_and_tokens_can_be_asked_for(stub: InferenceAsyncStub, codec: TextCodec, pair: Pair) -> None:
