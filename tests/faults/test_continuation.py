@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(240)]
 
 ANSWER_TOKENS = 160
 STRUCK_AT_TOKENS = 40
+BLOCK_TOKENS = 128
 PROMPT = tuple(range(100, 240))
 
 KINDS: Mapping[str, dict[str, Any]] = {
@@ -145,5 +146,8 @@ async def test_every_kind_of_answer_goes_on(cluster: Cluster, how: str) -> None:
     assert len(left) >= 3, "too few were on the worker that was struck"
     assert all(after >= STRUCK_AT_TOKENS for after, _ in left.values())
     if how == "drain":
-        assert any(reused > len(PROMPT) for _, reused in left.values()), "no live KV cache was moved"
+        # All but the last token's KV came along, whole blocks aside that the other worker had from this prompt itself.
+        # Computed again by prefill, the last token's would have come too.
+        moved = [reused for after, reused in left.values() if (len(PROMPT) + after - 1 - reused) % BLOCK_TOKENS == 0]
+        assert moved, "no live KV cache was moved"
     await asyncio.to_thread(cluster.wait_baseline, cluster.lease_s + 3)
