@@ -50,18 +50,12 @@ class Link:
             writer.transport.abort()
             return
         self._writers |= {writer, far_writer}
+        pumps = [asyncio.create_task(self._pump(*ends)) for ends in ((reader, far_writer), (far_reader, writer))]
         try:
-            # The first direction to end ends both.
-            _, pending = await asyncio.wait(
-                {
-                    asyncio.create_task(self._pump(reader, far_writer)),
-                    asyncio.create_task(self._pump(far_reader, writer)),
-                },
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            for task in pending:
-                task.cancel()
-        finally:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # The first direction to end ends both.
+            for pump in pumps:
+                pump.cancel()
             for end in (writer, far_writer):
                 self._writers.discard(end)
                 end.close()

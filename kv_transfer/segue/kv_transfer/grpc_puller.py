@@ -10,22 +10,18 @@ from dataclasses import dataclass
 
 import grpc
 
-from segue.base.identity import worker_dns
 from segue.base.logging import get_logger
 from segue.base.tls import TlsSource
-from segue.base.tls_grpc import Channels, open_channel
 from segue.kv_transfer.connector_config import TransferReport, wake_engine
 from segue.kv_transfer.consumer_claim import ConsumerClaim
 from segue.kv_transfer.paged_cache import PagedCache
-from segue.kv_transfer.producer_link import PRODUCER_CHANNEL_OPTIONS
+from segue.kv_transfer.producer_link import ProducerLinks
 from segue.kv_transfer.receiving import Corrupt, Receiver
-from segue.proto.kv_transfer_pb2 import KvChunk, PullRequest, ReleaseRequest, Ticket
-from segue.proto.kv_transfer_pb2_grpc import KvTransferStub
+from segue.proto.kv_transfer_pb2 import KvChunk, PullRequest, Ticket
 
 log = get_logger("kv_transfer")
 
 _THREADS = 8
-_RELEASE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +53,7 @@ class GrpcPuller:
     def __init__(self, cache: PagedCache, tls: TlsSource | None = None) -> None:
         self._cache = cache
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kv-pull")
-        self._channels = Channels(open_channel, tls)
+        self._links = ProducerLinks(tls)
         self._active: dict[str, tuple[_Active, Future[None]]] = {}
         self._results: list[tuple[Claim, TransferReport]] = []
         self._lock = threading.Lock()
@@ -83,11 +79,8 @@ class GrpcPuller:
             call.cancel()  # type: ignore[no-untyped-call]
 
     def release(self, ticket: Ticket, reason: str) -> None:
-        """Tell the producer that the blocks are not needed any more; failures are left to the lease."""
-        request = ReleaseRequest(ticket_id=ticket.ticket_id, producer_epoch=ticket.producer_epoch, reason=reason)
-        # Not waited for: a producer that doesn't answer must not keep a thread from the next pull.
-        call = self._stub(ticket).Release.future(request, timeout=_RELEASE_TIMEOUT_S)
-        call.add_done_callback(lambda _: _log_if_failed(ticket, call.code()))
+        """Tell the producer that the blocks are not needed any more."""
+        self._links.release(ticket, reason)
 
     def take_results(self) -> Sequence[tuple[Claim, TransferReport]]:
         with self._lock:
@@ -96,14 +89,7 @@ class GrpcPuller:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for channel in self._channels.take_all():
-            channel.close()
-
-    def _stub(self, ticket: Ticket) -> KvTransferStub:
-        # With TLS the listener's certificate must be the producer's that the ticket names.
-        return KvTransferStub(
-            self._channels.get(ticket.address, worker_dns(ticket.producer_id), PRODUCER_CHANNEL_OPTIONS)
-        )
+        self._links.close()
 
     def _run(self, active: _Active, deadline_s: float) -> None:
         started_s = time.monotonic()
@@ -154,7 +140,7 @@ class GrpcPuller:
 
     def _pull(self, active: _Active, timeout_s: float) -> int:
         claim, ticket = active.claim, active.claim.ticket
-        stream = self._stub(ticket).Pull(
+        stream = self._links.stub(ticket).Pull(
             PullRequest(
                 ticket_id=ticket.ticket_id,
                 producer_epoch=ticket.producer_epoch,
@@ -194,8 +180,3 @@ class GrpcPuller:
             block_ids = claim.block_ids[chunk.first_block : chunk.first_block + chunk.blocks]
             cache.write(chunk.layer, block_ids, chunk.payload)
         return receiver.finish()
-
-
-def _log_if_failed(ticket: Ticket, code: grpc.StatusCode) -> None:
-    if code is not grpc.StatusCode.OK:
-        log.warning("release_failed", ticket_id=ticket.ticket_id, error=code.name)

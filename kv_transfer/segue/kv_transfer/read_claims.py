@@ -14,23 +14,19 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from segue.base.identity import worker_dns
 from segue.base.logging import get_logger
 from segue.base.tls import TlsSource
-from segue.base.tls_grpc import Channels, open_channel
 from segue.kv_transfer.connector_config import TransferReport, wake_engine
 from segue.kv_transfer.consumer_claim import ConsumerClaim
 from segue.kv_transfer.producer_end import BlockSource
-from segue.kv_transfer.producer_link import PRODUCER_CHANNEL_OPTIONS
+from segue.kv_transfer.producer_link import ProducerLinks
 from segue.kv_transfer.read_check import DigestMode, ReadCheck
 from segue.kv_transfer.receiving import Corrupt
-from segue.proto.kv_transfer_pb2 import DigestRequest, ReleaseRequest, Ticket
-from segue.proto.kv_transfer_pb2_grpc import KvTransferStub
+from segue.proto.kv_transfer_pb2 import DigestRequest, Ticket
 
 log = get_logger("kv_transfer")
 
 _THREADS = 8
-_RELEASE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +66,7 @@ class ReadClaims:
         self._blocks = blocks
         self._mode = mode
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kv-claim")
-        self._channels = Channels(open_channel, tls)
+        self._links = ProducerLinks(tls)
         self._active: dict[str, _Active] = {}
         self._reading: set[str] = set()
         self._granted: list[ReadClaim] = []
@@ -120,10 +116,8 @@ class ReadClaims:
             self._settle(active)
 
     def release(self, ticket: Ticket, reason: str) -> None:
-        """Tell the producer that the blocks are not needed any more; failures are left to the lease."""
-        request = ReleaseRequest(ticket_id=ticket.ticket_id, producer_epoch=ticket.producer_epoch, reason=reason)
-        call = self._stub(ticket).Release.future(request, timeout=_RELEASE_TIMEOUT_S)
-        call.add_done_callback(lambda _: _log_if_failed(ticket, call.code()))
+        """Tell the producer that the blocks are not needed any more."""
+        self._links.release(ticket, reason)
 
     def take_results(self) -> Sequence[tuple[ReadClaim, TransferReport]]:
         with self._lock:
@@ -132,12 +126,7 @@ class ReadClaims:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for channel in self._channels.take_all():
-            channel.close()
-
-    def _stub(self, ticket: Ticket) -> KvTransferStub:
-        dns = worker_dns(ticket.producer_id)
-        return KvTransferStub(self._channels.get(ticket.address, dns, PRODUCER_CHANNEL_OPTIONS))
+        self._links.close()
 
     # On the threads
 
@@ -184,7 +173,7 @@ class ReadClaims:
 
     def _ask(self, active: _Active, request: DigestRequest) -> Sequence[int]:
         ticket = active.claim.ticket
-        return self._stub(ticket).Digest(request, timeout=active.left_s).digests
+        return self._links.stub(ticket).Digest(request, timeout=active.left_s).digests
 
     def _fail(self, active: _Active, error: str, corrupt: bool = False) -> None:
         with self._lock:
@@ -212,8 +201,3 @@ class ReadClaims:
                 "kv_read_failed", request_id=claim.ticket.request_id, error=report.error, corrupt=report.corrupt
             )
         self.release(claim.ticket, reason)
-
-
-def _log_if_failed(ticket: Ticket, code: grpc.StatusCode) -> None:
-    if code is not grpc.StatusCode.OK:
-        log.warning("release_failed", ticket_id=ticket.ticket_id, error=code.name)
