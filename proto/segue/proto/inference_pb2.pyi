@@ -44,7 +44,7 @@ class ChatMessages(_message.Message):
     def __init__(self, messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("model", "text", "token_ids", "chat", "sampling", "n", "echo", "request_label")
+    __slots__ = ("model", "text", "token_ids", "chat", "sampling", "n", "echo", "request_label", "slo_class", "priority", "tenant", "explain")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,10 @@ class GenerateRequest(_message.Message):
     N_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
     REQUEST_LABEL_FIELD_NUMBER: _ClassVar[int]
+    SLO_CLASS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     model: str
     text: str
     token_ids: TokenIds
@@ -61,7 +65,11 @@ class GenerateRequest(_message.Message):
     n: int
     echo: bool
     request_label: str
-    def __init__(self, model: _Optional[str] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., chat: _Optional[_Union[ChatMessages, _Mapping]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., n: _Optional[int] = ..., echo: _Optional[bool] = ..., request_label: _Optional[str] = ...) -> None: ...
+    slo_class: str
+    priority: int
+    tenant: str
+    explain: bool
+    def __init__(self, model: _Optional[str] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., chat: _Optional[_Union[ChatMessages, _Mapping]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., n: _Optional[int] = ..., echo: _Optional[bool] = ..., request_label: _Optional[str] = ..., slo_class: _Optional[str] = ..., priority: _Optional[int] = ..., tenant: _Optional[str] = ..., explain: _Optional[bool] = ...) -> None: ...
 
 class ChoiceDelta(_message.Message):
     __slots__ = ("index", "text", "token_ids", "logprobs", "finish_reason", "stop_string", "stop_token_id")
@@ -82,20 +90,70 @@ class ChoiceDelta(_message.Message):
     def __init__(self, index: _Optional[int] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[_sampling_pb2.PositionLogprobs, _Mapping]]] = ..., finish_reason: _Optional[_Union[_sampling_pb2.FinishReason, str]] = ..., stop_string: _Optional[str] = ..., stop_token_id: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("request_id", "request_label", "model", "choices", "usage", "timings")
+    __slots__ = ("request_id", "request_label", "model", "choices", "usage", "timings", "cost", "decision")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_LABEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHOICES_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     request_label: str
     model: str
     choices: _containers.RepeatedCompositeFieldContainer[ChoiceDelta]
     usage: Usage
     timings: Timings
-    def __init__(self, request_id: _Optional[str] = ..., request_label: _Optional[str] = ..., model: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[ChoiceDelta, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    cost: Cost
+    decision: RoutingDecision
+    def __init__(self, request_id: _Optional[str] = ..., request_label: _Optional[str] = ..., model: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[ChoiceDelta, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., decision: _Optional[_Union[RoutingDecision, _Mapping]] = ...) -> None: ...
+
+class Cost(_message.Message):
+    __slots__ = ("currency", "input", "cached", "output", "total")
+    CURRENCY_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    currency: str
+    input: float
+    cached: float
+    output: float
+    total: float
+    def __init__(self, currency: _Optional[str] = ..., input: _Optional[float] = ..., cached: _Optional[float] = ..., output: _Optional[float] = ..., total: _Optional[float] = ...) -> None: ...
+
+class RoutingDecision(_message.Message):
+    __slots__ = ("candidates", "local_prefill", "reason")
+    class Candidate(_message.Message):
+        __slots__ = ("worker_id", "role", "chosen", "excluded", "cached_tokens", "scores_s")
+        class ScoresSEntry(_message.Message):
+            __slots__ = ("key", "value")
+            KEY_FIELD_NUMBER: _ClassVar[int]
+            VALUE_FIELD_NUMBER: _ClassVar[int]
+            key: str
+            value: float
+            def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+        WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+        ROLE_FIELD_NUMBER: _ClassVar[int]
+        CHOSEN_FIELD_NUMBER: _ClassVar[int]
+        EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+        CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+        SCORES_S_FIELD_NUMBER: _ClassVar[int]
+        worker_id: str
+        role: str
+        chosen: bool
+        excluded: str
+        cached_tokens: int
+        scores_s: _containers.ScalarMap[str, float]
+        def __init__(self, worker_id: _Optional[str] = ..., role: _Optional[str] = ..., chosen: _Optional[bool] = ..., excluded: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., scores_s: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_PREFILL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    candidates: _containers.RepeatedCompositeFieldContainer[RoutingDecision.Candidate]
+    local_prefill: bool
+    reason: str
+    def __init__(self, candidates: _Optional[_Iterable[_Union[RoutingDecision.Candidate, _Mapping]]] = ..., local_prefill: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
@@ -120,7 +178,7 @@ class Continuation(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., reason: _Optional[str] = ..., after_output_tokens: _Optional[int] = ..., reused_tokens: _Optional[int] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("path", "transport", "prefill_worker", "decode_worker", "ttft_s", "prefill_s", "handoff_s", "transfer_s", "transfer_bytes", "decode_s", "itl_mean_s", "prefill_computed_tokens", "decode_computed_tokens", "path_reason", "continuations")
+    __slots__ = ("path", "transport", "prefill_worker", "decode_worker", "ttft_s", "prefill_s", "handoff_s", "transfer_s", "transfer_bytes", "decode_s", "itl_mean_s", "prefill_computed_tokens", "decode_computed_tokens", "path_reason", "continuations", "queue_s", "slo_class", "trace_id")
     PATH_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     PREFILL_WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +194,9 @@ class Timings(_message.Message):
     DECODE_COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PATH_REASON_FIELD_NUMBER: _ClassVar[int]
     CONTINUATIONS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_S_FIELD_NUMBER: _ClassVar[int]
+    SLO_CLASS_FIELD_NUMBER: _ClassVar[int]
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     path: Path
     transport: str
     prefill_worker: str
@@ -151,7 +212,10 @@ class Timings(_message.Message):
     decode_computed_tokens: int
     path_reason: str
     continuations: _containers.RepeatedCompositeFieldContainer[Continuation]
-    def __init__(self, path: _Optional[_Union[Path, str]] = ..., transport: _Optional[str] = ..., prefill_worker: _Optional[str] = ..., decode_worker: _Optional[str] = ..., ttft_s: _Optional[float] = ..., prefill_s: _Optional[float] = ..., handoff_s: _Optional[float] = ..., transfer_s: _Optional[float] = ..., transfer_bytes: _Optional[int] = ..., decode_s: _Optional[float] = ..., itl_mean_s: _Optional[float] = ..., prefill_computed_tokens: _Optional[int] = ..., decode_computed_tokens: _Optional[int] = ..., path_reason: _Optional[str] = ..., continuations: _Optional[_Iterable[_Union[Continuation, _Mapping]]] = ...) -> None: ...
+    queue_s: float
+    slo_class: str
+    trace_id: str
+    def __init__(self, path: _Optional[_Union[Path, str]] = ..., transport: _Optional[str] = ..., prefill_worker: _Optional[str] = ..., decode_worker: _Optional[str] = ..., ttft_s: _Optional[float] = ..., prefill_s: _Optional[float] = ..., handoff_s: _Optional[float] = ..., transfer_s: _Optional[float] = ..., transfer_bytes: _Optional[int] = ..., decode_s: _Optional[float] = ..., itl_mean_s: _Optional[float] = ..., prefill_computed_tokens: _Optional[int] = ..., decode_computed_tokens: _Optional[int] = ..., path_reason: _Optional[str] = ..., continuations: _Optional[_Iterable[_Union[Continuation, _Mapping]]] = ..., queue_s: _Optional[float] = ..., slo_class: _Optional[str] = ..., trace_id: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

@@ -46,7 +46,7 @@ class Register(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., address: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class EngineFacts(_message.Message):
-    __slots__ = ("engine", "engine_version", "model", "max_model_len_tokens", "vocab_size", "layout", "kv_blocks", "transport", "simulated", "kv_address", "max_running_requests", "kv_digest")
+    __slots__ = ("engine", "engine_version", "model", "max_model_len_tokens", "vocab_size", "layout", "kv_blocks", "transport", "simulated", "kv_address", "max_running_requests", "kv_digest", "accelerator")
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,7 @@ class EngineFacts(_message.Message):
     KV_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     MAX_RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     KV_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATOR_FIELD_NUMBER: _ClassVar[int]
     engine: str
     engine_version: str
     model: str
@@ -71,7 +72,8 @@ class EngineFacts(_message.Message):
     kv_address: str
     max_running_requests: int
     kv_digest: str
-    def __init__(self, engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., max_model_len_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., layout: _Optional[_Union[_kv_transfer_pb2.BlockLayout, _Mapping]] = ..., kv_blocks: _Optional[int] = ..., transport: _Optional[str] = ..., simulated: _Optional[bool] = ..., kv_address: _Optional[str] = ..., max_running_requests: _Optional[int] = ..., kv_digest: _Optional[str] = ...) -> None: ...
+    accelerator: str
+    def __init__(self, engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., max_model_len_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., layout: _Optional[_Union[_kv_transfer_pb2.BlockLayout, _Mapping]] = ..., kv_blocks: _Optional[int] = ..., transport: _Optional[str] = ..., simulated: _Optional[bool] = ..., kv_address: _Optional[str] = ..., max_running_requests: _Optional[int] = ..., kv_digest: _Optional[str] = ..., accelerator: _Optional[str] = ...) -> None: ...
 
 class Status(_message.Message):
     __slots__ = ("state", "detail", "facts")
@@ -84,30 +86,72 @@ class Status(_message.Message):
     def __init__(self, state: _Optional[_Union[WorkerState, str]] = ..., detail: _Optional[str] = ..., facts: _Optional[_Union[EngineFacts, _Mapping]] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("running_requests", "waiting_requests", "waiting_tokens", "free_blocks", "held_offers")
+    __slots__ = ("running_requests", "waiting_requests", "waiting_tokens", "free_blocks", "held_offers", "step_s", "step_prompt_tokens", "step_requests", "steps")
     RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     WAITING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     WAITING_TOKENS_FIELD_NUMBER: _ClassVar[int]
     FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     HELD_OFFERS_FIELD_NUMBER: _ClassVar[int]
+    STEP_S_FIELD_NUMBER: _ClassVar[int]
+    STEP_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STEP_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
     running_requests: int
     waiting_requests: int
     waiting_tokens: int
     free_blocks: int
     held_offers: int
-    def __init__(self, running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., held_offers: _Optional[int] = ...) -> None: ...
+    step_s: float
+    step_prompt_tokens: int
+    step_requests: int
+    steps: int
+    def __init__(self, running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., held_offers: _Optional[int] = ..., step_s: _Optional[float] = ..., step_prompt_tokens: _Optional[int] = ..., step_requests: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
+
+class KvEvent(_message.Message):
+    __slots__ = ("stored", "removed", "cleared")
+    class Stored(_message.Message):
+        __slots__ = ("parent", "blocks")
+        PARENT_FIELD_NUMBER: _ClassVar[int]
+        BLOCKS_FIELD_NUMBER: _ClassVar[int]
+        parent: int
+        blocks: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, parent: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ...) -> None: ...
+    class Removed(_message.Message):
+        __slots__ = ("blocks",)
+        BLOCKS_FIELD_NUMBER: _ClassVar[int]
+        blocks: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, blocks: _Optional[_Iterable[int]] = ...) -> None: ...
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    CLEARED_FIELD_NUMBER: _ClassVar[int]
+    stored: KvEvent.Stored
+    removed: KvEvent.Removed
+    cleared: bool
+    def __init__(self, stored: _Optional[_Union[KvEvent.Stored, _Mapping]] = ..., removed: _Optional[_Union[KvEvent.Removed, _Mapping]] = ..., cleared: _Optional[bool] = ...) -> None: ...
+
+class KvEvents(_message.Message):
+    __slots__ = ("first_sequence", "snapshot", "events")
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    first_sequence: int
+    snapshot: bool
+    events: _containers.RepeatedCompositeFieldContainer[KvEvent]
+    def __init__(self, first_sequence: _Optional[int] = ..., snapshot: _Optional[bool] = ..., events: _Optional[_Iterable[_Union[KvEvent, _Mapping]]] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
-    __slots__ = ("register", "status", "load", "outputs")
+    __slots__ = ("register", "status", "load", "outputs", "kv_events")
     REGISTER_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    KV_EVENTS_FIELD_NUMBER: _ClassVar[int]
     register: Register
     status: Status
     load: Load
     outputs: _containers.RepeatedCompositeFieldContainer[RequestOutput]
-    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[RequestOutput, _Mapping]]] = ...) -> None: ...
+    kv_events: KvEvents
+    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[RequestOutput, _Mapping]]] = ..., kv_events: _Optional[_Union[KvEvents, _Mapping]] = ...) -> None: ...
 
 class RequestOutput(_message.Message):
     __slots__ = ("request_id", "token_ids", "logprobs", "finish_reason", "stop_token_id", "error", "offer", "usage", "transfer")
@@ -180,7 +224,7 @@ class RequestError(_message.Message):
     def __init__(self, kind: _Optional[_Union[RequestError.Kind, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("request_id", "input_token_ids", "sampling", "timeout_s", "offer_kv", "ticket", "forced_token_ids")
+    __slots__ = ("request_id", "input_token_ids", "sampling", "timeout_s", "offer_kv", "ticket", "forced_token_ids", "trace_parent", "priority")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     INPUT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +232,8 @@ class Submit(_message.Message):
     OFFER_KV_FIELD_NUMBER: _ClassVar[int]
     TICKET_FIELD_NUMBER: _ClassVar[int]
     FORCED_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TRACE_PARENT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     input_token_ids: _containers.RepeatedScalarFieldContainer[int]
     sampling: _sampling_pb2.SamplingParams
@@ -195,10 +241,12 @@ class Submit(_message.Message):
     offer_kv: bool
     ticket: _kv_transfer_pb2.Ticket
     forced_token_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, request_id: _Optional[str] = ..., input_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., timeout_s: _Optional[float] = ..., offer_kv: _Optional[bool] = ..., ticket: _Optional[_Union[_kv_transfer_pb2.Ticket, _Mapping]] = ..., forced_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    trace_parent: str
+    priority: int
+    def __init__(self, request_id: _Optional[str] = ..., input_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., timeout_s: _Optional[float] = ..., offer_kv: _Optional[bool] = ..., ticket: _Optional[_Union[_kv_transfer_pb2.Ticket, _Mapping]] = ..., forced_token_ids: _Optional[_Iterable[int]] = ..., trace_parent: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class RouterFrame(_message.Message):
-    __slots__ = ("registered", "submit", "abort_request_ids", "release", "refused", "renew", "move_request_ids")
+    __slots__ = ("registered", "submit", "abort_request_ids", "release", "refused", "renew", "move_request_ids", "resend_kv_events")
     REGISTERED_FIELD_NUMBER: _ClassVar[int]
     SUBMIT_FIELD_NUMBER: _ClassVar[int]
     ABORT_REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +254,7 @@ class RouterFrame(_message.Message):
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     RENEW_FIELD_NUMBER: _ClassVar[int]
     MOVE_REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
+    RESEND_KV_EVENTS_FIELD_NUMBER: _ClassVar[int]
     registered: Registered
     submit: _containers.RepeatedCompositeFieldContainer[Submit]
     abort_request_ids: _containers.RepeatedScalarFieldContainer[str]
@@ -213,7 +262,8 @@ class RouterFrame(_message.Message):
     refused: Refused
     renew: _containers.RepeatedCompositeFieldContainer[_kv_transfer_pb2.RenewRequest]
     move_request_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., submit: _Optional[_Iterable[_Union[Submit, _Mapping]]] = ..., abort_request_ids: _Optional[_Iterable[str]] = ..., release: _Optional[_Iterable[_Union[_kv_transfer_pb2.ReleaseRequest, _Mapping]]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., renew: _Optional[_Iterable[_Union[_kv_transfer_pb2.RenewRequest, _Mapping]]] = ..., move_request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    resend_kv_events: bool
+    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., submit: _Optional[_Iterable[_Union[Submit, _Mapping]]] = ..., abort_request_ids: _Optional[_Iterable[str]] = ..., release: _Optional[_Iterable[_Union[_kv_transfer_pb2.ReleaseRequest, _Mapping]]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., renew: _Optional[_Iterable[_Union[_kv_transfer_pb2.RenewRequest, _Mapping]]] = ..., move_request_ids: _Optional[_Iterable[str]] = ..., resend_kv_events: _Optional[bool] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ("reason",)
