@@ -36,7 +36,7 @@ class RouterObserver(Protocol):
         """A request was not taken. ``code`` is its error's."""
 
     def on_tokens(self, slo_class: str, worker_id: str, itl_s: Sequence[float]) -> None:
-        """A decode worker's frame gave this class tokens; for each of its streams, the seconds since the token before."""
+        """A worker's frame gave this class tokens; for each of its streams, the seconds since the token before."""
 
     def on_finished(self, record: RequestRecord) -> None:
         """A request that had been taken is over."""
