@@ -176,16 +176,20 @@ class RequestOutput(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[_sampling_pb2.PositionLogprobs, _Mapping]]] = ..., finish_reason: _Optional[_Union[_sampling_pb2.FinishReason, str]] = ..., stop_token_id: _Optional[int] = ..., error: _Optional[_Union[RequestError, _Mapping]] = ..., offer: _Optional[_Union[_kv_transfer_pb2.Ticket, _Mapping]] = ..., usage: _Optional[_Union[EngineUsage, _Mapping]] = ..., transfer: _Optional[_Union[Transfer, _Mapping]] = ...) -> None: ...
 
 class EngineUsage(_message.Message):
-    __slots__ = ("input_tokens", "cached_tokens", "transferred_tokens", "computed_tokens")
+    __slots__ = ("input_tokens", "cached_tokens", "transferred_tokens", "computed_tokens", "queue_s", "compute_s")
     INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TRANSFERRED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_S_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
     input_tokens: int
     cached_tokens: int
     transferred_tokens: int
     computed_tokens: int
-    def __init__(self, input_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., transferred_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ...) -> None: ...
+    queue_s: float
+    compute_s: float
+    def __init__(self, input_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., transferred_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ..., queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ...) -> None: ...
 
 class Transfer(_message.Message):
     __slots__ = ("transport", "bytes", "seconds", "error", "corrupt", "digest_seconds")

@@ -18,6 +18,7 @@ from segue.router.choice_run import ChoiceRun, ChoiceSpec, Phase
 from segue.router.continuation import ContinuationPolicy, GiveUp, Interruption, Resume, Wait
 from segue.router.legs import choice_sampling
 from segue.router.planner import Plan, plan
+from segue.router.records import Interrupted, RouterObserver
 from segue.router.request import Request
 from segue.router.service import Generation, ResponseSink, ServedModel
 from segue.router.text.choice import ChoiceText
@@ -43,6 +44,7 @@ class Dispatcher:
         self._model = model
         self._max_concurrent_requests = max_concurrent_requests
         self._admission = admission or Admission()
+        self.observer = RouterObserver()  # Whoever makes the process sets it before requests come.
         self._continuation = continuation or ContinuationPolicy()
         self._requests: dict[str, Request] = {}
         self._runs: dict[str, tuple[Request, ChoiceRun]] = {}  # By the id of their present leg.
@@ -86,8 +88,10 @@ class Dispatcher:
                     link.release(output.offer, "cancelled")
                 continue
             request, run = known
-            if output.HasField("transfer") and output.transfer.error:
-                self._on_transfer_error(run, output, now_s)
+            if output.HasField("transfer"):
+                self.observer.on_transfer(request.slo_class, output.transfer)
+                if output.transfer.error:
+                    self._on_transfer_error(run, output, now_s)
             self._do(request, run, run.on_output(link.worker_id, output, now_s))
 
     def on_worker_lost(self, link: WorkerLink) -> None:
@@ -237,6 +241,7 @@ class Dispatcher:
         now_s = time.monotonic()
         if interrupted.at_fault:
             self._links.circuits.failed(interrupted.worker_id, now_s)
+        self.observer.on_interrupted(request.slo_class, _cause(interrupted))
         log.warning(
             "request_interrupted",
             request_id=request.request_id,
@@ -273,3 +278,9 @@ class Dispatcher:
         unreachable = transfer.error.startswith(("UNAVAILABLE", "DEADLINE_EXCEEDED"))
         if run.held is not None and (transfer.corrupt or unreachable):
             self._links.circuits.failed(run.held.ticket.producer_id, now_s)
+
+
+def _cause(interrupted: Replan) -> Interrupted:
+    if not interrupted.at_fault:
+        return "moved"
+    return "unavailable" if isinstance(interrupted.error, Unavailable) else "failed"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal
 
 from segue.proto.inference_pb2 import Timings, Usage
+from segue.proto.worker_pb2 import Transfer
+
+# Why a worker left an answer: it hands it over as it drains; it is gone or can't; it failed.
+Interrupted = Literal["moved", "unavailable", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,11 @@ class RequestRecord:
     ended_unix_s: float
 
 
-class RouterObserver(Protocol):
-    """Told what happens to requests. Called on the event loop; never blocks and never raises."""
+class RouterObserver:
+    """Told what happens to requests; an observer overrides what it wants to know.
+
+    Called on the event loop; never blocks and never raises.
+    """
 
     def on_refused(self, tenant: str, slo_class: str, code: str) -> None:
         """A request was not taken. ``code`` is its error's."""
@@ -38,5 +45,38 @@ class RouterObserver(Protocol):
     def on_tokens(self, slo_class: str, worker_id: str, itl_s: Sequence[float]) -> None:
         """A worker's frame gave this class tokens; for each of its streams, the seconds since the token before."""
 
+    def on_transfer(self, slo_class: str, transfer: Transfer) -> None:
+        """A decode worker has loaded a KV cache, or could not (``transfer.error``)."""
+
+    def on_interrupted(self, slo_class: str, cause: Interrupted) -> None:
+        """An answer was left by its worker; another one is looked for."""
+
     def on_finished(self, record: RequestRecord) -> None:
         """A request that had been taken is over."""
+
+
+class Observers(RouterObserver):
+    """Several as one."""
+
+    def __init__(self, observers: Iterable[RouterObserver]) -> None:
+        self._observers = tuple(observers)
+
+    def on_refused(self, tenant: str, slo_class: str, code: str) -> None:
+        for observer in self._observers:
+            observer.on_refused(tenant, slo_class, code)
+
+    def on_tokens(self, slo_class: str, worker_id: str, itl_s: Sequence[float]) -> None:
+        for observer in self._observers:
+            observer.on_tokens(slo_class, worker_id, itl_s)
+
+    def on_transfer(self, slo_class: str, transfer: Transfer) -> None:
+        for observer in self._observers:
+            observer.on_transfer(slo_class, transfer)
+
+    def on_interrupted(self, slo_class: str, cause: Interrupted) -> None:
+        for observer in self._observers:
+            observer.on_interrupted(slo_class, cause)
+
+    def on_finished(self, record: RequestRecord) -> None:
+        for observer in self._observers:
+            observer.on_finished(record)

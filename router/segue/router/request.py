@@ -32,6 +32,7 @@ class Request:
     def __init__(self, owner: RequestOwner, generation: Generation, sink: ResponseSink) -> None:
         self.request_id = new_request_id()
         self.generation = generation
+        self.slo_class = ""  # Requests have no classes yet.
         self.runs: list[ChoiceRun] = []
         self.over = False
         self._owner = owner
