@@ -1,0 +1,115 @@
+"""The scaling policy: one look at the cluster, one decision for both pools, with its reasons.
+
+By default each pool follows its own signal (``demand.py``) at its own pace (``pace.py``). With a budget of GPUs the two
+are decided together (``joint.py``, ``balance.py``): the split that serves most of what arrives within the SLO. Two
+pools scaled apart answer a change in the mix of prompts and answers by growing one and, much later, shrinking the
+other; together they trade, and a worker that can take either role turns without loading the model again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from segue.cluster.scaling.balance import Balance, Joint, move
+from segue.cluster.scaling.demand import Demand, Targets, decode_demand, prefill_demand, warm_rate
+from segue.cluster.scaling.joint import Split, Work
+from segue.cluster.scaling.pace import History, Pace, Step, step
+from segue.cluster.scaling.readings import Cluster, Pool
+
+# A backlog should be gone within this time, on top of what arrives meanwhile.
+_CATCH_UP_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingPolicy:
+    """With ``joint``, the paces count only until enough has been measured to decide jointly."""
+
+    targets: Targets = field(default_factory=Targets)
+    prefill: Pace = field(default_factory=Pace)
+    decode: Pace = field(default_factory=Pace)
+    joint: Joint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDecision:
+    """``present`` counts those that take work or start; ``workers`` is how many there should be."""
+
+    pool: Pool
+    present: int
+    workers: int
+    reason: str
+
+    @property
+    def change(self) -> int:
+        return self.workers - self.present
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """``turn_to`` is the role that a ``flex`` worker of the other pool should take rather than that one worker starts
+    here and one leaves there; None if no pool grows at the other's cost."""
+
+    prefill: PoolDecision
+    decode: PoolDecision
+
+    @property
+    def turn_to(self) -> Pool | None:
+        if self.prefill.change * self.decode.change >= 0:
+            return None
+        return "prefill" if self.prefill.change > 0 else "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyState:
+    """What is remembered between two looks. A new one, after a restart, only waits its windows out again."""
+
+    prefill: History = field(default_factory=History)
+    decode: History = field(default_factory=History)
+    balance: Balance = field(default_factory=Balance)
+
+
+def decide(policy: ScalingPolicy, state: PolicyState, cluster: Cluster, now_s: float) -> tuple[Decision, PolicyState]:
+    """What to do now, and what to remember."""
+    now = Split(_present(cluster, "prefill"), _present(cluster, "decode"), 0.0)
+    if policy.joint is not None and (work := _work(cluster, policy.targets)).measured:
+        moved = move(policy.joint, state.balance, now, work, now_s)
+        return (
+            Decision(
+                PoolDecision("prefill", now.prefill, moved.split.prefill, moved.reason),
+                PoolDecision("decode", now.decode, moved.split.decode, moved.reason),
+            ),
+            replace(state, balance=moved.balance),
+        )
+    wanted = prefill_demand(cluster, policy.targets)
+    prefill = step(policy.prefill, state.prefill, now.prefill, _asked(wanted, now.prefill), now_s)
+    needed = decode_demand(cluster, policy.targets)
+    decode = step(policy.decode, state.decode, now.decode, _asked(needed, now.decode), now_s)
+    return (
+        Decision(
+            PoolDecision("prefill", now.prefill, prefill.workers, _reason(wanted, prefill)),
+            PoolDecision("decode", now.decode, decode.workers, _reason(needed, decode)),
+        ),
+        replace(state, prefill=prefill.history, decode=decode.history),
+    )
+
+
+def _asked(demand: Demand, present: int) -> int:
+    return demand.workers if demand.can_shrink else max(demand.workers, present)
+
+
+def _reason(demand: Demand, taken: Step) -> str:
+    return f"{demand.reason}: {demand.workers} wanted" + (f"; {taken.held}" if taken.held else "")
+
+
+def _work(cluster: Cluster, targets: Targets) -> Work:
+    backlog = cluster.queued_tokens + sum(worker.backlog_tokens for worker in cluster.of("prefill"))
+    return Work(
+        prompt_tokens_per_s=cluster.arriving_tokens_per_s + backlog / _CATCH_UP_S,
+        output_tokens_per_s=cluster.arriving_output_tokens_per_s,
+        prefill_rate=warm_rate(cluster, "prefill", targets),
+        decode_rate=warm_rate(cluster, "decode", targets),
+    )
+
+
+def _present(cluster: Cluster, pool: Pool) -> int:
+    return sum(worker.phase != "draining" for worker in cluster.of(pool))
