@@ -7,100 +7,27 @@ one. All of it dies with the test process.
 from __future__ import annotations
 
 import os
-import re
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import grpc
 import httpx
 
 from segue.cluster.environment import share_of, worker_environment
 from segue.cluster.local import Ports, choose_ports, this_machine
-from segue.proto.worker_pb2 import DescribeRequest, DescribeResponse, WorkerState
-from segue.proto.worker_pb2_grpc import WorkerStub
+from tests.faults.member import LOADING, START_S, Member, wait_until
 from tests.faults.proxy import LinkProxy
 
 LEASE_S = {"grpc": 3.0, "nixl": 6.0}  # vLLM's NIXL connector takes no shorter one.
 DRAIN_S = 20.0
-_START_S = 120.0
 # How long a decode worker may take to dial a producer again that has come back.
 _REDIAL_S = 1.5
-_LOADING = (WorkerState.WORKER_STATE_LOADING, WorkerState.WORKER_STATE_WARMING)
-_LISTENING = re.compile(r'"address":\s*"([^"]+)".*"event":\s*"listening"')
-
-
-@dataclass
-class Member:
-    """One process of the cluster. ``address`` is where it describes itself; empty for a router."""
-
-    name: str
-    argv: Sequence[str]
-    environment: dict[str, str]
-    log: Path
-    process: subprocess.Popen[bytes] | None = None
-    log_start_bytes: int = 0
-    stopped: bool = field(default=False)  # By SIGSTOP.
-    loaded: bool = field(default=False)  # As far as it was asked: what has not loaded yet holds nothing.
-
-    def start(self) -> None:
-        with self.log.open("ab") as sink:
-            self.log_start_bytes = sink.seek(0, os.SEEK_END)
-            self.process = subprocess.Popen(self.argv, env=self.environment, stdout=sink, stderr=sink)
-        self.stopped = self.loaded = False
-
-    @property
-    def alive(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    def signal(self, signum: signal.Signals) -> None:
-        if self.alive and self.process is not None:
-            self.process.send_signal(signum)
-            self.stopped = signum is signal.SIGSTOP
-
-    def kill(self) -> None:
-        """SIGKILL, and over when this returns."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(10)
-
-    def said(self) -> str:
-        """What this life has logged."""
-        with self.log.open("rb") as file:
-            file.seek(self.log_start_bytes)
-            return file.read().decode(errors="replace")
-
-    def describe(self) -> DescribeResponse | None:
-        """What the worker says of itself at its own port; None while it has none."""
-        found = _LISTENING.search(self.said())
-        if found is None or not self.alive:
-            return None
-        with grpc.insecure_channel(found[1]) as channel:
-            try:
-                seen = WorkerStub(channel).Describe(DescribeRequest(), timeout=5)
-            except grpc.RpcError:
-                return None
-        self.loaded = self.loaded or seen.status.state not in _LOADING
-        return seen
-
-    @property
-    def ready(self) -> bool:
-        """Whether it takes requests."""
-        seen = self.describe()
-        return seen is not None and seen.status.state == WorkerState.WORKER_STATE_READY
-
-    def wait_ready(self) -> None:
-        """Until it takes requests. Raises AssertionError if it ends instead."""
-        _wait(lambda: self.ready or not self.alive, _START_S, f"{self.name} is not ready")
-        assert self.alive, f"{self.name} ended while it started:\n{self.said()[-2000:]}"
 
 
 class Cluster:
@@ -186,8 +113,8 @@ class Cluster:
         def serving() -> bool:
             return all(any(member.ready for member in self.of_role(role)) for role in ("prefill", "decode"))
 
-        _wait(serving, _START_S, "a pool has no worker")
-        _wait(partial(self.router_knows, 2), _START_S, "the router has not found its workers")
+        wait_until(serving, START_S, "a pool has no worker")
+        wait_until(partial(self.router_knows, 2), START_S, "the router has not found its workers")
 
     def wait_whole(self, routers: Sequence[str] = ("router-0",)) -> None:
         """Until everything serves."""
@@ -195,7 +122,7 @@ class Cluster:
             self.members[name].wait_ready()
         for router in routers:
             known = partial(self.router_knows, len(self.workers), router)
-            _wait(known, _START_S, f"{router} has not found its workers")
+            wait_until(known, START_S, f"{router} has not found its workers")
         if self._restarted:
             time.sleep(_REDIAL_S)
         self._restarted = False
@@ -220,10 +147,10 @@ class Cluster:
                 continue
             seen = member.describe()
             if seen is None:
-                if member.alive and member.loaded:
+                if member.alive and member.loaded and not member.leaves:
                     problems.append(f"{name} doesn't describe itself")
                 continue
-            if seen.status.state in _LOADING:
+            if seen.status.state in LOADING:
                 continue
             load, blocks = seen.load, seen.status.facts.kv_blocks
             held = {what: getattr(load, what) for what in ("running_requests", "waiting_requests", "held_offers")}
@@ -244,6 +171,13 @@ class Cluster:
             assert took_s < within_s, f"after {within_s:g} s: {'; '.join(problems)}"
             time.sleep(0.03)
         return time.monotonic() - started_s
+
+    def wait_left(self, name: str) -> None:
+        """Until a drained process has ended, as one should that had nothing left."""
+        member = self.members[name]
+        wait_until(lambda: not member.alive, DRAIN_S, f"{name} was told to drain and has not left")
+        assert member.process is not None
+        assert member.process.returncode == 0, f"{name} left with status {member.process.returncode}"
 
     def holder(self, role: str) -> str:
         """The worker of this role that has something to do; the first one if no load shows it."""
@@ -285,10 +219,3 @@ class Cluster:
 def _segue(command: str, model: str) -> list[str]:
     own = ["--model", model, "--log-format", "json", "--die-with-parent", str(os.getpid())]
     return [sys.executable, "-m", "segue.cli", command, *own]
-
-
-def _wait(condition: Callable[[], bool], within_s: float, problem: str) -> None:
-    until_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until_s, f"{problem} after {within_s:g} s"
-        time.sleep(0.05)

@@ -150,4 +150,5 @@ async def test_every_kind_of_answer_goes_on(cluster: Cluster, how: str) -> None:
         # Computed again by prefill, the last token's would have come too.
         moved = [reused for after, reused in left.values() if (len(PROMPT) + after - 1 - reused) % BLOCK_TOKENS == 0]
         assert moved, "no live KV cache was moved"
+        await asyncio.to_thread(cluster.wait_left, victim.name)
     await asyncio.to_thread(cluster.wait_baseline, cluster.lease_s + 3)

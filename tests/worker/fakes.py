@@ -66,7 +66,6 @@ class FakeEngine:
     moved: list[str] = field(default_factory=list)
     load_now: Load = field(default_factory=Load)
     stopped: bool = False
-    ends: bool = True
 
     async def start(self, listener: EngineListener) -> EngineFacts:
         self.listener = listener
@@ -88,9 +87,8 @@ class FakeEngine:
     def counters(self) -> EngineCounters:
         return EngineCounters(requests=len(self.submits))
 
-    async def stop(self) -> bool:
+    async def stop(self) -> None:
         self.stopped = True
-        return self.ends
 
 
 class Session:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from segue.base.process import exit_now
 from segue.cli.failures import settings_errors
 from segue.cli.model import model_and_served_name
 from segue.cli.options import (
@@ -105,7 +106,7 @@ def prefill_worker(
             insecure=insecure,
             log_format=log_format,
         )
-        raise typer.Exit(run(settings))
+        exit_now(run(settings))
 
 
 def decode_worker(
@@ -154,7 +155,7 @@ def decode_worker(
             insecure=insecure,
             log_format=log_format,
         )
-        raise typer.Exit(run(settings))
+        exit_now(run(settings))
 
 
 def _settings(

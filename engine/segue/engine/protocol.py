@@ -54,9 +54,9 @@ class Engine(Protocol):
     def counters(self) -> EngineCounters:
         """Since warm-up ended, by the engine's own statistics."""
 
-    async def stop(self) -> bool:
-        """End the engine, whatever it is doing; whether it has ended.
+    async def stop(self) -> None:
+        """End the engine, whatever it is doing. Ports and transfers are closed; memory is left to the process's end.
 
-        Loading a model can't be interrupted: an engine told to stop meanwhile answers False at once, and goes on until
+        Loading a model can't be interrupted: told to stop meanwhile, this returns at once and the engine goes on until
         the process ends (see :func:`segue.base.process.exit_now`).
         """

@@ -46,7 +46,6 @@ class AsyncEngine:
         self._flush_due = False
         self._counters: Counters | None = None
         self._llm: Any = None
-        self._loading = False
         self._held = HeldOffers()
         self._watching: asyncio.Task[None] | None = None
 
@@ -72,15 +71,9 @@ class AsyncEngine:
         self._kv_blocks = 0
         # Blocks while the engine core starts; on a thread, so that the worker can say that it is loading.
         loggers = [stat_logger_into(self._counters)]
-        self._loading = True
-
-        def load() -> AsyncLLM:
-            try:
-                return AsyncLLM.from_vllm_config(config, stat_loggers=loggers)
-            finally:
-                self._loading = False
-
-        self._llm = await on_daemon_thread(load, name="vllm-load")
+        self._llm = await on_daemon_thread(
+            lambda: AsyncLLM.from_vllm_config(config, stat_loggers=loggers), name="vllm-load"
+        )
         self._kv_blocks = (config.cache_config.num_gpu_blocks or 1) - 1  # Block 0 is vLLM's null block.
         facts = engine_facts(settings, config, connector, self._kv_blocks)
         self._translator = OutputTranslator(connector, facts.layout, facts.transport)
@@ -114,7 +107,7 @@ class AsyncEngine:
     def counters(self) -> EngineCounters:
         return self._counters.snapshot() if self._counters is not None else EngineCounters()
 
-    async def stop(self) -> bool:
+    async def stop(self) -> None:
         self._kv_port.close()
         if self._watching is not None:
             self._watching.cancel()
@@ -123,10 +116,8 @@ class AsyncEngine:
             task.cancel()
         if self._ending:
             await asyncio.wait(self._ending, timeout=_STOP_TIMEOUT_S)
-        if self._llm is None:
-            return not self._loading
-        await asyncio.to_thread(self._llm.shutdown)
-        return True
+        if self._llm is not None:
+            await asyncio.to_thread(self._llm.shutdown)
 
     async def _warm_up(self) -> None:
         for submit in warm_up_submits():

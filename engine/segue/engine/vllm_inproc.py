@@ -78,14 +78,12 @@ class InprocEngine:
     def counters(self) -> EngineCounters:
         return self._counters.snapshot() if self._counters is not None else EngineCounters()
 
-    async def stop(self) -> bool:
+    async def stop(self) -> None:
         self._stopping = True
         self._wake.set()
         self._kv_port.close()
-        if self._thread is None:
-            return True
-        await asyncio.to_thread(self._thread.join, _STOP_TIMEOUT_S if self._loaded else 0.0)
-        return not self._thread.is_alive()
+        if self._thread is not None and self._loaded:
+            await asyncio.to_thread(self._thread.join, _STOP_TIMEOUT_S)
 
     def _command(self, command: Callable[[], None]) -> None:
         self._commands.put(command)
@@ -116,7 +114,18 @@ class InprocEngine:
             log.exception("engine_failed")
             self._post(loop, listener.on_failure, error)
         finally:
-            self._engine.engine_core.shutdown()
+            self._close()
+
+    def _close(self) -> None:
+        """End what others see of this engine: the connector, in both its halves.
+
+        vLLM's own shutdown goes through the whole heap for garbage, twice, which takes a second or two of a drained
+        worker's leave; what it would free goes with the process.
+        """
+        from vllm.distributed.kv_transfer import ensure_kv_transfer_shutdown
+
+        ensure_kv_transfer_shutdown()
+        self._scheduler.shutdown()
 
     @staticmethod
     def _post(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: Any) -> None:

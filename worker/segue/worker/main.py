@@ -7,7 +7,7 @@ import asyncio
 from segue.base.errors import SettingsError
 from segue.base.ids import new_epoch
 from segue.base.logging import get_logger, setup_logging
-from segue.base.process import exit_now, on_stop_signals
+from segue.base.process import on_stop_signals
 from segue.engine.factory import make_engine
 from segue.engine.protocol import Engine
 from segue.proto.worker_pb2 import Register, WorkerState
@@ -28,7 +28,11 @@ _LEAVE_TIMEOUT_S = 2.0
 
 
 def run_worker(settings: WorkerSettings, role: WorkerRole) -> int:
-    """Run until drained or failed; the process's exit status: 0 drained, 1 failed, 2 can't run as configured."""
+    """Run until drained or failed; the process's exit status: 0 drained, 1 failed, 2 can't run as configured.
+
+    The process is to end with :func:`segue.base.process.exit_now`. A thread inside vLLM may still run, and what the
+    interpreter would tear down after it takes seconds that nobody gains by: all that others see is closed.
+    """
     setup_logging(settings.log_format)
     worker = _Worker(settings, role)
     status = 2
@@ -37,22 +41,16 @@ def run_worker(settings: WorkerSettings, role: WorkerRole) -> int:
     except* SettingsError as group:
         for error in _leaves(group):
             log.error("cannot_start", error=str(error))
-    if not worker.engine_ended:
-        exit_now(status)  # The interpreter would tear down what a thread inside vLLM still uses.
     return status
 
 
 class _Worker:
-    """The phases of one worker's life, in order: listen, attach, load, serve, drain, stop.
-
-    ``engine_ended`` says afterwards whether nothing of the engine runs any more.
-    """
+    """The phases of one worker's life, in order: listen, attach, load, serve, drain, stop."""
 
     def __init__(self, settings: WorkerSettings, role: WorkerRole) -> None:
         self._settings = settings
         self._role = role
         self._drain_clock = DrainClock(settings.drain_timeout_s)
-        self.engine_ended = True
 
     async def run(self) -> int:
         self._draining = asyncio.Event()
@@ -62,7 +60,7 @@ class _Worker:
         try:
             status = await self._run(engine, epoch)
         finally:
-            self.engine_ended = await engine.stop()
+            await engine.stop()
         log.info("stopped", status=status)
         return status
 
@@ -89,6 +87,7 @@ class _Worker:
                 watching = tasks.create_task(runtime.watch(), name="clock")
                 runtime.set_state(WorkerState.WORKER_STATE_LOADING, self._settings.model)
                 status = await self._serve(runtime, server, engine)
+                log.info("leaving", status=status)
                 await server.set_ready(False)
                 await runtime.leave(_LEAVE_TIMEOUT_S)
                 attached.cancel()
