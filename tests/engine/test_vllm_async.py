@@ -182,7 +182,7 @@ async def test_a_dead_engine_ends_every_request_and_is_told(running: Running) ->
 
 
 async def test_an_engine_core_that_dies_while_nothing_runs_is_told(running: Running) -> None:
-    running.engine._watching = asyncio.create_task(running.engine._watch(""))
+    running.engine._watching = [asyncio.create_task(running.engine._watch(""))]
     await asyncio.sleep(0)
     assert not running.listener.failures
     running.llm.errored = True
@@ -192,7 +192,7 @@ async def test_an_engine_core_that_dies_while_nothing_runs_is_told(running: Runn
 async def test_offers_are_counted_where_they_are_held(running: Running) -> None:
     """The engine core's process knows them; this one sees them pass and asks."""
     async with FakeProducer() as producer:
-        running.engine._watching = asyncio.create_task(running.engine._watch(producer.address))
+        running.engine._watching = [asyncio.create_task(running.engine._watch(producer.address))]
         producer.held_offers = 3
         await until(lambda: running.engine.load().held_offers == 3)
         assert list(producer.renewed[0].ticket_ids) == []

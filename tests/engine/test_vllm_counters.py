@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, SchedulerStats
+import pytest
+from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, SchedulerIterationDetails, SchedulerStats
 
 from segue.engine.vllm_counters import Counters, stat_logger_into
 from segue.proto.worker_pb2 import EngineCounters, Load
@@ -63,3 +64,15 @@ def test_vllms_logger_feeds_them() -> None:
     logger.log_engine_initialized()
     assert counters.snapshot().generated_tokens == 1
     assert counters.load().free_blocks == 5
+
+
+def test_a_step_is_told_of_by_its_tokens_and_requests() -> None:
+    counters = Counters(lambda: 10)
+    stats = SchedulerStats(num_running_reqs=0)
+    stats.iteration_details = SchedulerIterationDetails(1, 2, 300, 5, 5, 12.0)
+    counters.record(stats, None)
+    load = counters.load()
+    assert (load.step_prompt_tokens, load.step_requests, load.steps) == (300, 7, 1)
+    assert load.step_s == pytest.approx(0.012)
+    counters.record(SchedulerStats(num_running_reqs=0), None)  # Nothing was computed.
+    assert counters.load().steps == 1

@@ -102,7 +102,9 @@ class Engine(InprocEngine):
         self._engine: Any = self.llm
         self._scheduler = FakeScheduler(self.llm)
         self._pool = SimpleNamespace(get_num_free_blocks=lambda: 9)
-        self._counters = SimpleNamespace(reset=lambda: None, snapshot=lambda: EngineCounters(requests=1))  # type: ignore[assignment]
+        self._counters = SimpleNamespace(  # type: ignore[assignment]
+            reset=lambda: None, snapshot=lambda: EngineCounters(requests=1), load=Load
+        )
         self._translator = OutputTranslator(CONFIG, BlockLayout(), "grpc")
         return EngineFacts(model="m")
 

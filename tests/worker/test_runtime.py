@@ -13,6 +13,8 @@ from segue.proto.kv_transfer_pb2 import ReleaseRequest, RenewRequest, Ticket
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import (
     EngineFacts,
+    KvEvent,
+    KvEvents,
     Load,
     Registered,
     RequestError,
@@ -427,3 +429,18 @@ async def test_only_the_first_failure_counts(worker: Worker) -> None:
     worker.runtime.on_failure(first)
     worker.runtime.on_failure(RuntimeError("and again"))
     assert worker.runtime.failure.result() is first
+
+
+async def test_a_router_gets_the_whole_prefix_cache_first_and_again_when_it_asks() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        worker = Worker(tasks, PrefillRole()).ready()
+        await worker.a.outbox.take()
+        stored = KvEvent(stored=KvEvent.Stored(blocks=[1, 2]))
+        worker.runtime.on_kv_events([stored])
+        worker.step()
+        late = worker.attach("router-c:1")
+        assert (await late.outbox.take()).kv_events == KvEvents(snapshot=True, events=[stored])
+        assert (await worker.a.outbox.take()).kv_events == KvEvents(events=[stored])
+        worker.runtime.on_frame(worker.a, RouterFrame(resend_kv_events=True))
+        again = (await worker.a.outbox.take()).kv_events
+        assert again == KvEvents(first_sequence=1, snapshot=True, events=[stored])

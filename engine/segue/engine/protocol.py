@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, RequestOutput, Submit
+from segue.proto.worker_pb2 import EngineCounters, EngineFacts, KvEvent, Load, RequestOutput, Submit
 
 
 class EngineListener(Protocol):
@@ -16,6 +16,13 @@ class EngineListener(Protocol):
 
     def on_step(self, outputs: Sequence[RequestOutput], load: Load) -> None:
         """One engine step: what it gave each request (possibly to none), and the load after it."""
+
+    def on_kv_events(self, events: Sequence[KvEvent]) -> None:
+        """What became of blocks in the prefix cache, in order; said before the step that it came of.
+
+        A name is stored once, however many copies the engine has, and removed with the last of them. An engine that
+        can't tell never calls this.
+        """
 
     def on_failure(self, error: BaseException) -> None:
         """The engine has stopped for good; whatever it held is lost."""

@@ -25,6 +25,7 @@ from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, RequestErr
 
 if TYPE_CHECKING:
     from segue.engine.vllm_counters import Counters
+    from segue.engine.vllm_kv_events import SubscribedEvents
 
 log = get_logger("engine")
 
@@ -47,7 +48,8 @@ class AsyncEngine:
         self._counters: Counters | None = None
         self._llm: Any = None
         self._held = HeldOffers()
-        self._watching: asyncio.Task[None] | None = None
+        self._kv_events: SubscribedEvents | None = None
+        self._watching: list[asyncio.Task[None]] = []
 
     async def start(self, listener: EngineListener) -> EngineFacts:
         from vllm import AsyncEngineArgs
@@ -57,12 +59,14 @@ class AsyncEngine:
 
         from segue.engine.vllm_counters import Counters, stat_logger_into
         from segue.engine.vllm_facts import engine_facts
+        from segue.engine.vllm_kv_events import KvEventNames, SubscribedEvents
         from segue.engine.vllm_translate import OutputTranslator
 
         self._listener = listener
         settings = self._settings
         connector = connector_config(settings, self._kv_port)
-        arguments = engine_arguments(settings, connector)
+        self._kv_events = SubscribedEvents()
+        arguments = {**engine_arguments(settings, connector), "kv_events_config": self._kv_events.config()}
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
         except (ValueError, TypeError, OSError, VLLMError) as error:  # OSError: there is no such model.
@@ -79,7 +83,11 @@ class AsyncEngine:
         self._translator = OutputTranslator(connector, facts.layout, facts.transport)
         listener.on_loaded()
         await self._warm_up()
-        self._watching = asyncio.create_task(self._watch(connector.address), name="engine-core")
+        names = KvEventNames(facts.layout.block_tokens)
+        self._watching = [
+            asyncio.create_task(self._watch(connector.address), name="engine-core"),
+            asyncio.create_task(self._kv_events.read(names, listener.on_kv_events), name="kv-events"),
+        ]
         return facts
 
     def submit(self, submit: Submit) -> None:
@@ -109,8 +117,10 @@ class AsyncEngine:
 
     async def stop(self) -> None:
         self._kv_port.close()
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in self._watching:
+            task.cancel()
+        if self._kv_events is not None:
+            self._kv_events.close()
         self._tasks.clear()
         for task in self._ending:
             task.cancel()

@@ -17,7 +17,7 @@ from segue.engine.settings import EngineSettings
 from segue.kv_transfer.connector_config import ConnectorConfig
 
 # Segue sets these; a pool that could change them would break the hand-off.
-_OURS = {"model", "kv_transfer_config", "logits_processors"}
+_OURS = {"model", "kv_transfer_config", "logits_processors", "kv_events_config", "enable_logging_iteration_details"}
 
 
 def vllm_environment(settings: EngineSettings, nixl_port: int) -> Mapping[str, str]:
@@ -168,6 +168,7 @@ def engine_arguments(settings: EngineSettings, connector: ConnectorConfig) -> di
         **settings.engine_args,
         "structured_outputs_config": StructuredOutputsConfig(**constraints),
         "model": settings.model,
+        "enable_logging_iteration_details": True,  # How long each step took, and of what; it goes into our counters.
         "kv_transfer_config": KVTransferConfig(
             kv_connector="SegueNixlConnector" if nixl else "SegueGrpcConnector",
             kv_connector_module_path="segue.kv_transfer.vllm_nixl" if nixl else "segue.kv_transfer.vllm_grpc",

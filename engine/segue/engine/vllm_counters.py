@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ class Counters:
         self._lock = threading.Lock()
         self._counters = EngineCounters()
         self._load = Load()
+        self._last_step_at_s = 0.0  # 0 if nothing ran behind it.
 
     def reset(self) -> None:
         with self._lock:
@@ -43,6 +45,15 @@ class Counters:
                 self._load.running_requests = scheduler.num_running_reqs
                 self._load.waiting_requests = scheduler.num_waiting_reqs
                 self._load.free_blocks = round((1.0 - scheduler.kv_cache_usage) * self._kv_blocks())
+                if (details := scheduler.iteration_details) is not None and not details.is_dummy:
+                    # vLLM's own measure leaves out what an executor does before it is waited for.
+                    now_s = time.monotonic()
+                    since_last_s = now_s - self._last_step_at_s if self._last_step_at_s else 0.0
+                    self._load.step_s = since_last_s or details.elapsed_ms / 1000
+                    self._last_step_at_s = now_s if scheduler.num_running_reqs else 0.0
+                    self._load.step_prompt_tokens = details.num_ctx_tokens
+                    self._load.step_requests = details.num_ctx_requests + details.num_generation_requests
+                    self._load.steps += 1
             if iteration is not None:
                 prompt = iteration.prompt_token_stats
                 self._counters.input_tokens += prompt.total

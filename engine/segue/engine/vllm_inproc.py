@@ -10,6 +10,7 @@ import asyncio
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, RequestErr
 
 if TYPE_CHECKING:
     from segue.engine.vllm_counters import Counters
+    from segue.engine.vllm_kv_events import TakenEvents
 
 log = get_logger("engine")
 
@@ -45,6 +47,7 @@ class InprocEngine:
         self._stopping = False
         self._loaded = False
         self._counters: Counters | None = None
+        self._kv_events: TakenEvents | None = None
         self._submits: dict[str, Submit] = {}
         self._answers: list[RequestOutput] = []  # What commands gave, to go out with the next step.
         self._load = Load()
@@ -107,6 +110,8 @@ class InprocEngine:
             told = self._load
             while not self._stopping:
                 outputs = self._turn()
+                if self._kv_events is not None and (events := self._kv_events.take()):
+                    self._post(loop, listener.on_kv_events, events)
                 if outputs or self._load != told:
                     told = self._load
                     self._post(loop, listener.on_step, outputs, told)
@@ -140,11 +145,12 @@ class InprocEngine:
 
         from segue.engine.vllm_counters import Counters, stat_logger_into
         from segue.engine.vllm_facts import engine_facts
+        from segue.engine.vllm_kv_events import KvEventNames, TakenEvents
         from segue.engine.vllm_translate import OutputTranslator
 
         settings = self._settings
         connector = connector_config(settings, self._kv_port)
-        arguments = engine_arguments(settings, connector)
+        arguments = {**engine_arguments(settings, connector), "kv_events_config": TakenEvents.config()}
         try:
             config = EngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
         except (ValueError, TypeError, OSError, VLLMError) as error:  # OSError: there is no such model.
@@ -157,6 +163,8 @@ class InprocEngine:
         self._kv_blocks = self._pool.get_num_free_blocks()
         facts = engine_facts(settings, config, connector, self._kv_blocks)
         self._translator = OutputTranslator(connector, facts.layout, facts.transport)
+        self._kv_events = TakenEvents(KvEventNames(facts.layout.block_tokens))
+        self._scheduler.kv_event_publisher = self._kv_events
         return facts
 
     def _warm_up(self) -> None:
@@ -189,7 +197,10 @@ class InprocEngine:
 
     def _step(self) -> list[RequestOutput]:
         outputs = []
-        for output in self._engine.step():
+        begin_s = time.monotonic()
+        stepped = self._engine.step()
+        took_s = time.monotonic() - begin_s
+        for output in stepped:
             submit = self._submits.get(output.request_id)
             if submit is None:
                 continue
@@ -198,7 +209,13 @@ class InprocEngine:
                 del self._submits[output.request_id]
             outputs.append(message)
         running, waiting = self._scheduler.get_request_counts()
+        last = self._counters.load() if self._counters is not None else Load()
         self._load = Load(
+            # A turn in which nothing was computed is no step.
+            step_s=took_s if last.steps != self._load.steps else self._load.step_s,
+            step_prompt_tokens=last.step_prompt_tokens,
+            step_requests=last.step_requests,
+            steps=last.steps,
             running_requests=running,
             waiting_requests=waiting,
             waiting_tokens=sum(request.num_tokens for request in self._scheduler.waiting),

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from segue.proto.worker_pb2 import Load, RequestOutput, Status, WorkerFrame
+from segue.proto.worker_pb2 import KvEvent, Load, RequestOutput, Status, WorkerFrame
+from segue.worker.kv_feed import KvFeed
+
+# Changes of the cache that come with no output for this router wait this long for company: each frame costs both ends
+# some 150 us, and several routers would each get one for every step.
+_KV_EVENTS_WAIT_S = 0.05
 
 
 class Outbox:
-    """At most one frame waits; everything said meanwhile is added to it. Load and status: the latest counts."""
+    """At most one frame waits; everything said meanwhile is added to it. Load and status: the latest counts.
+
+    A large snapshot of the prefix cache goes out in several frames, between which tokens go on.
+    """
 
     def __init__(self) -> None:
         self._frame = WorkerFrame()
+        self._kv: KvFeed | None = None
         self._filled = asyncio.Event()
         self._sent = asyncio.Event()
         self._sent.set()
@@ -29,11 +38,29 @@ class Outbox:
         self._frame.status.CopyFrom(status)
         self._fill()
 
+    def start_kv_events(self, snapshot: Callable[[], Sequence[KvEvent]]) -> None:
+        """Send the prefix cache as it is, and from then on what changes."""
+        self._kv = self._kv or KvFeed(snapshot)
+        self._kv.restart()
+        self._fill()
+
+    def put_kv_events(self, events: Iterable[KvEvent]) -> None:
+        """Left out before the first snapshot, which will have them."""
+        if self._kv is None:
+            return
+        self._kv.put(events)
+        if not self._filled.is_set():
+            asyncio.get_running_loop().call_later(_KV_EVENTS_WAIT_S, self._fill_with_kv_events)
+
     async def take(self) -> WorkerFrame:
         """The waiting frame, as soon as there is one. Call ``mark_sent`` once it is written."""
         await self._filled.wait()
         frame, self._frame = self._frame, WorkerFrame()
         self._filled.clear()
+        if self._kv is not None and not self._kv.empty:
+            frame.kv_events.CopyFrom(self._kv.take())
+            if not self._kv.empty:
+                self._fill()
         return frame
 
     def mark_sent(self) -> None:
@@ -44,6 +71,10 @@ class Outbox:
     async def flushed(self) -> None:
         """Until everything that was put in is written."""
         await self._sent.wait()
+
+    def _fill_with_kv_events(self) -> None:
+        if self._kv is not None and not self._kv.empty:
+            self._fill()
 
     def _fill(self) -> None:
         self._filled.set()

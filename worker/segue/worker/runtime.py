@@ -13,6 +13,7 @@ from segue.proto.kv_transfer_pb2 import ReleaseRequest
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import (
     EngineFacts,
+    KvEvent,
     Load,
     Register,
     RequestError,
@@ -24,6 +25,7 @@ from segue.proto.worker_pb2 import (
 )
 from segue.worker.attachment import Attachment
 from segue.worker.drain import DrainClock, progress
+from segue.worker.kv_cache_view import KvCacheView
 from segue.worker.offered_tickets import OfferedTickets
 from segue.worker.open_requests import OpenRequests
 from segue.worker.releases import Releases
@@ -48,6 +50,7 @@ class WorkerRuntime:
         self._attachments: set[Attachment] = set()
         self._open: OpenRequests[Attachment] = OpenRequests()
         self._offered = OfferedTickets()
+        self._kv_cache = KvCacheView()
         self._idle = asyncio.Event()
         self._now_s = asyncio.get_running_loop().time
 
@@ -73,6 +76,11 @@ class WorkerRuntime:
             attachment.outbox.put_load(load)
         self._idle.set()
 
+    def on_kv_events(self, events: Sequence[KvEvent]) -> None:
+        self._kv_cache.apply(events)
+        for attachment in self._attachments:
+            attachment.outbox.put_kv_events(events)
+
     def on_failure(self, error: BaseException) -> None:
         if not self.failure.done():
             self.failure.set_result(error)
@@ -87,6 +95,9 @@ class WorkerRuntime:
             self._attachments.add(attachment)
             # It may have changed since the stream's first frame was written.
             attachment.outbox.put_status(self.status)
+            attachment.outbox.start_kv_events(self._kv_cache.snapshot)
+        elif frame.resend_kv_events:
+            attachment.outbox.start_kv_events(self._kv_cache.snapshot)
         for submit in frame.submit:
             self._submit(attachment, submit)
         # Of its own requests only. One that is not open any more has its last output on the way.
