@@ -19,7 +19,7 @@ from segue.engine.vllm_translate import OutputTranslator
 from segue.kv_transfer.connector_config import ConnectorConfig
 from segue.proto.kv_transfer_pb2 import BlockLayout
 from segue.proto.sampling_pb2 import FinishReason, SamplingParams
-from segue.proto.worker_pb2 import EngineCounters, Load, RequestError, RequestOutput, Submit
+from segue.proto.worker_pb2 import EngineCounters, KvEvent, Load, RequestError, RequestOutput, Submit
 from tests.worker.fakes import FakeProducer
 
 SETTINGS = EngineSettings(model="m", role="decode", kind="async", transport="grpc", worker_id="w-0", epoch="e-1")
@@ -66,6 +66,9 @@ class Listener:
 
     def on_step(self, outputs: Sequence[RequestOutput], load: Load) -> None:
         self.steps.append(outputs)
+
+    def on_kv_events(self, events: Sequence[KvEvent]) -> None:
+        return
 
     def on_failure(self, error: BaseException) -> None:
         self.failures.append(error)

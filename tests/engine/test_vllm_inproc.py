@@ -20,7 +20,7 @@ from segue.engine.vllm_translate import OutputTranslator
 from segue.kv_transfer.connector_config import ConnectorConfig
 from segue.proto.kv_transfer_pb2 import BlockLayout
 from segue.proto.sampling_pb2 import FinishReason, SamplingParams
-from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, RequestError, RequestOutput, Submit
+from segue.proto.worker_pb2 import EngineCounters, EngineFacts, KvEvent, Load, RequestError, RequestOutput, Submit
 
 SETTINGS = EngineSettings(model="m", role="decode", kind="inproc", transport="grpc", worker_id="w-0", epoch="e-1")
 CONFIG = ConnectorConfig("w-0", "e-1", "", 30.0, "m")
@@ -124,6 +124,9 @@ class Listener:
         self.outputs += outputs
         self.loads.append(load)
         self.told.set()
+
+    def on_kv_events(self, events: Sequence[KvEvent]) -> None:
+        return
 
     def on_failure(self, error: BaseException) -> None:
         self.failures.append(error)
