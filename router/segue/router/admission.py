@@ -38,13 +38,15 @@ class Demand:
     """What a request wants, as far as it is known: before its prompt is tokenised, 0 tokens.
 
     ``output_tokens`` is the most it may get, 0 if that isn't known either. ``timeout_s`` is what is left of its
-    deadline.
+    deadline. ``slo_class`` is a class's name, empty for the default one; ``tenant`` whose share it counts in.
     """
 
     timeout_s: float
     prompt_tokens: int = 0
     output_tokens: int = 0
     n: int = 1
+    slo_class: str = ""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

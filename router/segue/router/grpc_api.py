@@ -35,7 +35,9 @@ from segue.router.limits import (
     complete_sampling,
 )
 from segue.router.service import Generation, GenerationService, ServedModel, find_model
+from segue.router.slo import DEFAULT_CLASSES, SloClasses
 from segue.router.structured_outputs import check_structured_outputs
+from segue.router.terms import Terms, check_terms
 from segue.router.text.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt, prompt_bytes, read_prompt
 
 log = get_logger("grpc")
@@ -46,10 +48,17 @@ _GenerateContext = grpc.aio.ServicerContext[GenerateRequest, GenerateResponse]
 class InferenceService(InferenceServicer):
     """Translates calls into generations. The call's deadline is the request's."""
 
-    def __init__(self, service: GenerationService, models: Mapping[str, ServedModel], limits: Limits) -> None:
+    def __init__(
+        self,
+        service: GenerationService,
+        models: Mapping[str, ServedModel],
+        limits: Limits,
+        classes: SloClasses = DEFAULT_CLASSES,
+    ) -> None:
         self._service = service
         self._models = models
         self._limits = limits
+        self._classes = classes
 
     async def Generate(self, request: GenerateRequest, context: _GenerateContext) -> AsyncIterator[GenerateResponse]:
         sink = MergingSink()
@@ -122,8 +131,10 @@ class InferenceService(InferenceServicer):
         label = check_label(request.request_label, self._limits)
         check_structured_outputs(request.sampling, self._limits)
         timeout_s = self._timeout_s(context)
+        asked = Terms(request.slo_class, request.priority, request.tenant, request.explain)
+        terms = check_terms(asked, self._classes)
         # Before the prompt is tokenised: a refusal is to cost next to nothing.
-        self._service.admit(Demand(timeout_s, n=n))
+        self._service.admit(Demand(timeout_s, n=n, slo_class=terms.slo_class, tenant=terms.tenant))
         token_ids = await read_prompt(model.codec, prompt, max_model_len_tokens=model.max_model_len_tokens)
         check_prompt(token_ids, facts, self._limits)
         sampling = complete_sampling(request.sampling, prompt_tokens=len(token_ids), model=facts, limits=self._limits)
@@ -139,6 +150,10 @@ class InferenceService(InferenceServicer):
             echo=request.echo,
             label=label or None,
             timeout_s=self._timeout_s(context),
+            slo_class=terms.slo_class,
+            priority=terms.priority,
+            tenant=terms.tenant,
+            explain=terms.explain,
         )
 
     def _check_size(self, prompt: Prompt) -> None:
@@ -208,6 +223,10 @@ def merge(into: GenerateResponse, later: GenerateResponse) -> None:
     if later.HasField("usage"):
         into.usage.CopyFrom(later.usage)
         into.timings.CopyFrom(later.timings)
+    if later.HasField("cost"):
+        into.cost.CopyFrom(later.cost)
+    if later.HasField("decision"):
+        into.decision.CopyFrom(later.decision)
 
 
 def _prompt_of(request: GenerateRequest | TokenizeRequest, kind: str | None) -> Prompt:

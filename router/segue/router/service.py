@@ -34,6 +34,8 @@ class Generation:
     ``prompt_text`` is set where ``echo`` is: the core puts it in front of each answer's first text.
     ``label`` is the client's own name for the request: shown to people, never used inside.
     ``timeout_s`` counts from the call of :meth:`GenerationService.start`.
+    ``slo_class`` (empty: the default one), ``priority`` and ``tenant`` are its checked terms (see ``terms``);
+    ``explain`` asks for the routing decision.
     """
 
     model: str
@@ -44,10 +46,21 @@ class Generation:
     echo: bool
     label: str | None
     timeout_s: float
+    slo_class: str = ""
+    priority: int = 0
+    tenant: str = ""
+    explain: bool = False
 
     def demand(self) -> Demand:
         """What it wants of the cluster."""
-        return Demand(self.timeout_s, len(self.prompt), self.sampling.max_tokens, self.n)
+        return Demand(
+            self.timeout_s,
+            len(self.prompt),
+            self.sampling.max_tokens,
+            self.n,
+            slo_class=self.slo_class,
+            tenant=self.tenant,
+        )
 
 
 class ResponseSink(Protocol):

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from segue.base.errors import Unauthenticated
 from segue.base.grpc_guard import HEALTH_PREFIX, Gate, Release
+from segue.router.access.caller import set_caller
 from segue.router.access.gate import AccessGate
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -28,10 +29,11 @@ def http_middleware(gate: AccessGate) -> Any:
             return await handler(request)
         authorization = request.headers.get("Authorization")
         try:
+            key = gate.authenticate(authorization)
+            set_caller(key.name)
             if request.method in ("GET", "HEAD", "OPTIONS"):
-                gate.authenticate(authorization)
                 return await handler(request)
-            release = gate.admit(authorization)
+            release = gate.admit(key)
         except Unauthenticated as error:
             gate.log_refusal(error, "http", request.remote or "")
             raise
@@ -51,10 +53,9 @@ def grpc_gate(gate: AccessGate) -> Gate:
             return _nothing
         authorization = next((value for name, value in context.invocation_metadata() if name == "authorization"), None)
         try:
-            if method in _FREE_METHODS:
-                gate.authenticate(authorization)
-                return _nothing
-            return gate.admit(authorization)
+            key = gate.authenticate(authorization)
+            set_caller(key.name)
+            return _nothing if method in _FREE_METHODS else gate.admit(key)
         except Unauthenticated as error:
             gate.log_refusal(error, "grpc", context.peer())
             raise

@@ -38,14 +38,12 @@ class AccessGate:
         self._reload_if_changed()
         return self._ring.authenticate(authorization)
 
-    def admit(self, authorization: str | None) -> Callable[[], None]:
-        """Count a request of the caller's key; call what is returned when it has ended.
+    def admit(self, key: ApiKey) -> Callable[[], None]:
+        """Count a request of this key; call what is returned when it has ended.
 
         Raises:
-            Unauthenticated: no key that is known.
             Overloaded: the key's limits are reached.
         """
-        key = self.authenticate(authorization)
         self._usage.begin(key, self._now_s())
         return lambda: self._usage.end(key)
 

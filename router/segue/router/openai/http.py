@@ -13,12 +13,20 @@ from segue.base.errors import ClientFault, InternalError, InvalidRequest, Overlo
 from segue.base.logging import get_logger
 from segue.router.limits import Limits, check_body_size, check_depth, check_timeout_s, too_deep
 from segue.router.openai import sse, wire
+from segue.router.slo import SloClasses
+from segue.router.terms import Terms, TermsParams, check_terms
 
 _log = get_logger("openai")
 
 LABEL_HEADER = "X-Request-Id"
 REQUEST_ID_HEADER = "X-Segue-Request-Id"
 TIMEOUT_HEADER = "X-Request-Timeout-S"
+CLASS_HEADER = "X-Segue-SLO-Class"
+PRIORITY_HEADER = "X-Segue-Priority"
+TENANT_HEADER = "X-Segue-Tenant"
+EXPLAIN_HEADER = "X-Segue-Explain"
+
+_TERMS_HEADERS = TermsParams(CLASS_HEADER, PRIORITY_HEADER, TENANT_HEADER)
 
 # Long fields, which are checked to the depth that they may have when they are read.
 _SHAPED = frozenset({"prompt", "messages"})
@@ -108,6 +116,26 @@ def read_timeout_s(request: web.Request, limits: Limits) -> float:
             param=TIMEOUT_HEADER,
         )
     return check_timeout_s(float(values[0]), limits, TIMEOUT_HEADER)
+
+
+def read_terms(request: web.Request, classes: SloClasses) -> Terms:
+    """On which terms the request comes. Raises InvalidRequest or Forbidden."""
+    priority = _one(request, PRIORITY_HEADER) or "0"
+    if not re.fullmatch(r"-?[0-9]{1,9}", priority, re.ASCII):
+        raise InvalidRequest(f"{PRIORITY_HEADER} is {priority[:40]!r}; it must be a whole number", param=PRIORITY_HEADER)
+    explain = _one(request, EXPLAIN_HEADER)
+    if explain not in ("", "0", "1"):
+        raise InvalidRequest(f"{EXPLAIN_HEADER} is {explain[:40]!r}; it must be 1, or left out", param=EXPLAIN_HEADER)
+    asked = Terms(_one(request, CLASS_HEADER), int(priority), _one(request, TENANT_HEADER), explain == "1")
+    return check_terms(asked, classes, _TERMS_HEADERS)
+
+
+def _one(request: web.Request, header: str) -> str:
+    """The header's value; empty if it isn't there. Raises InvalidRequest."""
+    values = request.headers.getall(header, [])
+    if len(values) > 1:
+        raise InvalidRequest(f"{header} is there {len(values)} times; send it once", param=header)
+    return values[0] if values else ""
 
 
 async def read_json(request: web.Request, limits: Limits) -> object:

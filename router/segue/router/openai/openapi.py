@@ -13,8 +13,17 @@ from pydantic import BaseModel
 from segue.router.limits import Limits
 from segue.router.openai import responses
 from segue.router.openai.fields import IGNORED, UNSUPPORTED
-from segue.router.openai.http import LABEL_HEADER, TIMEOUT_HEADER
+from segue.router.openai.http import (
+    CLASS_HEADER,
+    EXPLAIN_HEADER,
+    LABEL_HEADER,
+    PRIORITY_HEADER,
+    TENANT_HEADER,
+    TIMEOUT_HEADER,
+)
 from segue.router.openai.schema import MESSAGE_FIELDS, MESSAGE_IGNORED, ChatCompletionRequest, CompletionRequest
+from segue.router.slo import DEFAULT_CLASSES, SloClasses
+from segue.router.terms import MAX_PRIORITY
 
 Json = dict[str, Any]
 
@@ -27,7 +36,7 @@ _TEXT_PART: Json = {
 }
 
 
-def describe(limits: Limits) -> Json:
+def describe(limits: Limits, classes: SloClasses = DEFAULT_CLASSES) -> Json:
     """The document."""
     schemas = {
         "CompletionRequest": _request(CompletionRequest, _completion_bounds(limits), ["prompt"]),
@@ -38,8 +47,8 @@ def describe(limits: Limits) -> Json:
         "openapi": "3.1.0",
         "info": {"title": "Segue", "version": "1", "description": _ABOUT},
         "paths": {
-            "/v1/completions": {"post": _generate("CompletionRequest", "Completion", limits)},
-            "/v1/chat/completions": {"post": _generate("ChatCompletionRequest", "ChatCompletion", limits)},
+            "/v1/completions": {"post": _generate("CompletionRequest", "Completion", limits, classes)},
+            "/v1/chat/completions": {"post": _generate("ChatCompletionRequest", "ChatCompletion", limits, classes)},
             "/v1/models": {"get": _get("listModels", "ModelList")},
             "/v1/models/{id}": {"get": _get("getModel", "Model") | {"parameters": [_MODEL_ID]}},
             "/healthz": {"get": _get("healthz", "Health") | {"security": []}},
@@ -158,7 +167,7 @@ def _bounds(limits: Limits) -> dict[str, Json]:
     }
 
 
-def _generate(request: str, answer: str, limits: Limits) -> Json:
+def _generate(request: str, answer: str, limits: Limits, classes: SloClasses) -> Json:
     return {
         "operationId": f"create{answer}",
         "parameters": [
@@ -174,10 +183,33 @@ def _generate(request: str, answer: str, limits: Limits) -> Json:
                 "description": "Your own label: sent back, and never used inside. One of another form is dropped.",
                 "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:/+=@-]{1,128}$"},
             },
+            *_terms(classes),
         ],
         "requestBody": {"required": True, "content": {"application/json": {"schema": responses.ref(request)}}},
         "responses": responses.of(answer, stream=True, statuses=(400, 401, 403, 404, 413, 429, 500, 503, 504)),
     }
+
+
+def _terms(classes: SloClasses) -> list[Json]:
+    names = [one.name for one in classes]
+    headers: list[tuple[str, str, Json]] = [
+        (CLASS_HEADER, f"What the request is promised (docs/slo.md). Default {names[0]}.", {"enum": names}),
+        (
+            PRIORITY_HEADER,
+            "Within the class: lower is sooner. Default 0.",
+            {"type": "integer", "minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY},
+        ),
+        (
+            TENANT_HEADER,
+            "Whose share it counts in. With API keys it is the key's name, and another one is refused.",
+            {"type": "string", "pattern": "^[A-Za-z0-9._@-]{1,64}$"},
+        ),
+        (EXPLAIN_HEADER, "1: the answer's field segue tells why it went where it went.", {"enum": ["0", "1"]}),
+    ]
+    return [
+        {"name": name, "in": "header", "description": description, "schema": schema}
+        for name, description, schema in headers
+    ]
 
 
 def _get(operation: str, answer: str) -> Json:

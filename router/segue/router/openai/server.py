@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from aiohttp import web
@@ -22,6 +23,7 @@ from segue.router.openai.schema import ChatCompletionRequest, CompletionRequest,
 from segue.router.openai.stream import EventWriter, StreamAnswer
 from segue.router.openai.translate import Ask, from_chat, from_completion
 from segue.router.service import Generation, GenerationService, ServedModel, find_model
+from segue.router.slo import DEFAULT_CLASSES, SloClasses
 from segue.router.structured_outputs import check_structured_outputs
 from segue.router.text.prompt import Prompt, TextPrompt, prompt_bytes, read_prompt
 
@@ -32,7 +34,12 @@ _SSE_HEADERS = {
 }
 
 
-def make_app(service: GenerationService, models: Mapping[str, ServedModel], limits: Limits) -> web.Application:
+def make_app(
+    service: GenerationService,
+    models: Mapping[str, ServedModel],
+    limits: Limits,
+    classes: SloClasses = DEFAULT_CLASSES,
+) -> web.Application:
     """The application. ``models`` is read anew for each request, so its owner may change it.
 
     Serve it with :func:`make_runner`: only a runner with ``handler_cancellation=True`` tells a handler
@@ -40,7 +47,7 @@ def make_app(service: GenerationService, models: Mapping[str, ServedModel], limi
     """
     app = web.Application(middlewares=[http.errors_as_json], client_max_size=limits.max_body_bytes + 1)
     app.on_response_prepare.append(http.echo_label)
-    edge = _Edge(service, models, limits)
+    edge = _Edge(service, models, limits, classes)
     for method, path, handler in (
         ("POST", "/v1/completions", edge.completions),
         ("POST", "/v1/chat/completions", edge.chat_completions),
@@ -73,11 +80,18 @@ def make_runner(app: web.Application, limits: Limits, shutdown_timeout_s: float 
 class _Edge:
     """The handlers."""
 
-    def __init__(self, service: GenerationService, models: Mapping[str, ServedModel], limits: Limits) -> None:
+    def __init__(
+        self,
+        service: GenerationService,
+        models: Mapping[str, ServedModel],
+        limits: Limits,
+        classes: SloClasses,
+    ) -> None:
         self._service = service
         self._models = models
         self._limits = limits
-        self._description = wire.encode(describe(limits))
+        self._classes = classes
+        self._description = wire.encode(describe(limits, classes))
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         body = await self._admitted_body(request)
@@ -101,7 +115,9 @@ class _Edge:
     async def _admitted_body(self, request: web.Request) -> object:
         # Before anything is parsed, let alone tokenised: a refusal is to cost next to nothing. What the request turns
         # out to want is weighed when it starts.
-        self._service.admit(Demand(http.read_timeout_s(request, self._limits)))
+        terms = http.read_terms(request, self._classes)
+        timeout_s = http.read_timeout_s(request, self._limits)
+        self._service.admit(Demand(timeout_s, slo_class=terms.slo_class, tenant=terms.tenant))
         return await http.read_json(request, self._limits)
 
     async def openapi(self, request: web.Request) -> web.Response:
@@ -109,13 +125,23 @@ class _Edge:
 
     async def _answer(self, request: web.Request, ask: Ask) -> web.StreamResponse:
         deadline = time.monotonic() + http.read_timeout_s(request, self._limits)
+        terms = http.read_terms(request, self._classes)
         check_counts(self._limits, n=ask.n, prompts=len(ask.prompts), messages=ask.messages)
         for prompt in ask.prompts:
             check_prompt_size(prompt_bytes(prompt), self._limits, ask.prompt_param)
         check_structured_outputs(ask.sampling, self._limits, ask.constraint_param)
         model = find_model(self._models, ask.model)
         label = http.read_label(request)
-        generations = [await self._generation(ask, prompt, model, label, deadline) for prompt in ask.prompts]
+        generations = [
+            replace(
+                await self._generation(ask, prompt, model, label, deadline),
+                slo_class=terms.slo_class,
+                priority=terms.priority,
+                tenant=terms.tenant,
+                explain=terms.explain,
+            )
+            for prompt in ask.prompts
+        ]
         shape = Shape(
             chat=ask.chat,
             model=model.id,
