@@ -103,6 +103,7 @@ class ChoiceRun:
         """Begin, or continue behind the tokens that there are. A ticket still on offer is used before a new prefill."""
         self._leg += 1
         self.plan = plan
+        self.timings.on_sent(now_s)
         if self.held is not None or plan.prefill_id is None:
             return self._to_decode(now_s)
         self.phase = Phase.PREFILL

@@ -16,6 +16,7 @@ class ChoiceTimings:
         self._decode_worker = ""
         self._path_reason = path_reason
         self._accepted_s = now_s
+        self._sent_s: float | None = None
         self._token_1_s: float | None = None
         self._decode_first_s: float | None = None
         self._last_s = now_s
@@ -23,6 +24,11 @@ class ChoiceTimings:
         self._decode = EngineUsage()
         self._transfer = Transfer()
         self._continuations: list[Continuation] = []
+
+    def on_sent(self, now_s: float) -> None:
+        """To the first worker; later ones don't count as queueing."""
+        if self._sent_s is None:
+            self._sent_s = now_s
 
     def on_interruption(self, continuation: Continuation) -> None:
         self._continuations.append(continuation)
@@ -56,6 +62,7 @@ class ChoiceTimings:
         return self._prefill.cached_tokens
 
     def message(self, path: Path, output_tokens: int) -> Timings:
+        sent_s = self._accepted_s if self._sent_s is None else self._sent_s
         token_1_s = self._accepted_s if self._token_1_s is None else self._token_1_s
         timings = Timings(
             path=path,
@@ -63,7 +70,8 @@ class ChoiceTimings:
             transport=self._transfer.transport,
             prefill_worker=self._prefill_worker,
             ttft_s=token_1_s - self._accepted_s,
-            prefill_s=token_1_s - self._accepted_s,
+            queue_s=sent_s - self._accepted_s,
+            prefill_s=max(0.0, token_1_s - sent_s),
             transfer_s=self._transfer.seconds,
             transfer_bytes=self._transfer.bytes,
             prefill_computed_tokens=self._prefill.computed_tokens,

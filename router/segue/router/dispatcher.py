@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-from segue.base.errors import Overloaded, Unavailable
+from segue.base.errors import Overloaded, SegueError, Unavailable
 from segue.base.logging import get_logger
+from segue.proto.inference_pb2 import Cost, Usage
 from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
 from segue.proto.worker_pb2 import RequestOutput, Role, WorkerState
+from segue.router.accounting.prices import PriceTable
 from segue.router.actions import Abort, Action, Emit, Fail, Move, Release, Replan, Send
 from segue.router.admission import Admission, Demand
 from segue.router.charges import Charges
@@ -18,7 +21,7 @@ from segue.router.choice_run import ChoiceRun, ChoiceSpec, Phase
 from segue.router.continuation import ContinuationPolicy, GiveUp, Interruption, Resume, Wait
 from segue.router.legs import choice_sampling
 from segue.router.planner import Plan, plan
-from segue.router.records import Interrupted, RouterObserver
+from segue.router.records import Interrupted, RequestRecord, RouterObserver
 from segue.router.request import Request
 from segue.router.service import Generation, ResponseSink, ServedModel
 from segue.router.text.choice import ChoiceText
@@ -45,6 +48,7 @@ class Dispatcher:
         self._max_concurrent_requests = max_concurrent_requests
         self._admission = admission or Admission()
         self.observer = RouterObserver()  # Whoever makes the process sets it before requests come.
+        self.prices: PriceTable | None = None  # Likewise.
         self._continuation = continuation or ContinuationPolicy()
         self._requests: dict[str, Request] = {}
         self._runs: dict[str, tuple[Request, ChoiceRun]] = {}  # By the id of their present leg.
@@ -54,20 +58,23 @@ class Dispatcher:
         self._draining = False
 
     def admit(self, demand: Demand) -> None:
-        if self._draining:
-            raise Unavailable("this router is shutting down; send the request to another one")
-        if len(self._requests) >= self._max_concurrent_requests:
-            raise Overloaded(
-                f"{len(self._requests)} requests are running, which is this router's limit; try again in a second"
-            )
-        if (refusal := self._admission.refusal(self._links.snapshot(), demand)) is not None:
-            raise Overloaded(refusal.reason, retry_after_s=refusal.retry_after_s)
+        with self._refusals(demand):
+            if self._draining:
+                raise Unavailable("this router is shutting down; send the request to another one")
+            if len(self._requests) >= self._max_concurrent_requests:
+                raise Overloaded(
+                    f"{len(self._requests)} requests are running, which is this router's limit; try again in a second"
+                )
+            if (refusal := self._admission.refusal(self._links.snapshot(), demand)) is not None:
+                raise Overloaded(refusal.reason, retry_after_s=refusal.retry_after_s)
 
     def start(self, generation: Generation, sink: ResponseSink) -> Request:
-        self.admit(generation.demand())
+        demand = generation.demand()
+        self.admit(demand)
         now_s = time.monotonic()
         request = Request(self, generation, sink)
-        plans = [self._place(request, index, now_s) for index in range(generation.n)]
+        with self._refusals(demand):
+            plans = [self._place(request, index, now_s) for index in range(generation.n)]
         self._requests[request.request_id] = request
         self._idle.clear()
         request.start_timer()
@@ -133,6 +140,12 @@ class Dispatcher:
         for run in request.runs:
             self._do(request, run, run.on_deadline(request.generation.timeout_s))
 
+    def cost(self, model: str, usage: Usage) -> Cost | None:
+        return None if self.prices is None else self.prices.cost(model, usage)
+
+    def finished(self, record: RequestRecord) -> None:
+        self.observer.on_finished(record)
+
     async def drain(self, timeout_s: float) -> None:
         """Refuse new requests and let running ones finish; end with an error those that don't in time."""
         self._draining = True
@@ -163,6 +176,15 @@ class Dispatcher:
     @property
     def running_requests(self) -> int:
         return len(self._requests)
+
+    @contextmanager
+    def _refusals(self, demand: Demand) -> Iterator[None]:
+        """Let the observer know of them."""
+        try:
+            yield
+        except SegueError as error:
+            self.observer.on_refused(demand.tenant, demand.slo_class, error.code)
+            raise
 
     def _do(self, request: Request, run: ChoiceRun, actions: list[Action]) -> None:
         for action in actions:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from segue.proto.inference_pb2 import Timings, Usage
+from segue.proto.inference_pb2 import Cost, Timings, Usage
 from segue.proto.worker_pb2 import Transfer
 
 # Why a worker left an answer: it hands it over as it drains; it is gone or can't; it failed.
@@ -19,6 +19,7 @@ class RequestRecord:
 
     ``outcome`` is ``ok``, ``cancelled`` or an error's code (``overloaded``, ``unavailable``, ...). ``timings`` are of
     its first answer. ``ended_unix_s`` is wall-clock time, for people; ``end_to_end_s`` was measured monotonically.
+    ``cost`` is None where the router has no prices.
     """
 
     request_id: str
@@ -31,6 +32,7 @@ class RequestRecord:
     timings: Timings
     end_to_end_s: float
     ended_unix_s: float
+    cost: Cost | None = None
 
 
 class RouterObserver:

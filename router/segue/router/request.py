@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Protocol
 
-from segue.base.errors import SegueError
+from segue.base.errors import Cancelled, DeadlineExceeded, SegueError
 from segue.base.ids import new_request_id
-from segue.proto.inference_pb2 import GenerateResponse, Usage
+from segue.proto.inference_pb2 import Cost, GenerateResponse, Timings, Usage
 from segue.router.actions import Emit
 from segue.router.choice_run import ChoiceRun
+from segue.router.records import RequestRecord
 from segue.router.service import Generation, ResponseSink
+
+# Ends that are the client's doing. What our faults end costs nothing.
+_CHARGED = frozenset({"ok", Cancelled.default_code, DeadlineExceeded.default_code})
 
 
 class RequestOwner(Protocol):
@@ -25,6 +30,12 @@ class RequestOwner(Protocol):
     def end(self, request: Request) -> None:
         """It is over, however it ended: free what still runs of it and forget it."""
 
+    def cost(self, model: str, usage: Usage) -> Cost | None:
+        """What this much use costs; None without prices."""
+
+    def finished(self, record: RequestRecord) -> None:
+        """What has become of a request."""
+
 
 class Request:
     """One generation that runs; also its :class:`~segue.router.service.Handle`."""
@@ -32,7 +43,8 @@ class Request:
     def __init__(self, owner: RequestOwner, generation: Generation, sink: ResponseSink) -> None:
         self.request_id = new_request_id()
         self.generation = generation
-        self.slo_class = ""  # Requests have no classes yet.
+        self.slo_class = generation.slo_class
+        self.accepted_s = time.monotonic()
         self.runs: list[ChoiceRun] = []
         self.over = False
         self._owner = owner
@@ -47,7 +59,7 @@ class Request:
 
     def cancel(self) -> None:
         if not self.over:
-            self._end()
+            self._end(Cancelled.default_code)
 
     def emit(self, run: ChoiceRun, action: Emit) -> None:
         delta = action.delta
@@ -64,26 +76,59 @@ class Request:
             self._unfinished -= 1
             self._owner.settle(run)
         if not self._unfinished:
-            response.usage.CopyFrom(self._usage())
-            first = self.runs[0]
-            response.timings.CopyFrom(first.timings.message(first.path, first.output_tokens))
-            self._end()
+            record = self._end("ok")
+            response.usage.CopyFrom(record.usage)
+            response.timings.CopyFrom(record.timings)
+            if record.cost is not None:
+                response.cost.CopyFrom(record.cost)
         self._sink.on_delta(response)
 
     def fail(self, error: SegueError) -> None:
         if not self.over:
-            self._end()
+            self._end(error.code)
             self._sink.on_error(error)
 
+    def _end(self, outcome: str) -> RequestRecord:
+        self.over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._owner.end(self)
+        record = self._record(outcome)
+        self._owner.finished(record)
+        return record
+
+    def _record(self, outcome: str) -> RequestRecord:
+        generation, usage = self.generation, self._usage()
+        cost = self._owner.cost(generation.model, usage) if outcome in _CHARGED else None
+        return RequestRecord(
+            request_id=self.request_id,
+            label=generation.label or "",
+            model=generation.model,
+            tenant=generation.tenant,
+            slo_class=self.slo_class,
+            outcome=outcome,
+            usage=usage,
+            timings=self._timings(),
+            end_to_end_s=time.monotonic() - self.accepted_s,
+            ended_unix_s=time.time(),
+            cost=cost,
+        )
+
     def _usage(self) -> Usage:
+        """Of a request that never left the queue: nothing was computed for it."""
+        if not self.runs:
+            return Usage()
         return Usage(
             prompt_tokens=len(self.generation.prompt),
             cached_prompt_tokens=self.runs[0].timings.cached_prompt_tokens,
             output_tokens=sum(run.output_tokens for run in self.runs),
         )
 
-    def _end(self) -> None:
-        self.over = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._owner.end(self)
+    def _timings(self) -> Timings:
+        if self.runs:
+            first = self.runs[0]
+            timings = first.timings.message(first.path, first.output_tokens)
+        else:
+            timings = Timings(queue_s=time.monotonic() - self.accepted_s)
+        timings.slo_class = self.slo_class
+        return timings

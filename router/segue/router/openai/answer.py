@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from segue.base.errors import InternalError, SegueError
 from segue.base.logging import get_logger
-from segue.proto.inference_pb2 import ChoiceDelta, GenerateResponse, Timings, Usage
+from segue.proto.inference_pb2 import ChoiceDelta, GenerateResponse
 from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs
 from segue.router.openai import wire
 from segue.router.service import Generation, GenerationService, Handle
@@ -71,8 +71,7 @@ class Answer(ABC):
         self._over = False
         self._finished = 0
         self._request_ids = [""] * shape.prompts
-        self._usages = [Usage()] * shape.prompts
-        self._timings = [Timings()] * shape.prompts
+        self._last = [GenerateResponse()] * shape.prompts
 
     def start(self, service: GenerationService, generations: Sequence[Generation]) -> None:
         """Start them all. Raises SegueError; ``cancel`` must follow in any case."""
@@ -91,7 +90,7 @@ class Answer(ABC):
         self._request_ids[prompt] = response.request_id
         if response.HasField("usage"):
             self._finished += 1
-            self._usages[prompt], self._timings[prompt] = response.usage, response.timings
+            self._last[prompt] = response
         last = self._finished == self.shape.prompts
         first_choice = prompt * self.shape.n
         self._add([(first_choice + delta.index, delta) for delta in response.choices], last=last)
@@ -113,10 +112,10 @@ class Answer(ABC):
         self._complete()
 
     def usage(self) -> wire.Json:
-        return wire.usage(self._usages)
+        return wire.usage([last.usage for last in self._last])
 
     def segue(self) -> wire.Json:
-        return wire.segue_field(self._request_ids, self._timings)
+        return wire.segue_field(self._last)
 
     @abstractmethod
     def _add(self, deltas: Sequence[tuple[int, ChoiceDelta]], *, last: bool) -> None:

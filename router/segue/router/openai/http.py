@@ -122,7 +122,9 @@ def read_terms(request: web.Request, classes: SloClasses) -> Terms:
     """On which terms the request comes. Raises InvalidRequest or Forbidden."""
     priority = _one(request, PRIORITY_HEADER) or "0"
     if not re.fullmatch(r"-?[0-9]{1,9}", priority, re.ASCII):
-        raise InvalidRequest(f"{PRIORITY_HEADER} is {priority[:40]!r}; it must be a whole number", param=PRIORITY_HEADER)
+        raise InvalidRequest(
+            f"{PRIORITY_HEADER} is {priority[:40]!r}; it must be a whole number", param=PRIORITY_HEADER
+        )
     explain = _one(request, EXPLAIN_HEADER)
     if explain not in ("", "0", "1"):
         raise InvalidRequest(f"{EXPLAIN_HEADER} is {explain[:40]!r}; it must be 1, or left out", param=EXPLAIN_HEADER)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from segue.proto.inference_pb2 import ChoiceDelta, Path, Timings, Usage
+from segue.proto.inference_pb2 import ChoiceDelta, GenerateResponse, Path, Timings, Usage
 from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, TokenLogprob
 from segue.router.text.offsets import TextOffsets
 from segue.router.text.tokenizer import TextCodec
@@ -67,13 +68,22 @@ def usage(figures: Sequence[Usage]) -> Json:
     }
 
 
-def segue_field(request_ids: Sequence[str], timings: Sequence[Timings]) -> Json:
-    """The extra field ``segue``: how the request was carried out; with several prompts, each of them."""
-    entries = [
-        {"request_id": request_id, "timings": timings_json(one)}
-        for request_id, one in zip(request_ids, timings, strict=True)
-    ]
+def segue_field(last: Sequence[GenerateResponse]) -> Json:
+    """The extra field ``segue``: how the request was carried out and what it cost; with several prompts, each of them.
+
+    ``last`` has each prompt's last response.
+    """
+    entries = [_segue_entry(one) for one in last]
     return entries[0] if len(entries) == 1 else {**entries[0], "prompts": entries}
+
+
+def _segue_entry(last: GenerateResponse) -> Json:
+    entry: Json = {"request_id": last.request_id, "timings": timings_json(last.timings)}
+    if last.HasField("cost"):
+        entry["cost"] = _fields(last.cost)
+    if last.HasField("decision"):
+        entry["decision"] = MessageToDict(last.decision, preserving_proto_field_name=True)
+    return entry
 
 
 def timings_json(timings: Timings) -> Json:
