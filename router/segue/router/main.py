@@ -21,6 +21,7 @@ from segue.base.process import on_stop_signals
 from segue.base.tls import TlsSource
 from segue.base.tls_grpc import add_port
 from segue.proto import inference_pb2
+from segue.proto.externalscaler_pb2_grpc import add_ExternalScalerServicer_to_server
 from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
 from segue.proto.worker_pb2_grpc import add_WorkerHubServicer_to_server
 from segue.router.access.edges import http_middleware
@@ -31,6 +32,7 @@ from segue.router.grpc_api import InferenceService
 from segue.router.models import Models
 from segue.router.openai.server import make_app, make_runner
 from segue.router.readiness import add_readiness
+from segue.router.scaling.external_scaler import ExternalScaler
 from segue.router.security import open_security
 from segue.router.settings import RouterSettings
 from segue.router.text.tokenizer import TextCodec
@@ -106,6 +108,9 @@ class _Router:
             ) from error
         await workers.start()
         await public.start()
+        scaler = _scaler_server(settings, links, security.mesh)
+        if scaler is not None:
+            await scaler.start()
         http_port = runner.addresses[0][1]
         log.info(
             "serving",
@@ -128,9 +133,21 @@ class _Router:
             leases.cancel()
         await runner.cleanup()
         await public.stop(grace=1.0)
+        if scaler is not None:
+            await scaler.stop(grace=None)
         # Streams that the server cut would still be unwinding when the loop closes.
         hub.close()
         await workers.stop(grace=1.0)
+
+
+def _scaler_server(settings: RouterSettings, links: WorkerLinks, tls: TlsSource | None) -> grpc.aio.Server | None:
+    """What KEDA dials, on a port of its own: clients have no business there, and KEDA none among the workers."""
+    if not settings.scaler_port:
+        return None
+    server = _new_server(64 << 10)
+    add_ExternalScalerServicer_to_server(ExternalScaler(links.snapshot, lambda: 0.0), server)
+    _listen(server, settings.worker_host, settings.scaler_port, "--scaler-port", tls)
+    return server
 
 
 def _new_server(

@@ -24,6 +24,9 @@ class RouterSettings(BaseModel):
     grpc_port: int = Field(9000, ge=0, le=65535, description="Public gRPC.")
     worker_host: str = Field("127.0.0.1", description="Address on which workers reach the router.")
     worker_port: int = Field(9100, ge=0, le=65535, description="Workers attach here; keep it away from clients.")
+    scaler_port: int = Field(
+        0, ge=0, le=65535, description="KEDA's external scaler, on the workers' address; 0 is none."
+    )
     worker_lease_s: float = Field(5.0, gt=1, description="A worker unheard of for this long is dropped.")
     max_concurrent_requests: int = Field(1024, ge=1, description="Beyond it, requests are refused with 429.")
     max_queue_s: float = Field(

@@ -1,0 +1,1 @@
+"""What others scale the pools by, as this router sees it."""
