@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
+from vllm.distributed.kv_transfer.kv_connector.v1.nixl.utils import zmq_ctx
 
 from segue.base.errors import SettingsError
 from segue.engine import vllm_config
@@ -17,7 +19,7 @@ from segue.engine.vllm_config import (
     connector_config,
     cpu_computes_bfloat16,
     engine_arguments,
-    free_port,
+    hold_side_channel,
     resolve,
     vllm_environment,
 )
@@ -69,8 +71,9 @@ def test_tickets_name_the_advertised_address_where_there_is_one(model: str) -> N
     assert (behind_nat.address, behind_nat.ticket_address) == ("127.0.0.1:4321", "kv.example:80")
 
 
-def test_a_port_of_the_systems_choice_is_nobody_elses_while_the_model_loads(model: str) -> None:
-    given = settings(model, kv_port=0)
+@pytest.mark.parametrize("transport", ["grpc", "nixl"])
+def test_a_port_of_the_systems_choice_is_nobody_elses_while_the_model_loads(model: str, transport: str) -> None:
+    given = settings(model, kv_port=0, transport=transport)
     port = KvPort(given)
     config = connector_config(given, port)
     assert config.shared_port
@@ -83,9 +86,19 @@ def test_a_port_of_the_systems_choice_is_nobody_elses_while_the_model_loads(mode
     port.close()
 
 
-@pytest.mark.parametrize("fields", [{"kv_port": free_port("127.0.0.1")}, {"kv_port": 0, "transport": "nixl"}])
-def test_other_ports_are_left_for_the_engine_to_bind_alone(model: str, fields: dict[str, Any]) -> None:
-    given = settings(model, **fields)
+def test_nixls_side_channel_is_nobody_elses_while_the_model_loads() -> None:
+    port = hold_side_channel("127.0.0.1")
+    with socket.socket() as another, pytest.raises(OSError, match="in use"):
+        another.bind(("127.0.0.1", port))
+    with zmq_ctx(zmq.ROUTER, f"tcp://127.0.0.1:{port}") as listener:
+        assert not listener.closed
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+
+def test_a_port_that_was_asked_for_is_left_for_the_engine_to_bind_alone(model: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        given = settings(model, kv_port=free.getsockname()[1])
     port = KvPort(given)
     assert not connector_config(given, port).shared_port
     with socket.socket() as another:

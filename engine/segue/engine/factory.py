@@ -17,12 +17,13 @@ def make_engine(settings: EngineSettings) -> Engine:
         SettingsError: vLLM or torch is not installed.
     """
     try:
-        from segue.engine.vllm_config import apply_environment, free_port, resolve, vllm_environment
+        from segue.engine.vllm_config import apply_environment, hold_side_channel, resolve, vllm_environment
 
         settings = resolve(settings)
         if settings.tls is not None and settings.transport == "nixl":
             log.warning("kv_not_encrypted", transport="nixl", hint="see docs/security.md for what must contain it")
-        apply_environment(vllm_environment(settings, nixl_port=free_port(settings.host)))
+        nixl_port = hold_side_channel(settings.host) if settings.transport == "nixl" else 0
+        apply_environment(vllm_environment(settings, nixl_port))
         if settings.kind == "inproc":
             from segue.engine.vllm_inproc import InprocEngine
 

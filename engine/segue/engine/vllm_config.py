@@ -69,12 +69,25 @@ def resolve(settings: EngineSettings) -> EngineSettings:
     return settings.model_copy(update={"kind": kind, "transport": transport})
 
 
-def free_port(host: str) -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def hold_port(host: str, option: int) -> socket.socket:
+    """A socket that has a free port and doesn't listen on it.
+
+    Nobody else gets the port while it is open, except whoever binds it with the same ``option``, ``SO_REUSEPORT`` or
+    ``SO_REUSEADDR``.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, option, 1)
+    held.bind((host, 0))
+    return held
+
+
+def hold_side_channel(host: str) -> int:
+    """A port for NIXL's handshakes, which vLLM takes from the environment and binds (ZeroMQ: ``SO_REUSEADDR``) once the
+    model is loaded. Held as long as this process lives, as the environment is."""
+    held = hold_port(host, socket.SO_REUSEADDR)
+    port: int = held.getsockname()[1]
+    held.detach()
+    return port
 
 
 class KvPort:
@@ -82,18 +95,14 @@ class KvPort:
 
     A port that the system chooses is bound here and never listened on: nobody else gets it meanwhile, and the engine,
     in whichever process, shares it (``SO_REUSEPORT``). One that was asked for is left for the engine to bind alone, so
-    that a second worker with the same one is told. With NIXL the port is only looked for: as with its side channel,
-    another process may take it before the model is loaded.
+    that a second worker with the same one is told.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
-        host, wanted = settings.host, settings.kv_port
-        self.shared = wanted == 0 and settings.transport == "grpc"
-        self.number = wanted or free_port(host)
+        self.number = settings.kv_port
+        self.shared = settings.kv_port == 0
         if self.shared:
-            self._held = socket.socket()
-            self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            self._held.bind((host, 0))
+            self._held = hold_port(settings.host, socket.SO_REUSEPORT)
             self.number = self._held.getsockname()[1]
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorHandshakeMetadata,
     KVConnectorMetadata,
     KVConnectorRole,
     KVConnectorTransferResults,
@@ -38,6 +39,7 @@ from segue.base.tls import load_tls
 from segue.kv_transfer.connector_config import KEY, ConnectorConfig, TransferReport
 from segue.kv_transfer.grpc_server import KvTransferService, serve_kv_transfer
 from segue.kv_transfer.handoff import Event, State
+from segue.kv_transfer.nixl_port import check_listenable
 from segue.kv_transfer.offers import Offer, OfferBook
 from segue.kv_transfer.paged_cache import PagedCache, UnsupportedCache
 from segue.kv_transfer.producer_end import NoBlocks
@@ -81,6 +83,13 @@ class SegueNixlConnector(NixlPullConnector):
         self._worker_reports: dict[str, TransferReport] = {}
 
     # Scheduler half
+
+    def set_xfer_handshake_metadata_pp_aware(
+        self, metadata: dict[tuple[int, int], KVConnectorHandshakeMetadata]
+    ) -> None:
+        scheduler = self.connector_scheduler
+        check_listenable(scheduler.side_channel_host, scheduler.side_channel_port)
+        super().set_xfer_handshake_metadata_pp_aware(metadata)
 
     def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int | None, bool]:
         params = request.kv_transfer_params or {}
