@@ -20,6 +20,7 @@ from segue.proto.kv_transfer_pb2 import ReleaseRequest
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import Load, RouterFrame, WorkerState
 from segue.worker import main
+from segue.worker.life import Worker
 from segue.worker.settings import WorkerSettings
 from tests.worker.fakes import FakeEngine, FakeHub, FakeProducer, Session, eventually, prompt, tokens
 
@@ -192,7 +193,8 @@ def test_a_drained_worker_leaves_without_tearing_its_interpreter_down() -> None:
 async def attached(engine: FakeEngine, **fields: object) -> AsyncIterator[tuple[Session, asyncio.Task[int]]]:
     """A worker and its stream at a router, from ready on; the worker as a task of this event loop."""
     async with FakeHub() as hub:
-        worker = asyncio.create_task(main._Worker(settings(hub.address, **fields), PrefillRole()).run())
+        one = Worker(settings(hub.address, **fields), PrefillRole(), lambda engine_settings: engine)
+        worker = asyncio.create_task(main.run_until_stopped(one))
         session = await hub.session()
         await eventually(lambda: any(frame.status.state == WorkerState.WORKER_STATE_READY for frame in session.frames))
         try:

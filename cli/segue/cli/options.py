@@ -34,11 +34,12 @@ class KvDigest(StrEnum):
 
 
 class EngineKind(StrEnum):
-    """Which adapter runs vLLM."""
+    """What runs the model, or pretends to."""
 
     auto = "auto"
     inproc = "inproc"
     async_ = "async"
+    simulated = "simulated"
 
 
 class LogFormat(StrEnum):
@@ -86,8 +87,18 @@ EngineArg = Annotated[
     typer.Option(
         "--engine-arg",
         metavar="KEY=VALUE",
-        help="Passed to vLLM's EngineArgs, which checks it; the value is JSON or a plain word. Repeatable.",
+        help="Passed to vLLM's EngineArgs, which checks it, or to the simulation; the value is JSON or a plain word. "
+        "Repeatable.",
     ),
+]
+SimulatedGpu = Annotated[
+    str, typer.Option(help="What simulated engines compute on: H100, H200, A100, L40S, RTX4090 or CPU.")
+]
+SimulatedModel = Annotated[
+    str, typer.Option(help="What simulated engines compute, such as llama-3.1-70b; --model is whose tokens travel.")
+]
+SimulatedSpeed = Annotated[
+    float | None, typer.Option(help="The simulated hardware's seconds in one second; 0.1 is slow motion.")
 ]
 LimitOption = Annotated[
     list[str],
@@ -172,6 +183,22 @@ def parse_limits(pairs: Iterable[str]) -> Limits:
         return Limits(**given)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--limit") from error
+
+
+def simulated_args(engine: EngineKind, gpu: str, model: str, speed: float | None) -> list[str]:
+    """The options of a simulation as engine arguments, ``key=value``.
+
+    Raises typer.BadParameter if there are some and the engine isn't simulated.
+    """
+    given = {
+        "gpu": ("--simulated-gpu", gpu),
+        "model_shape": ("--simulated-model", model),
+        "speed": ("--simulated-speed", "" if speed is None else f"{speed!r}"),
+    }
+    for option, value in given.values():
+        if value and engine is not EngineKind.simulated:
+            raise typer.BadParameter("it is for --engine simulated alone", param_hint=option)
+    return [f"{name}={value}" for name, (_, value) in given.items() if value]
 
 
 def as_flags(option: str, pairs: Iterable[str]) -> tuple[str, ...]:

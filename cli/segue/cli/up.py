@@ -23,11 +23,15 @@ from segue.cli.options import (
     MaxQueue,
     Model,
     ServedName,
+    SimulatedGpu,
+    SimulatedModel,
+    SimulatedSpeed,
     Transport,
     TransportOption,
     as_flags,
     parse_engine_args,
     parse_limits,
+    simulated_args,
 )
 
 Log = Annotated[Path | None, typer.Option("--log-dir", help="Where the log files go. Default: a new one.")]
@@ -48,6 +52,9 @@ def up(
     engine_arg: EngineArg = [],  # noqa: B006 - typer copies it
     prefill_engine_arg: Annotated[list[str], typer.Option(help="As --engine-arg, prefill only.")] = [],  # noqa: B006
     decode_engine_arg: Annotated[list[str], typer.Option(help="As --engine-arg, decode only.")] = [],  # noqa: B006
+    simulated_gpu: SimulatedGpu = "",
+    simulated_model: SimulatedModel = "",
+    simulated_speed: SimulatedSpeed = None,
     kv_cache_gib: KvCacheGib = 1.0,
     max_queue_s: MaxQueue = 5.0,
     limit: LimitOption = [],  # noqa: B006
@@ -79,6 +86,7 @@ def up(
     )
     from segue.cluster.restarts import RestartPolicy
 
+    engine_arg = [*simulated_args(engine, simulated_gpu, simulated_model, simulated_speed), *engine_arg]
     pools = {"--prefill-engine-arg": prefill_engine_arg, "--decode-engine-arg": decode_engine_arg}
     for option, own in pools.items():
         # Said here once rather than in every worker's log.
@@ -86,6 +94,11 @@ def up(
         parse_limits(limit)
         parse_engine_args([*engine_arg, *own], option)
     with settings_errors():
+        if engine is EngineKind.simulated:
+            from segue.engine.simulated.settings import simulation_settings
+
+            for own in pools.values():
+                simulation_settings(parse_engine_args([*engine_arg, *own]))
         path, name = model_and_served_name(model, served_model_name)
         cluster = LocalCluster(
             model=path,
@@ -114,7 +127,8 @@ def up(
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    say(f"model {path}, {prefill} prefill and {decode} decode worker(s) on {cluster.device}")
+    device_name = "nothing: simulated engines" if engine is EngineKind.simulated else cluster.device
+    say(f"model {path}, {prefill} prefill and {decode} decode worker(s) on {device_name}")
     say(f"log files in {cluster.run_dir}")
 
     async def serve() -> None:

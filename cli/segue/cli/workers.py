@@ -20,12 +20,16 @@ from segue.cli.options import (
     LogFormat,
     LogFormatOption,
     Model,
+    SimulatedGpu,
+    SimulatedModel,
+    SimulatedSpeed,
     TlsCa,
     TlsCert,
     TlsKey,
     Transport,
     TransportOption,
     parse_engine_args,
+    simulated_args,
     start_process,
     tls_files,
 )
@@ -42,7 +46,10 @@ Port = Annotated[int, typer.Option(help="gRPC of this worker; 0 chooses a free o
 WorkerId = Annotated[str | None, typer.Option(help="Name in the pool. Default: made of the host's name.")]
 Engine = Annotated[
     EngineKind,
-    typer.Option(help="inproc: one process, one thread. async: vLLM's AsyncLLM. auto: by platform."),
+    typer.Option(
+        help="inproc: one process, one thread. async: vLLM's AsyncLLM. auto: by platform. simulated: no model, only "
+        "its timing."
+    ),
 ]
 
 
@@ -72,6 +79,9 @@ def prefill_worker(
     kv_digest: KvDigestOption = KvDigest.sampled,
     engine: Engine = EngineKind.auto,
     engine_arg: EngineArg = [],  # noqa: B006 - typer copies it
+    simulated_gpu: SimulatedGpu = "",
+    simulated_model: SimulatedModel = "",
+    simulated_speed: SimulatedSpeed = None,
     kv_cache_gib: KvCacheGib = 1.0,
     lease: Lease = 30.0,
     drain_timeout: DrainTimeout = 60.0,
@@ -98,7 +108,7 @@ def prefill_worker(
             transport=transport,
             kv_digest=kv_digest,
             engine=engine,
-            engine_arg=engine_arg,
+            engine_arg=[*simulated_args(engine, simulated_gpu, simulated_model, simulated_speed), *engine_arg],
             kv_cache_gib=kv_cache_gib,
             lease=lease,
             drain_timeout=drain_timeout,
@@ -121,6 +131,9 @@ def decode_worker(
     kv_digest: KvDigestOption = KvDigest.sampled,
     engine: Engine = EngineKind.auto,
     engine_arg: EngineArg = [],  # noqa: B006 - typer copies it
+    simulated_gpu: SimulatedGpu = "",
+    simulated_model: SimulatedModel = "",
+    simulated_speed: SimulatedSpeed = None,
     kv_cache_gib: KvCacheGib = 1.0,
     lease: Lease = 30.0,
     drain_timeout: DrainTimeout = 60.0,
@@ -147,7 +160,7 @@ def decode_worker(
             transport=transport,
             kv_digest=kv_digest,
             engine=engine,
-            engine_arg=engine_arg,
+            engine_arg=[*simulated_args(engine, simulated_gpu, simulated_model, simulated_speed), *engine_arg],
             kv_cache_gib=kv_cache_gib,
             lease=lease,
             drain_timeout=drain_timeout,

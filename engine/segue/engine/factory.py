@@ -14,8 +14,12 @@ def make_engine(settings: EngineSettings) -> Engine:
     """An engine, not started. Sets what vLLM reads from the environment, which must happen before its import.
 
     Raises:
-        SettingsError: vLLM or torch is not installed.
+        SettingsError: vLLM or torch is not installed, or a simulated engine refuses its arguments.
     """
+    if settings.kind == "simulated":
+        from segue.engine.simulated.engine import SimulatedEngine
+
+        return SimulatedEngine(settings)
     try:
         from segue.engine.vllm_config import apply_environment, hold_side_channel, resolve, vllm_environment
 

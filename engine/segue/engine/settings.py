@@ -9,19 +9,25 @@ from pydantic import BaseModel, ConfigDict, Field
 from segue.base.tls import TlsFiles
 from segue.kv_transfer.read_check import DigestMode
 
-EngineKind = Literal["auto", "inproc", "async"]
+EngineKind = Literal["auto", "inproc", "async", "simulated"]
 TransportChoice = Literal["auto", "nixl", "grpc"]
 EngineRole = Literal["prefill", "decode"]
 
 
 class EngineSettings(BaseModel):
-    """One engine. ``engine_args`` are vLLM's own (``EngineArgs``) and override Segue's choices for the platform."""
+    """One engine. ``engine_args`` are vLLM's own (``EngineArgs``) and override Segue's choices for the platform.
+
+    Of a simulated engine they are :class:`~segue.engine.simulated.settings.SimulationSettings`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(description="Local directory or hub id, as vLLM takes it.")
     role: EngineRole
-    kind: EngineKind = Field("auto", description="inproc: one process, one thread. async: vLLM's AsyncLLM.")
+    kind: EngineKind = Field(
+        "auto",
+        description="inproc: one process, one thread. async: vLLM's AsyncLLM. simulated: no model, its timing only.",
+    )
     transport: TransportChoice = "auto"
     engine_args: dict[str, Any] = Field(default_factory=dict)
     kv_cache_gib: float = Field(1.0, gt=0, description="Size of the paged cache on CPU; GPUs size their own.")

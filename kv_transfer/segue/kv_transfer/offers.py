@@ -161,6 +161,11 @@ class OfferBook:
                 self._drop_if_over(offer)
             return expired
 
+    def next_expiry_s(self) -> float | None:
+        """When to call :meth:`expire` next; None if nothing is on offer."""
+        with self._changed:
+            return min((offer.expires_at_s for offer in self._offers.values()), default=None)
+
     def take_over(self) -> set[str]:
         """Engine request ids whose hand-off is over since the last call."""
         with self._changed:

@@ -5,26 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from segue.base.errors import SettingsError
-from segue.base.ids import new_epoch
 from segue.base.logging import get_logger, setup_logging
 from segue.base.process import on_stop_signals
 from segue.engine.factory import make_engine
-from segue.engine.protocol import Engine
-from segue.proto.worker_pb2 import Register, WorkerState
-from segue.worker.attachment import Attachment
-from segue.worker.drain import DrainClock
-from segue.worker.mesh import open_mesh
-from segue.worker.releases import Releases
+from segue.worker.life import Worker, errors_in
 from segue.worker.role import WorkerRole
-from segue.worker.routers import stay_attached
-from segue.worker.runtime import WorkerRuntime
-from segue.worker.server import WorkerServer, WorkerService
 from segue.worker.settings import WorkerSettings
-
-log = get_logger("worker")
-
-PROTOCOL_VERSION = 1
-_LEAVE_TIMEOUT_S = 2.0
 
 
 def run_worker(settings: WorkerSettings, role: WorkerRole) -> int:
@@ -34,101 +20,18 @@ def run_worker(settings: WorkerSettings, role: WorkerRole) -> int:
     interpreter would tear down after it takes seconds that nobody gains by: all that others see is closed.
     """
     setup_logging(settings.log_format)
-    worker = _Worker(settings, role)
+    worker = Worker(settings, role, make_engine)
     status = 2
     try:
-        status = asyncio.run(worker.run())
+        status = asyncio.run(run_until_stopped(worker))
     except* SettingsError as group:
-        for error in _leaves(group):
+        log = get_logger("worker")
+        for error in errors_in(group):
             log.error("cannot_start", error=str(error))
     return status
 
 
-class _Worker:
-    """The phases of one worker's life, in order: listen, attach, load, serve, drain, stop."""
-
-    def __init__(self, settings: WorkerSettings, role: WorkerRole) -> None:
-        self._settings = settings
-        self._role = role
-        self._drain_clock = DrainClock(settings.drain_timeout_s)
-
-    async def run(self) -> int:
-        self._draining = asyncio.Event()
-        self._tls = open_mesh(self._settings, self._role.name)
-        epoch = new_epoch()
-        engine = make_engine(self._settings.engine_settings(self._role.name, epoch))
-        try:
-            status = await self._run(engine, epoch)
-        finally:
-            await engine.stop()
-        log.info("stopped", status=status)
-        return status
-
-    async def _run(self, engine: Engine, epoch: str) -> int:
-        settings, role = self._settings, self._role
-        server = WorkerServer(settings.host, settings.port, self._tls)
-        register = Register(
-            worker_id=settings.worker_id,
-            epoch=epoch,
-            role=role.proto,
-            address=server.address,
-            protocol=PROTOCOL_VERSION,
-        )
-        try:
-            async with asyncio.TaskGroup() as tasks, Releases(tasks, settings.worker_id, self._tls) as releases:
-                runtime = WorkerRuntime(role, register, engine, releases)
-                await server.start(WorkerService(runtime, engine, self._begin_drain))
-                log.info("listening", address=server.address, worker_id=settings.worker_id, epoch=epoch)
-                on_stop_signals(asyncio.get_running_loop(), self._on_stop_signal)
-                attached = tasks.create_task(
-                    stay_attached(settings.routers, lambda address: Attachment(address, runtime, self._tls)),
-                    name="routers",
-                )
-                watching = tasks.create_task(runtime.watch(), name="clock")
-                runtime.set_state(WorkerState.WORKER_STATE_LOADING, self._settings.model)
-                status = await self._serve(runtime, server, engine)
-                log.info("leaving", status=status)
-                await server.set_ready(False)
-                await runtime.leave(_LEAVE_TIMEOUT_S)
-                attached.cancel()
-                watching.cancel()
-        finally:
-            await server.stop()
-        return status
-
-    def _on_stop_signal(self) -> None:
-        self._begin_drain(0.0)
-
-    def _begin_drain(self, timeout_s: float) -> float:
-        """``timeout_s`` 0 is our own setting. Seconds until the drain must be over."""
-        left_s = self._drain_clock.begin(timeout_s, asyncio.get_running_loop().time())
-        self._draining.set()
-        return left_s
-
-    async def _serve(self, runtime: WorkerRuntime, server: WorkerServer, engine: Engine) -> int:
-        """Load, serve and drain; the exit status."""
-        starting = asyncio.ensure_future(engine.start(runtime))
-        draining = asyncio.ensure_future(self._draining.wait())
-        try:
-            await asyncio.wait((starting, draining), return_when=asyncio.FIRST_COMPLETED)
-            if not starting.done():  # Told to stop while loading: nothing to drain.
-                return 0
-            runtime.set_state(WorkerState.WORKER_STATE_READY, "ready", starting.result())
-            await server.set_ready(True)
-            await asyncio.wait((runtime.failure, draining), return_when=asyncio.FIRST_COMPLETED)
-            if runtime.failure.done():
-                log.error("engine_lost", error=repr(runtime.failure.result()))
-                return 1
-            await server.set_ready(False)
-            drained = await runtime.drain(self._drain_clock)
-            return 0 if drained else 1
-        finally:
-            starting.cancel()
-            draining.cancel()
-
-
-def _leaves(group: BaseExceptionGroup[SettingsError]) -> list[BaseException]:
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return leaves
+async def run_until_stopped(worker: Worker) -> int:
+    """The first SIGTERM or SIGINT drains it, the second ends the process."""
+    on_stop_signals(asyncio.get_running_loop(), worker.begin_drain)
+    return await worker.run()
