@@ -140,7 +140,7 @@ class SimulatedEngine:
         copy.CopyFrom(self._counters)
         return copy
 
-    async def stop(self) -> bool:
+    async def stop(self) -> None:
         self._end()
         if self._started:
             self._peers.remove(self._settings.epoch)
@@ -148,7 +148,6 @@ class SimulatedEngine:
             await self._consumer.close()
         if self._own_peers:
             await self._peers.close()
-        return True
 
     def _new_link(self) -> Link:
         simulation = self._simulation
