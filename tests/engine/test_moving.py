@@ -93,7 +93,7 @@ class Decode:
 
 
 @asynccontextmanager
-async def decode_workers(log_dir: Path, names: Sequence[str]) -> AsyncIterator[list[Decode]]:
+async def decode_workers(log_dir: Path, names: Sequence[str], *arguments: str) -> AsyncIterator[list[Decode]]:
     """Started side by side, from ready on."""
     model = str(ensure_embedded_model())
     processes: list[subprocess.Popen[bytes]] = []
@@ -110,7 +110,7 @@ async def decode_workers(log_dir: Path, names: Sequence[str]) -> AsyncIterator[l
                     "--model",
                     model,
                 ]
-                command += ["--worker-id", name, "--transport", "grpc", "--engine-arg", "dtype=float32"]
+                command += ["--worker-id", name, "--engine-arg", "dtype=float32", *arguments]
                 with (log_dir / f"{name}.log").open("wb") as log:
                     processes.append(subprocess.Popen(command, stdout=log, stderr=log))  # noqa: ASYNC220
             workers = []
@@ -135,9 +135,19 @@ def ready(session: Session) -> EngineFacts | None:
     return next((status.facts for status in states if status.state == WorkerState.WORKER_STATE_READY), None)
 
 
-async def test_running_requests_move_with_their_kv_cache(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("engine", "transport"),
+    [
+        ("inproc", "grpc"),
+        pytest.param("inproc", "nixl", marks=pytest.mark.variant),
+        pytest.param("async", "grpc", marks=pytest.mark.variant),
+        pytest.param("async", "nixl", marks=pytest.mark.variant),
+    ],
+)
+async def test_running_requests_move_with_their_kv_cache(tmp_path: Path, engine: str, transport: str) -> None:
     """One test for all of it: to start the two engines takes most of its time."""
-    async with decode_workers(tmp_path, ["decode-0", "decode-1"]) as (one, two):
+    arguments = ("--engine", engine, "--transport", transport)
+    async with decode_workers(tmp_path, ["decode-0", "decode-1"], *arguments) as (one, two):
         await one.submit("undisturbed", [])
         await one.last("undisturbed")
         expected = one.tokens("undisturbed")

@@ -24,12 +24,20 @@ from tests.worker.fakes import FakeProducer
 
 SETTINGS = EngineSettings(model="m", role="decode", kind="async", transport="grpc", worker_id="w-0", epoch="e-1")
 CONFIG = ConnectorConfig("w-0", "e-1", "", 30.0, "m")
+ABORTED = RequestOutput(request_id="a", finish_reason=FinishReason.FINISH_REASON_ABORT)
 
 
 class FakeAsyncLLM:
-    """A token a turn of the loop; ``faults`` are raised by id, before the second token."""
+    """A token a turn of the loop; ``faults`` are raised by id, before the second token.
+
+    An order to move a request ends it with its next token, unless its workers are ``deaf``.
+    """
 
     def __init__(self) -> None:
+        self.output_processor = self
+        self.external_req_ids: dict[str, list[str]] = {}
+        self.ordered: dict[str, str] = {}  # Ticket ids by request.
+        self.deaf = False
         self.faults: dict[str, Exception] = {}
         self.reading: set[str] = set()
         self.aborted: list[str] = []
@@ -38,19 +46,35 @@ class FakeAsyncLLM:
 
     async def generate(self, prompt: Any, sampling: Any, request_id: str) -> AsyncIterator[VllmOutput]:
         self.reading.add(request_id)
+        self.external_req_ids[request_id] = [f"own-{request_id}"]
         try:
             for left in range(sampling.max_tokens, 0, -1):
                 if left < sampling.max_tokens and request_id in self.faults:
                     raise self.faults[request_id]
-                done = left == 1
+                answer = None
+                if (ticket_id := self.ordered.get(request_id)) is not None:
+                    ours = {"moved": True, "ticket_id": ticket_id, "tokens": 7, "blocks": 1, "address": "h:1"}
+                    answer = {"segue": ours}
+                done = left == 1 or answer is not None
                 completion = CompletionOutput(0, "", [left], None, None, finish_reason="length" if done else None)
-                yield VllmOutput(request_id, None, [], None, [completion], done)
+                yield VllmOutput(request_id, None, [], None, [completion], done, kv_transfer_params=answer)
+                if done:
+                    return
                 await asyncio.sleep(0)
         except asyncio.CancelledError:
             self.aborted.append(request_id)
             raise
         finally:
             self.reading.discard(request_id)
+            del self.external_req_ids[request_id]
+
+    async def collective_rpc(self, method: str, args: tuple[str, str, str]) -> None:
+        assert method == "segue_order_move"
+        own_id, ticket_id, request_id = args
+        assert own_id == f"own-{request_id}"
+        if self.deaf:
+            raise EngineGenerateError("no worker answers")
+        self.ordered.setdefault(request_id, ticket_id)
 
     def shutdown(self) -> None:
         self.ended = True
@@ -203,15 +227,36 @@ async def test_offers_are_counted_where_they_are_held(running: Running) -> None:
         await until(lambda: running.engine.load().held_offers == 0)
 
 
-async def test_a_request_that_is_moved_ends_behind_its_tokens_without_an_offer(running: Running) -> None:
+async def test_a_request_that_is_moved_ends_with_its_next_token_and_an_offer(running: Running) -> None:
     running.engine.submit(submit("a", 10**6))
     await until(lambda: running.listener.of("a"))
     running.engine.move("a")
     running.engine.move("a")
     running.engine.move("unknown")
-    await until(lambda: running.llm.aborted == ["a"] and running.listener.of("a")[-1].finish_reason)
+    await until(lambda: running.listener.of("a")[-1].finish_reason)
     last = running.listener.of("a")[-1]
-    assert last == RequestOutput(request_id="a", finish_reason=FinishReason.FINISH_REASON_ABORT)
+    assert last.finish_reason == FinishReason.FINISH_REASON_ABORT
+    assert len(last.token_ids) == 1
+    assert (last.offer.ticket_id, last.offer.tokens) == (running.llm.ordered["a"], 7)
+    assert running.llm.aborted == []
+
+
+async def test_a_request_that_is_moved_before_its_first_token_is_aborted(running: Running) -> None:
+    """To compute its prompt first would hold up the drain for what somebody else has to compute anyway."""
+    running.engine.submit(submit("a", 10**6))
+    running.engine.move("a")
+    await until(lambda: running.listener.of("a"))
+    assert running.listener.of("a") == [ABORTED]
+    assert running.llm.ordered == {}
+
+
+async def test_a_move_that_vllm_does_not_take_ends_the_request_without_an_offer(running: Running) -> None:
+    running.llm.deaf = True
+    running.engine.submit(submit("a", 10**6))
+    await until(lambda: running.listener.of("a"))
+    running.engine.move("a")
+    await until(lambda: running.llm.aborted == ["a"] and running.listener.of("a")[-1].finish_reason)
+    assert running.listener.of("a")[-1] == ABORTED
 
 
 async def test_stop_ends_what_runs(running: Running) -> None:

@@ -116,7 +116,7 @@ def test_an_argument_like_no_other_is_refused_all_the_same(model: str) -> None:
         arguments(settings(model, engine_args={"zzzzzz": 1}))
 
 
-@pytest.mark.parametrize("name", ["model", "kv_transfer_config", "logits_processors"])
+@pytest.mark.parametrize("name", ["model", "kv_transfer_config", "logits_processors", "worker_extension_cls"])
 def test_what_the_handoff_stands_on_can_not_be_given(model: str, name: str) -> None:
     with pytest.raises(SettingsError, match=rf"{name!r} is set by Segue"):
         arguments(settings(model, engine_args={name: "x"}))
@@ -150,7 +150,7 @@ def test_the_connector_is_the_transports_and_knows_its_role(
     assert config.kv_load_failure_policy == "recompute"
     ours = config.kv_connector_extra_config["segue"]
     assert (ours["worker_id"], ours["epoch"], ours["lease_s"]) == ("w-0", "e-1", 12.4)
-    assert ours["address"] == ("" if kv_role == "kv_consumer" else "127.0.0.1:4321")
+    assert ours["address"] == "127.0.0.1:4321"
     assert config.kv_connector_extra_config.get("kv_lease_duration") == (12 if transport == "nixl" else None)
 
 

@@ -118,7 +118,7 @@ async def answers(stub: InferenceAsyncStub, asked: Sequence[GenerateRequest], st
     return [task.result() for task in reading]
 
 
-@pytest.mark.parametrize("cluster", ["grpc"], indirect=True)
+@pytest.mark.parametrize("cluster", ["grpc", pytest.param("nixl", marks=pytest.mark.variant)], indirect=True)
 @pytest.mark.parametrize("how", ["kill", "drain"])
 async def test_every_kind_of_answer_goes_on(cluster: Cluster, how: str) -> None:
     cluster.restart_ended()

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vllm.v1.request import RequestStatus
 
-from segue.kv_transfer.connector_config import KEY, ConnectorConfig, MoveOrder, TransferReport
-from segue.kv_transfer.vllm_grpc import SchedulerHalf, StepPlan, WorkerHalf
+from segue.kv_transfer.connector_config import KEY, ConnectorConfig, TransferReport
+from segue.kv_transfer.moves import MoveOrder
+from segue.kv_transfer.vllm_grpc import WorkerHalf
+from segue.kv_transfer.vllm_grpc_scheduler import SchedulerHalf, StepPlan
 from segue.proto.kv_transfer_pb2 import Ticket
 from tests.kv_transfer.ends import BLOCK_TOKENS, BLOCKS, eventually, free_address, tensors
 
@@ -29,6 +31,8 @@ class FakeRequest:
     num_tokens: int = 20
     num_computed_tokens: int = 20
     num_in_flight_tokens: int = 0
+    num_output_tokens: int = 1
+    max_tokens: int = 100
     status: RequestStatus = RequestStatus.FINISHED_LENGTH_CAPPED
     kv_transfer_params: dict[str, Any] | None = field(default_factory=dict)
 
@@ -209,6 +213,18 @@ def test_a_moved_request_offers_what_is_computed_but_for_its_last_token(
     assert params == order.answer
     assert params == {KEY: {"ticket_id": "kv-m", "tokens": tokens, "blocks": len(blocks), "address": "127.0.0.1:1"}}
     assert scheduler.take_plan().offers == [("kv-m", "req-a", "engine-a", blocks, tokens, 30.0)]
+
+
+def test_a_request_that_ends_by_an_order_says_so_in_its_last_output(scheduler: SchedulerHalf) -> None:
+    request: Any = FakeRequest(num_computed_tokens=19, num_in_flight_tokens=0, num_output_tokens=6)
+    scheduler.on_new_request(request)
+    scheduler.on_orders({"engine-a": MoveOrder("kv-m", "req-a")})
+    request.num_output_tokens += 1
+    held, params = scheduler.finished(request, [4, 2, 9, 7, 1])
+    assert held
+    assert params is not None
+    assert (params[KEY]["moved"], params[KEY]["ticket_id"], params[KEY]["tokens"]) == (True, "kv-m", 19)
+    assert len(scheduler.take_plan().offers) == 1
 
 
 def test_a_moved_request_that_had_claimed_tells_how_that_went_too(scheduler: SchedulerHalf) -> None:

@@ -6,6 +6,7 @@ The KV connector runs in that other process; nothing here touches blocks.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ class AsyncEngine:
         self._settings = settings
         self._kv_port = KvPort(settings)
         self._tasks: dict[str, asyncio.Task[None]] = {}  # Of requests that may still be aborted.
-        self._ending: set[asyncio.Task[None]] = set()  # All of them, those that were aborted too.
+        self._ending: set[asyncio.Task[None]] = set()  # All of them, those that were aborted too, and moves.
+        self._begun: set[str] = set()  # Those of them that have tokens.
         self._step: list[RequestOutput] = []
         self._flush_due = False
         self._counters: Counters | None = None
@@ -91,16 +93,37 @@ class AsyncEngine:
         return facts
 
     def submit(self, submit: Submit) -> None:
-        task = self._tasks[submit.request_id] = asyncio.create_task(self._run(submit), name=submit.request_id)
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._tasks[submit.request_id] = self._start(self._run(submit), submit.request_id)
 
     def abort(self, request_id: str) -> None:
+        self._begun.discard(request_id)
         if (task := self._tasks.pop(request_id, None)) is not None:
             task.cancel()  # AsyncLLM aborts a request whose reader is cancelled.
 
     def move(self, request_id: str) -> None:
-        """Without an offer: the blocks are in the engine core's process, which takes no such command."""
+        """With an offer if it has begun: what has no token yet has nothing to offer, and would first have to run."""
+        if request_id in self._begun:
+            self._start(self._move(request_id), f"move {request_id}")
+        else:
+            self._stop(request_id)
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return task
+
+    async def _move(self, request_id: str) -> None:
+        from segue.engine.vllm_move import order_move
+
+        try:
+            await order_move(self._llm, request_id)
+        except Exception:  # Whatever vLLM raises: the request can still be stopped without an offer.
+            log.exception("move_failed", request_id=request_id)
+            self._stop(request_id)
+
+    def _stop(self, request_id: str) -> None:
+        """Without an offer."""
         if request_id in self._tasks:
             self.abort(request_id)
             self._add_output(RequestOutput(request_id=request_id, finish_reason=FinishReason.FINISH_REASON_ABORT))
@@ -122,6 +145,7 @@ class AsyncEngine:
         if self._kv_events is not None:
             self._kv_events.close()
         self._tasks.clear()
+        self._begun.clear()
         for task in self._ending:
             task.cancel()
         if self._ending:
@@ -142,6 +166,9 @@ class AsyncEngine:
         async for output in self._outputs(submit):
             if output.finish_reason:
                 self._tasks.pop(submit.request_id, None)
+                self._begun.discard(submit.request_id)
+            elif output.token_ids:
+                self._begun.add(submit.request_id)
             self._add_output(output)
 
     async def _outputs(self, submit: Submit):  # type: ignore[no-untyped-def]

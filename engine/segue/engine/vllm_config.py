@@ -17,7 +17,14 @@ from segue.engine.settings import EngineSettings
 from segue.kv_transfer.connector_config import ConnectorConfig
 
 # Segue sets these; a pool that could change them would break the hand-off.
-_OURS = {"model", "kv_transfer_config", "logits_processors", "kv_events_config", "enable_logging_iteration_details"}
+_OURS = {
+    "model",
+    "kv_transfer_config",
+    "logits_processors",
+    "worker_extension_cls",
+    "kv_events_config",
+    "enable_logging_iteration_details",
+}
 
 
 def vllm_environment(settings: EngineSettings, nixl_port: int) -> Mapping[str, str]:
@@ -114,7 +121,7 @@ def connector_config(settings: EngineSettings, kv_port: KvPort) -> ConnectorConf
     return ConnectorConfig(
         worker_id=settings.worker_id,
         epoch=settings.epoch,
-        address=f"{settings.host}:{kv_port.number}" if _kv_role(settings) != "kv_consumer" else "",
+        address=f"{settings.host}:{kv_port.number}",
         shared_port=kv_port.shared,
         advertise=settings.advertise_kv,
         tls=settings.tls,
@@ -125,7 +132,8 @@ def connector_config(settings: EngineSettings, kv_port: KvPort) -> ConnectorConf
 
 
 def _kv_role(settings: EngineSettings) -> str:
-    """A decode engine offers too, when its running requests are moved; vLLM's NIXL connector has it consume only."""
+    """A decode engine offers too, when its running requests are moved. With NIXL vLLM doesn't have to know: there both
+    roles hold what a request's parameters say, and vLLM warns of ``kv_both``."""
     if settings.role == "prefill":
         return "kv_producer"
     return "kv_consumer" if settings.transport == "nixl" else "kv_both"
@@ -176,6 +184,7 @@ def engine_arguments(settings: EngineSettings, connector: ConnectorConfig) -> di
         **ours,
         **settings.engine_args,
         "structured_outputs_config": StructuredOutputsConfig(**constraints),
+        "worker_extension_cls": "segue.kv_transfer.vllm_worker_extension.SegueWorkerExtension",
         "model": settings.model,
         "enable_logging_iteration_details": True,  # How long each step took, and of what; it goes into our counters.
         "kv_transfer_config": KVTransferConfig(

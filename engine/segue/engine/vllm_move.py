@@ -1,7 +1,6 @@
 """Stopping a running vLLM request and keeping its KV cache on offer, for another engine to go on with.
 
-vLLM ends a request either by itself or by an abort, and drops what a connector says of an aborted one. So the order to
-offer is put into the request's own parameters first, and the connector's answer is read from there.
+How the order comes to the connector is told in :mod:`segue.kv_transfer.moves`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segue.base.ids import new_ticket_id
-from segue.kv_transfer.connector_config import KEY, MoveOrder
+from segue.kv_transfer.moves import MoveOrder, give
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,17 @@ def stop_and_offer(engine: Any, request_id: str) -> Stopped:
         return Stopped({}, 0)
     cached_tokens = engine.output_processor.request_states[request.request_id].num_cached_tokens
     order = MoveOrder(new_ticket_id(), request_id)
-    params = request.kv_transfer_params or {}
-    request.kv_transfer_params = {**params, KEY: {**params.get(KEY, {}), "move": order}}
+    give(request, order)
     engine.abort_request([request_id])
     return Stopped(order.answer or {}, cached_tokens)
+
+
+async def order_move(llm: Any, request_id: str) -> bool:
+    """Have a request of an ``AsyncLLM`` end with its next token, its last output with the connector's answer.
+
+    False if it has ended already. Raises whatever vLLM raises if its workers can't be told.
+    """
+    for internal_id in llm.output_processor.external_req_ids.get(request_id, ()):
+        await llm.collective_rpc("segue_order_move", args=(internal_id, new_ticket_id(), request_id))
+        return True
+    return False

@@ -16,6 +16,7 @@ from segue.base.ids import new_ticket_id
 from segue.engine.forced_tokens import EXTRA_ARG
 from segue.engine.vllm_move import Stopped
 from segue.kv_transfer.connector_config import KEY, ConnectorConfig
+from segue.kv_transfer.moves import MOVED
 from segue.proto.kv_transfer_pb2 import BlockLayout, Ticket
 from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, SamplingParams, StructuredOutputs, TokenLogprob
 from segue.proto.worker_pb2 import EngineUsage, RequestError, RequestOutput, Submit, Transfer
@@ -115,7 +116,10 @@ class OutputTranslator:
             message.stop_token_id = completion.stop_reason
         params = output.kv_transfer_params or {}
         self._add_usage(message, output.num_cached_tokens or 0, submit, params.get(KEY, {}).get("report"))
-        if submit.offer_kv and "tokens" in params.get(KEY, {}):
+        ours = params.get(KEY, {})
+        if ours.get(MOVED):
+            message.finish_reason = FinishReason.FINISH_REASON_ABORT
+        if (submit.offer_kv or MOVED in ours) and "tokens" in ours:
             message.offer.CopyFrom(self._ticket(submit, params))
         return message
 

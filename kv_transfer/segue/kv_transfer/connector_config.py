@@ -16,10 +16,10 @@ KEY = "segue"
 class ConnectorConfig:
     """Identity and limits of one engine's KV transfer.
 
-    ``address`` is the host:port on which the engine serves ``KvTransfer``; empty on a decode worker with NIXL, which
-    serves nothing. ``advertise`` is where peers reach it, if that is elsewhere. ``lease_s`` is how long an offer waits
-    to be claimed. ``tls`` are paths; the files are read where they are used. ``shared_port`` says that the port is held
-    for us by a socket that doesn't listen. ``kv_digest`` is how much of what NIXL moves is checked.
+    ``address`` is the host:port on which the engine serves ``KvTransfer``. ``advertise`` is where peers reach it, if
+    that is elsewhere. ``lease_s`` is how long an offer waits to be claimed. ``tls`` are paths; the files are read where
+    they are used. ``shared_port`` says that the port is held for us by a socket that doesn't listen. ``kv_digest`` is
+    how much of what NIXL moves is checked.
     """
 
     worker_id: str
@@ -62,18 +62,6 @@ class TransferReport:
     error: str = ""
     corrupt: bool = False
     digest_seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class MoveOrder:
-    """Among a request's parameters (under ``move``) when it is aborted: hold its blocks and offer them.
-
-    vLLM drops what a connector answers for an aborted request; ``answer`` is where the connector leaves it.
-    """
-
-    ticket_id: str
-    request_id: str
-    answer: dict[str, Any] | None = None
 
 
 class EngineWaker:

@@ -10,8 +10,6 @@ Interface: ``vllm.distributed.kv_transfer.kv_connector.v1.base`` of vLLM 0.32.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
@@ -24,12 +22,14 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from segue.base.logging import get_logger
 from segue.base.process import end_with_parent_process
 from segue.base.tls import load_tls
-from segue.kv_transfer.connector_config import KEY, ConnectorConfig, MoveOrder, TransferReport
+from segue.kv_transfer.connector_config import ConnectorConfig
 from segue.kv_transfer.grpc_puller import Claim, GrpcPuller
 from segue.kv_transfer.grpc_server import KvTransferService, serve_kv_transfer
+from segue.kv_transfer.moves import MoveOrder
 from segue.kv_transfer.offers import Offer, OfferBook
 from segue.kv_transfer.paged_cache import PagedCache
-from segue.kv_transfer.vllm_reports import Reports
+from segue.kv_transfer.vllm_grpc_scheduler import SchedulerHalf, StepPlan
+from segue.kv_transfer.vllm_reports import Outgoing, Reports
 from segue.proto.kv_transfer_pb2 import Ticket
 
 if TYPE_CHECKING:
@@ -44,122 +44,6 @@ if TYPE_CHECKING:
 log = get_logger("kv_transfer")
 
 
-@dataclass
-class StepPlan(KVConnectorMetadata):
-    """What the worker half has to begin with this step. Times are seconds from now: clocks differ by process."""
-
-    offers: list[tuple[str, str, str, tuple[int, ...], int, float]] = field(default_factory=list)
-    claims: list[tuple[str, bytes, tuple[int, ...], int, float]] = field(default_factory=list)
-    cancels: list[str] = field(default_factory=list)
-    releases: list[tuple[bytes, str]] = field(default_factory=list)
-
-
-class SchedulerHalf:
-    """Reads ``kv_transfer_params`` of each request: ``{"segue": {"offer": ...}}`` or ``{"segue": {"claim": ...}}``.
-
-    A running request of either kind, or of none, may get ``"move"`` (a :class:`MoveOrder`) before it is aborted.
-    """
-
-    def __init__(self, config: ConnectorConfig, block_tokens: int) -> None:
-        self._config = config
-        self._block_tokens = block_tokens
-        self._plan = StepPlan()
-        self._unclaimed: dict[str, Ticket] = {}
-        self._claimed: set[str] = set()
-        self._reports: dict[str, TransferReport] = {}
-
-    def on_new_request(self, request: Request) -> None:
-        claim = _params(request).get("claim")
-        if claim is not None:
-            self._unclaimed[request.request_id] = Ticket.FromString(claim["ticket"])
-
-    def matched_tokens(self, request: Request, computed_tokens: int) -> int:
-        """Tokens that the ticket holds beyond those in the local prefix cache (both counted from the start).
-
-        None of a ticket over more tokens than the request has: its blocks don't end where the request's do.
-        """
-        ticket = self._unclaimed.get(request.request_id)
-        if ticket is None or ticket.tokens > request.num_tokens:
-            return 0
-        tokens: int = max(0, ticket.tokens - computed_tokens)
-        return tokens
-
-    def after_alloc(self, request: Request, block_ids: list[int], external_tokens: int) -> None:
-        ticket = self._unclaimed.pop(request.request_id, None)
-        if ticket is None:
-            return
-        if external_tokens == 0:
-            self._plan.releases.append((ticket.SerializeToString(), "acknowledged"))
-            return
-        first_block = (ticket.tokens - external_tokens) // self._block_tokens
-        # After the lease the producer has its blocks back; waiting on would only eat into the request's deadline.
-        timeout_s = min(_params(request)["claim"]["timeout_s"], ticket.lease_s)
-        self._claimed.add(request.request_id)
-        self._plan.claims.append(
-            (
-                request.request_id,
-                ticket.SerializeToString(),
-                tuple(block_ids[: ticket.blocks]),
-                first_block,
-                timeout_s,
-            )
-        )
-
-    def finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
-        """Of a request that ends: whether its blocks stay held, and what goes out with its last output."""
-        params = _params(request)
-        move: MoveOrder | None = params.get("move")
-        ticket = self._unclaimed.pop(request.request_id, None)
-        if ticket is not None and move is None:  # Who moves a request that has yet to claim still has the ticket.
-            self._plan.releases.append((ticket.SerializeToString(), "cancelled"))
-        report = self._reports.pop(request.request_id, None)
-        if transferring := request.request_id in self._claimed and report is None:
-            self._plan.cancels.append(request.request_id)
-        self._claimed.discard(request.request_id)
-        ours = {} if report is None else {"report": asdict(report)}
-        described = None if transferring else self._offer(request, block_ids)
-        answer = {KEY: {**ours, **(described or {})}} if ours or described else None
-        if move is not None:
-            move.answer = answer
-        return described is not None, answer
-
-    def _offer(self, request: Request, block_ids: list[int]) -> dict[str, Any] | None:
-        """Offer what is computed of a request that someone goes on with; None if nobody does or nothing is."""
-        from vllm.v1.request import RequestStatus
-
-        params = _params(request)
-        move: MoveOrder | None = params.get("move")
-        if move is not None:
-            ticket_id, request_id = move.ticket_id, move.request_id
-            # The last token's KV is not computed, or only by a step still under way, whose results nobody takes.
-            tokens = min(request.num_computed_tokens - request.num_in_flight_tokens, request.num_tokens - 1)
-        elif "offer" in params and request.status == RequestStatus.FINISHED_LENGTH_CAPPED:
-            ticket_id, request_id = params["offer"]["ticket_id"], params["offer"]["request_id"]
-            tokens = request.num_computed_tokens
-        else:
-            return None
-        block_ids = block_ids[: -(-tokens // self._block_tokens)]
-        if tokens <= 0 or not block_ids:
-            return None
-        self._plan.offers.append(
-            (ticket_id, request_id, request.request_id, tuple(block_ids), tokens, self._config.lease_s)
-        )
-        return {
-            "ticket_id": ticket_id,
-            "tokens": tokens,
-            "blocks": len(block_ids),
-            "address": self._config.ticket_address,
-        }
-
-    def on_reports(self, reports: Mapping[str, TransferReport]) -> None:
-        # Of a request that has ended meanwhile nobody would ask for the report.
-        self._reports.update({name: report for name, report in reports.items() if name in self._claimed})
-
-    def take_plan(self) -> StepPlan:
-        plan, self._plan = self._plan, StepPlan()
-        return plan
-
-
 class WorkerHalf:
     """Holds the paged cache; serves offers (producer) and runs claims (consumer)."""
 
@@ -169,7 +53,7 @@ class WorkerHalf:
         self._serves = serves
         self._book = OfferBook(config.epoch)
         self._load_errors: set[int] = set()
-        self._reports: dict[str, TransferReport] = {}
+        self._outgoing = Outgoing()
         self._puller: GrpcPuller | None = None
 
     def register(self, kv_caches: dict[str, torch.Tensor]) -> None:
@@ -202,7 +86,7 @@ class WorkerHalf:
         received = set[str]()
         for claim, report in self._puller.take_results() if self._puller else ():
             received.add(claim.engine_request_id)
-            self._reports[claim.engine_request_id] = report
+            self._outgoing.add_reports({claim.engine_request_id: report})
             if report.error:
                 self._load_errors.update(claim.block_ids[claim.first_block :])
         return self._book.take_over(), received
@@ -211,11 +95,11 @@ class WorkerHalf:
         errors, self._load_errors = self._load_errors, set()
         return errors
 
+    def order_move(self, engine_request_id: str, order: MoveOrder) -> None:
+        self._outgoing.add_order(engine_request_id, order)
+
     def take_reports(self) -> Reports | None:
-        if not self._reports:
-            return None
-        reports, self._reports = Reports(self._reports), {}
-        return reports
+        return self._outgoing.take()
 
     def close(self) -> None:
         if self._puller is not None:
@@ -265,6 +149,7 @@ class SegueGrpcConnector(KVConnectorBase_V1):
         reports = connector_output.kv_connector_worker_meta
         if isinstance(reports, Reports):
             self._scheduler.on_reports(reports.by_request)
+            self._scheduler.on_orders(reports.orders)
 
     # Worker half
 
@@ -283,6 +168,10 @@ class SegueGrpcConnector(KVConnectorBase_V1):
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         return self._worker.take_load_errors()
+
+    def order_move(self, engine_request_id: str, order: MoveOrder) -> None:
+        """Have a request end with its next token, and its blocks offered."""
+        self._worker.order_move(engine_request_id, order)
 
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
         return self._worker.take_reports()
@@ -304,8 +193,3 @@ class SegueGrpcConnector(KVConnectorBase_V1):
 
     def wait_for_save(self) -> None:
         return
-
-
-def _params(request: Request) -> dict[str, Any]:
-    params: dict[str, Any] = (request.kv_transfer_params or {}).get(KEY, {})
-    return params

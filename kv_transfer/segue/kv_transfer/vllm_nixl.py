@@ -6,6 +6,7 @@
   has said, with digests, that the blocks were held all the while (:mod:`segue.kv_transfer.read_claims`).
 - Leases: NIXL's own notification that a read has ended frees nothing, and vLLM's own lease is off; the book of offers
   says when blocks may be freed, as with the other transport.
+- Moves: a running request that stops is held and described as a finished prefill is.
 - Reports: how long each transfer took and how many bytes it moved.
 
 An engine of several ranks (tensor or pipeline parallel) keeps vLLM's own ways for all of this but the first: a ticket
@@ -16,10 +17,7 @@ Interface: ``vllm.distributed.kv_transfer.kv_connector.v1.nixl`` of vLLM 0.32.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +37,16 @@ from segue.base.tls import load_tls
 from segue.kv_transfer.connector_config import KEY, ConnectorConfig, TransferReport
 from segue.kv_transfer.grpc_server import KvTransferService, serve_kv_transfer
 from segue.kv_transfer.handoff import Event, State
+from segue.kv_transfer.moves import MOVED, MoveOrder, Moves, like_a_prefill, movable_tokens, ours
 from segue.kv_transfer.nixl_port import check_listenable
 from segue.kv_transfer.offers import Offer, OfferBook
+from segue.kv_transfer.own_cores import own_cores
 from segue.kv_transfer.paged_cache import PagedCache, UnsupportedCache
 from segue.kv_transfer.producer_end import NoBlocks
 from segue.kv_transfer.read_check import DigestMode
 from segue.kv_transfer.read_claims import ReadClaims
 from segue.kv_transfer.vllm_nixl_reads import NixlPlan, NixlReads
-from segue.kv_transfer.vllm_reports import Reports
+from segue.kv_transfer.vllm_reports import Outgoing, Reports
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ class SegueNixlConnector(NixlPullConnector):
     """The class vLLM loads, in its scheduler and in its worker."""
 
     def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig) -> None:
-        with _own_cores():
+        with own_cores():
             super().__init__(vllm_config, role, kv_cache_config)
         # With AsyncLLM this runs in vLLM's own processes, which would outlive a worker that is killed.
         end_with_parent_process()
@@ -74,13 +74,14 @@ class SegueNixlConnector(NixlPullConnector):
         self._checks = vllm_config.parallel_config.world_size == 1
         # Scheduler half
         self._plan = NixlPlan()
+        self._moves = Moves()
         self._scheduler_reports: dict[str, TransferReport] = {}
         self._external_tokens: dict[str, int] = {}
         # Worker half
         self._book = OfferBook(self._config.epoch)
         self._ticket_of: dict[str, str] = {}
         self._reads: NixlReads | None = None
-        self._worker_reports: dict[str, TransferReport] = {}
+        self._outgoing = Outgoing()
 
     # Scheduler half
 
@@ -110,26 +111,69 @@ class SegueNixlConnector(NixlPullConnector):
         else:
             self._give_back(request, claim["ticket"], "acknowledged")
 
+    def on_new_request(self, request: Request) -> None:
+        super().on_new_request(request)
+        self._moves.on_new_request(request)
+
     def request_finished_all_groups(
         self, request: Request, block_ids: tuple[list[int], ...]
     ) -> tuple[bool, dict[str, Any] | None]:
+        order = self._moves.finished(request)
         claim = _unclaimed(request)
-        held, params = super().request_finished_all_groups(request, block_ids)
-        ours = (request.kv_transfer_params or {}).get(KEY, {})
+        if order is not None:
+            held, params = self._move(request, order, block_ids)
+        else:
+            held, params = super().request_finished_all_groups(request, block_ids)
         tokens = self._external_tokens.pop(request.request_id, 0)
-        if claim is not None and self._checks:
+        if claim is not None and self._checks and order is None:  # Else the router goes on with the ticket.
             self._give_back(request, claim["ticket"], "cancelled")
-        if (report := self._scheduler_reports.pop(request.request_id, None)) is not None:
-            return held, {KEY: {"report": asdict(replace(report, tokens=0 if report.error else tokens))}}
-        if claim is None and "claim" in ours:
+        report = self._scheduler_reports.pop(request.request_id, None)
+        if report is not None:
+            told = asdict(replace(report, tokens=0 if report.error else tokens))
+            params = {**(params or {}), KEY: {**(params or {}).get(KEY, {}), "report": told}}
+        elif claim is None and "claim" in ours(request):
             self._plan.cancels.append(request.request_id)
-        if not held or params is None or "offer" not in ours:
+        if order is not None:
+            order.answer = params
             return held, params
-        offer = ours["offer"]
-        tokens, blocks = params["remote_num_tokens"], tuple(block_ids[0])
-        self._plan.offers.append((offer["ticket_id"], offer["request_id"], request.request_id, blocks, tokens))
-        described = {"ticket_id": offer["ticket_id"], "tokens": tokens, "blocks": len(blocks)}
-        return held, {**params, KEY: {**described, "address": self._config.ticket_address}}
+        if not held or params is None or "offer" not in ours(request):
+            return held, params
+        offer = ours(request)["offer"]
+        self._offer(request, (offer["ticket_id"], offer["request_id"]), block_ids[0], params)
+        return held, params
+
+    def _move(
+        self, request: Request, order: MoveOrder, block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """Hold and describe what a request that stops has computed, as vLLM does for a prefill that has finished.
+
+        Nothing of one that has yet to claim, or whose blocks are being written. Nor of several cache groups: a
+        sliding window or a state is of the last token, not of the one before.
+        """
+        told = {KEY: {MOVED: True}} if order.max_tokens is not None else None
+        scheduler, name = self.connector_scheduler, request.request_id
+        tokens = movable_tokens(request)
+        reading = self._external_tokens.get(name, 0) and name not in self._scheduler_reports
+        if not self._checks or len(block_ids) > 1 or tokens <= 0 or _unclaimed(request) or reading:
+            scheduler._stop_heartbeat(name)
+            scheduler._reqs_need_recv.pop(name, None)
+            return False, told
+        blocks = block_ids[0][: -(-tokens // self._block_tokens)]
+        with like_a_prefill(request):
+            held, params = super().request_finished_all_groups(request, (blocks,))
+        if not held or params is None:
+            return False, told
+        scheduler._reqs_in_batch.add(name)  # Its worker knows of no others that may be read.
+        params = {**params, **(told or {}), "remote_num_tokens": tokens}
+        self._offer(request, (order.ticket_id, order.request_id), blocks, params)
+        return True, params
+
+    def _offer(self, request: Request, ticket: tuple[str, str], block_ids: list[int], params: dict[str, Any]) -> None:
+        """``ticket`` is its id and the router's id of the request; ``params`` are vLLM's, to which ours are added."""
+        tokens, blocks = params["remote_num_tokens"], tuple(block_ids)
+        self._plan.offers.append((*ticket, request.request_id, blocks, tokens))
+        described = {"ticket_id": ticket[0], "tokens": tokens, "blocks": len(blocks)}
+        params[KEY] = {**params.get(KEY, {}), **described, "address": self._config.ticket_address}
 
     def _give_back(self, request: Request, ticket: bytes, reason: str) -> None:
         """Not by a NIXL notification, for which vLLM would first shake hands with a peer that may be dead."""
@@ -153,6 +197,7 @@ class SegueNixlConnector(NixlPullConnector):
             # Of a request that has ended meanwhile nobody would ask for the report.
             open_reports = {n: report for n, report in reports.by_request.items() if n in self._external_tokens}
             self._scheduler_reports.update(open_reports)
+            self._moves.on_orders(reports.orders)
 
     # Worker half
 
@@ -209,18 +254,19 @@ class SegueNixlConnector(NixlPullConnector):
             self.connector_worker._reqs_to_send.pop(engine_request_id, None)
             results.finished_sending.add(engine_request_id)
         if self._reads is not None:
-            self._worker_reports.update(self._reads.collect(results))
+            self._outgoing.add_reports(self._reads.collect(results))
         return results
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         errors: set[int] = super().get_block_ids_with_load_errors()
         return errors if self._reads is None else errors | self._reads.take_load_errors()
 
+    def order_move(self, engine_request_id: str, order: MoveOrder) -> None:
+        """Have a request end with its next token, and its blocks offered."""
+        self._outgoing.add_order(engine_request_id, order)
+
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
-        if not self._worker_reports:
-            return None
-        reports, self._worker_reports = Reports(self._worker_reports), {}
-        return reports
+        return self._outgoing.take()
 
     def shutdown(self) -> None:
         if self.role is KVConnectorRole.WORKER and hasattr(self, "_server"):
@@ -235,20 +281,3 @@ def _unclaimed(request: Request) -> dict[str, Any] | None:
     params = request.kv_transfer_params or {}
     claim: dict[str, Any] | None = params.get(KEY, {}).get("claim")
     return claim if params.get("do_remote_prefill") else None
-
-
-@contextmanager
-def _own_cores() -> Iterator[None]:
-    """Undo what is done to this thread's cores meanwhile.
-
-    On CPU the connector of vLLM binds the thread that makes it, which is the one that runs the model, to the last core
-    of its NUMA node: every engine of a machine to the same one.
-    """
-    if not hasattr(os, "sched_getaffinity"):
-        yield
-        return
-    cores = os.sched_getaffinity(0)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
