@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 import grpc.aio
 import pytest
 
+from segue.cluster.environment import share_of, worker_environment
+from segue.cluster.local import this_machine
 from segue.engine.embedded_model import ensure_embedded_model
 from segue.proto.kv_transfer_pb2 import ReleaseRequest, Ticket
 from segue.proto.sampling_pb2 import FinishReason, SamplingParams
@@ -40,6 +43,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 PROMPT = [7 * number % 1900 + 50 for number in range(300)]
 ANSWER_TOKENS = 150
 START_TIMEOUT_S = 150.0
+ANSWER_TIMEOUT_S = 90.0  # Engine cores in processes of their own and NIXL's threads spin on the same cores.
 
 
 async def until(condition: object, timeout_s: float = 30.0) -> None:
@@ -72,7 +76,7 @@ class Decode:
         return [token for output in self.outputs(name) for token in output.token_ids]
 
     async def last(self, name: str) -> RequestOutput:
-        await until(lambda: any(output.finish_reason for output in self.outputs(name)))
+        await until(lambda: any(output.finish_reason for output in self.outputs(name)), ANSWER_TIMEOUT_S)
         return self.outputs(name)[-1]
 
     @property
@@ -99,7 +103,9 @@ async def decode_workers(log_dir: Path, names: Sequence[str], *arguments: str) -
     processes: list[subprocess.Popen[bytes]] = []
     async with FakeHub() as hub:
         try:
-            for name in names:
+            machine = this_machine()
+            for index, name in enumerate(names):
+                environment = worker_environment(os.environ, share_of(machine, index, "cpu"), kv_cache_gib=1.0)
                 command = [
                     sys.executable,
                     "-m",
@@ -112,7 +118,7 @@ async def decode_workers(log_dir: Path, names: Sequence[str], *arguments: str) -
                 ]
                 command += ["--worker-id", name, "--engine-arg", "dtype=float32", *arguments]
                 with (log_dir / f"{name}.log").open("wb") as log:
-                    processes.append(subprocess.Popen(command, stdout=log, stderr=log))  # noqa: ASYNC220
+                    processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))  # noqa: ASYNC220
             workers = []
             for number in range(len(names)):
                 await until(lambda wanted=number: len(hub.sessions) > wanted, START_TIMEOUT_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -12,11 +13,11 @@ import torch
 
 from segue.kv_transfer.grpc_server import KvTransferService, serve_kv_transfer
 from segue.kv_transfer.handoff import Event
-from segue.kv_transfer.offers import OfferBook
+from segue.kv_transfer.offers import MAX_WAITING, OfferBook
 from segue.proto.kv_transfer_pb2 import PullRequest, ReleaseRequest, RenewRequest, Ticket
 from segue.proto.kv_transfer_pb2_grpc import KvTransferStub
 from tests.kv_transfer.conftest import MakeConsumer, MakeProducer
-from tests.kv_transfer.ends import BLOCK_TOKENS, BLOCKS, EPOCH, LAYERS, WAIT_S, Consumer, Producer, tensors
+from tests.kv_transfer.ends import BLOCK_TOKENS, BLOCKS, EPOCH, LAYERS, WAIT_S, Consumer, Producer, eventually, tensors
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 
@@ -229,3 +230,62 @@ def test_a_process_that_offers_claims_too(make_producer: MakeProducer, make_cons
     middle.wait_freed("b")
     for name, tensor in last.tensors.items():
         assert torch.equal(tensor[list(OUR_BLOCKS)], first.tensors[name][list(THEIR_BLOCKS)])
+
+
+def pull_of(ticket: Ticket, producer: Producer) -> PullRequest:
+    return PullRequest(
+        ticket_id=ticket.ticket_id,
+        producer_epoch=EPOCH,
+        request_id=ticket.request_id,
+        layout=producer.cache.layout,
+    )
+
+
+@pytest.fixture
+def waiting(producer: Producer) -> Iterator[KvTransferStub]:
+    """While many pulls of unknown tickets wait for offers."""
+    unknown = [Ticket(ticket_id=f"unknown-{number}") for number in range(40)]
+    with grpc.insecure_channel(producer.address) as channel:
+        stub = KvTransferStub(channel)
+        calls = [stub.Pull(pull_of(ticket, producer)) for ticket in unknown]
+        eventually(lambda: producer.book._waiting == MAX_WAITING)
+        yield stub
+        assert producer.book._waiting == MAX_WAITING
+        for call in calls:
+            call.cancel()  # type: ignore[no-untyped-call]
+        for ticket in unknown:  # Nobody waits on.
+            producer.book.record(ticket.ticket_id, Event.REVOKE)
+
+
+def test_claims_that_wait_hold_up_no_release_and_no_renewal(producer: Producer, waiting: KvTransferStub) -> None:
+    ticket = producer.offer("a", THEIR_BLOCKS)
+    renew = RenewRequest(ticket_ids=[ticket.ticket_id], producer_epoch=EPOCH)
+    assert list(waiting.Renew(renew, timeout=WAIT_S).gone_ticket_ids) == []
+    assert waiting.Release(ReleaseRequest(ticket_id=ticket.ticket_id, producer_epoch=EPOCH), timeout=WAIT_S).freed
+
+
+def test_claims_that_wait_hold_up_no_pull(producer: Producer, consumer: Consumer, waiting: KvTransferStub) -> None:
+    assert consumer.pull(producer.offer("a", THEIR_BLOCKS), OUR_BLOCKS).error == ""
+
+
+def test_pulls_that_take_long_hold_up_no_release(producer: Producer) -> None:
+    """More of them than there are threads for them, each stopped in the middle of its bytes."""
+    go_on = threading.Event()
+    held: list[int] = []
+
+    def hold(count: int) -> None:
+        held.append(count)
+        go_on.wait(WAIT_S)
+
+    producer.cache.on_read = hold
+    tickets = [producer.offer(str(number), [number]) for number in range(20)]
+    with grpc.insecure_channel(producer.address) as channel:
+        stub = KvTransferStub(channel)
+        pulls = [stub.Pull(pull_of(ticket, producer)) for ticket in tickets]
+        eventually(lambda: len(held) >= 8)
+        unwanted = ReleaseRequest(ticket_id=tickets[-1].ticket_id, producer_epoch=EPOCH)
+        assert stub.Release(unwanted, timeout=WAIT_S).freed
+        assert not go_on.is_set()
+        go_on.set()
+        sent = [pull for pull, ticket in zip(pulls, tickets, strict=True) if ticket.ticket_id != unwanted.ticket_id]
+        assert [sum(chunk.last for chunk in pull) for pull in sent] == [1] * 19

@@ -15,8 +15,10 @@ import grpc
 
 from segue.base.grpc_guard import Guard, only_kinds
 from segue.base.logging import get_logger
+from segue.base.own_threads import OwnThreads
 from segue.base.tls import TlsSource
 from segue.base.tls_grpc import add_port
+from segue.base.undecodable import RefuseUndecodableThreaded
 from segue.kv_transfer.connector_config import wake_engine
 from segue.kv_transfer.offers import OfferBook, Refusal, TicketRefused
 from segue.kv_transfer.paged_cache import PagedCache
@@ -37,7 +39,11 @@ log = get_logger("kv_transfer")
 
 # Prefill answers as soon as the engine has the first token; the engine records the offer in its next step.
 _OFFER_WAIT_S = 5.0
-_THREADS = 8
+# Claims take as long as a transfer, or wait for an offer (see offers.MAX_WAITING). Whatever they do, releases and
+# renewals are answered at once: leases depend on it.
+_CLAIM_THREADS = 12
+_CONTROL_THREADS = 4
+_CLAIMS = ("/segue.v1.KvTransfer/Pull", "/segue.v1.KvTransfer/Digest")
 
 _NOT_HELD = {Refusal.UNKNOWN, Refusal.USED, Refusal.EXPIRED, Refusal.REVOKED}
 
@@ -128,9 +134,13 @@ def serve_kv_transfer(
     # gRPC lets processes share a port by default: pulls would reach whichever of them.
     # And it takes pings as frequent as the consumer's for an attack.
     options = [("grpc.so_reuseport", int(shared_port)), ("grpc.http2.min_ping_interval_without_data_ms", 1000)]
-    guards: list[grpc.ServerInterceptor[Any, Any]] = [] if tls is None else [Guard(only_kinds("prefill", "decode"))]
-    threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kv-serve")
-    server = grpc.server(threads, options=options, interceptors=guards)
+    claim_threads = ThreadPoolExecutor(_CLAIM_THREADS, thread_name_prefix="kv-serve")
+    interceptors: list[grpc.ServerInterceptor[Any, Any]] = [OwnThreads(_CLAIMS, claim_threads)]
+    if tls is not None:
+        interceptors.append(Guard(only_kinds("prefill", "decode")))
+    interceptors.append(RefuseUndecodableThreaded())
+    control_threads = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="kv-control")
+    server = grpc.server(control_threads, options=options, interceptors=interceptors)
     add_KvTransferServicer_to_server(service, server)
     add_port(server, address, tls)
     server.start()

@@ -12,6 +12,10 @@ from segue.kv_transfer.handoff import OVER, TABLE, Event, Handoff, State
 # How many tickets that are over the book still knows by name: a lease of 30 s at 128 requests a second.
 _REMEMBERED = 4096
 
+# How many claims at once may wait for an offer that the engine has yet to record. One more is answered by what is
+# known: each of them keeps a thread, which those that can go on need.
+MAX_WAITING = 4
+
 # The longest that one renewal may hold an offer; as long as the longest request.
 MAX_LEASE_S = 3600.0
 
@@ -73,6 +77,7 @@ class OfferBook:
         self._over: list[str] = []
         self._closed: dict[str, State] = {}
         self._changed = threading.Condition()
+        self._waiting = 0
 
     def __len__(self) -> int:
         return len(self._offers)
@@ -87,14 +92,14 @@ class OfferBook:
             self._changed.notify_all()
 
     def claim(self, ticket_id: str, epoch: str, request_id: str, wait_s: float = 0.0) -> Offer:
-        """Claim a ticket, waiting up to ``wait_s`` for an offer that the engine has yet to record.
+        """Claim a ticket, waiting up to ``wait_s`` for an offer that the engine has yet to record (``MAX_WAITING``).
 
         Raises:
             TicketRefused: the epoch or the request is another, or the ticket is unknown, used, released or expired.
         """
         self._check_epoch(ticket_id, epoch)
         with self._changed:
-            self._changed.wait_for(lambda: ticket_id in self._offers or ticket_id in self._closed, timeout=wait_s)
+            self._wait_until_known(ticket_id, wait_s)
             offer = self._held(ticket_id, request_id)
             if not offer.handoff.on(Event.CLAIM):
                 raise TicketRefused(
@@ -179,6 +184,15 @@ class OfferBook:
                 f"ticket {ticket_id} is of producer epoch {epoch}, this producer's is {self.epoch}: it has "
                 "restarted and its KV cache is gone; compute the prompt again",
             )
+
+    def _wait_until_known(self, ticket_id: str, wait_s: float) -> None:
+        if self._waiting >= MAX_WAITING:
+            return
+        self._waiting += 1
+        try:
+            self._changed.wait_for(lambda: ticket_id in self._offers or ticket_id in self._closed, timeout=wait_s)
+        finally:
+            self._waiting -= 1
 
     def _held(self, ticket_id: str, request_id: str) -> Offer:
         offer = self._offers.get(ticket_id)

@@ -67,8 +67,9 @@ class SchedulerHalf:
             self._plan.releases.append((ticket.SerializeToString(), "acknowledged"))
             return
         first_block = (ticket.tokens - external_tokens) // self._block_tokens
-        # After the lease the producer has its blocks back; waiting on would only eat into the request's deadline.
-        timeout_s = min(ours(request)["claim"]["timeout_s"], ticket.lease_s)
+        # Not bounded by the lease, which the router renews meanwhile: a producer that takes its blocks back says so,
+        # and one that is gone is noticed by its silence (see ProducerLinks).
+        timeout_s = ours(request)["claim"]["timeout_s"]
         self._claimed.add(request.request_id)
         self._plan.claims.append(
             (

@@ -20,6 +20,7 @@ from segue.base.logging import get_logger, setup_logging
 from segue.base.process import on_stop_signals
 from segue.base.tls import TlsSource
 from segue.base.tls_grpc import add_port
+from segue.base.undecodable import RefuseUndecodable
 from segue.proto import inference_pb2
 from segue.proto.externalscaler_pb2_grpc import add_ExternalScalerServicer_to_server
 from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
@@ -36,7 +37,6 @@ from segue.router.scaling.external_scaler import ExternalScaler
 from segue.router.security import open_security
 from segue.router.settings import RouterSettings
 from segue.router.text.tokenizer import TextCodec
-from segue.router.undecodable import RefuseUndecodable
 from segue.router.worker_hub import WorkerHub
 from segue.router.worker_links import WorkerLinks
 

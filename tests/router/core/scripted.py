@@ -13,6 +13,7 @@ import grpc.aio
 from segue.base.identity import ROUTER_DNS
 from segue.base.tls import TlsSource
 from segue.base.tls_grpc import open_aio_channel
+from segue.base.undecodable import RefuseUndecodable
 from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
 from segue.proto.kv_transfer_pb2 import BlockLayout, ReleaseRequest, Ticket
 from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, SamplingParams, TokenLogprob
@@ -37,7 +38,6 @@ from segue.router.grpc_api import InferenceService
 from segue.router.limits import Limits
 from segue.router.models import Models
 from segue.router.text.tokenizer import TextCodec
-from segue.router.undecodable import RefuseUndecodable
 from segue.router.worker_hub import PROTOCOL_VERSION, WorkerHub
 from segue.router.worker_links import WorkerLinks
 from segue.worker.outbox import Outbox
