@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from segue.kv_transfer.layout import layout_differences
 from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
 from segue.router.rates import UNMEASURED, Rates
+from segue.router.transfers import Links
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,10 @@ class WorkerView:
     ``assigned_requests`` and ``assigned_tokens`` are what this router has sent it and not yet seen end: known at
     once, where ``load`` is as old as the worker's last frame and covers other routers' work too. ``spared`` says that
     the worker's circuit breaker is open.
+
+    ``assigned_prefill_tokens`` are those prompt tokens of ours that it has still to compute, as far as is known (what
+    it has cached is left out); ``busy_since_s`` is when it began with the first of them, 0 if it has none. ``turn``
+    grows with each request that this router assigns; the worker had its last one at this.
     """
 
     worker_id: str
@@ -31,6 +36,9 @@ class WorkerView:
     assigned_tokens: int
     spared: bool = False
     rates: Rates = UNMEASURED
+    assigned_prefill_tokens: int = 0
+    busy_since_s: float = 0.0
+    turn: int = 0
 
     @property
     def ready(self) -> bool:
@@ -39,7 +47,11 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class FleetSnapshot:
+    """The fleet at ``now_s``, on the clock of the views. ``links`` are the rates at which KV caches travel."""
+
     workers: tuple[WorkerView, ...]
+    links: Links = field(default_factory=Links)
+    now_s: float = 0.0
 
     def ready(self, role: Role) -> tuple[WorkerView, ...]:
         return tuple(worker for worker in self.workers if worker.role == role and worker.ready)

@@ -6,26 +6,32 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from segue.proto.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
-from segue.proto.worker_pb2 import RequestOutput, Role, Submit
+from segue.proto.worker_pb2 import Load, RequestOutput, Role, Submit
+from segue.router.lines import MEMORY, MOST_AT_ONCE, NOTHING, Line, LineMeter
 
-# Of what was known before, this much remains with each measurement: some 20 measurements back count.
-_MEMORY = 0.95
-# A stall (a machine that swaps, a stopped process) would otherwise be remembered for a hundred requests. A worker that
-# has really become slower is believed within a few.
-_MOST_AT_ONCE = 4.0
+_FINISHED = {FINISH_REASON_STOP, FINISH_REASON_LENGTH}
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
     """What was measured of one worker; 0 where nothing has been yet.
 
-    ``prefill_tokens_per_s`` is what an engine that is never idle gets through. ``decode_s`` is how long a request stays
-    with a decode worker, its wait for a place included, and ``decode_tokens`` how many tokens it gets there.
+    ``prefill_tokens_per_s`` is what an engine that is never idle gets through of prompts, of which those that it had
+    cached don't count. ``decode_s`` is how long a request stays with a decode worker, its wait for a place included,
+    and ``decode_tokens`` how many tokens it gets there.
+
+    ``prefill`` is the time for a prompt by the tokens to be computed: on a prefill worker of the engine's time, on a
+    decode worker from its being sent to its first token. ``step`` is an engine step's time by the requests in it, those
+    steps that compute prompts left out. ``join_s`` is how long a request takes to get going on decode beside the
+    transfer of its KV cache.
     """
 
     prefill_tokens_per_s: float = 0.0
     decode_s: float = 0.0
     decode_tokens: float = 0.0
+    prefill: Line = NOTHING
+    step: Line = NOTHING
+    join_s: float = 0.0
 
 
 UNMEASURED = Rates()
@@ -41,12 +47,34 @@ class RateMeter:
         self._tokens = _Faded()
         self._seconds = _Faded()
         self._answers = _Faded()
+        self._line = LineMeter()
+        self._step = LineMeter()
+        self._steps = 0
+        self._joins = _Faded()
+        self._join_s = _Faded()
+        self._rates: Rates | None = UNMEASURED
 
     def sent(self, submit: Submit, now_s: float) -> None:
-        self._sent[submit.request_id] = _Sent(now_s, len(submit.input_token_ids))
+        self._sent[submit.request_id] = _Sent(now_s, len(submit.input_token_ids), submit.HasField("ticket"))
 
     def aborted(self, request_id: str) -> None:
         self._sent.pop(request_id, None)
+
+    @property
+    def busy_since_s(self) -> float:
+        """Since when the worker has had the first of what it has now, by this router; 0 if it has nothing."""
+        first = next(iter(self._sent.values()), None)
+        return max(self._answered_s, first.at_s) if first is not None else 0.0
+
+    def stepped(self, load: Load) -> None:
+        """Take the load of one frame: of the engine's last step, unless it was told before."""
+        if load.steps == self._steps:
+            return
+        self._steps = load.steps
+        # A request whose KV cache came from elsewhere has one token of its prompt to compute.
+        if load.step_prompt_tokens <= load.step_requests:
+            self._step.add(load.step_requests, load.step_s)
+            self._rates = None
 
     def answered(self, outputs: Iterable[RequestOutput], now_s: float) -> None:
         """Take the outputs of one frame."""
@@ -57,52 +85,83 @@ class RateMeter:
             sent = self._sent.get(output.request_id)
             if sent is None:
                 continue
+            if not sent.output_tokens and output.token_ids:
+                sent.first_s = now_s
             sent.output_tokens += len(output.token_ids)
             if not output.finish_reason:
                 continue
             del self._sent[output.request_id]
-            if output.finish_reason in {FINISH_REASON_STOP, FINISH_REASON_LENGTH}:
+            if output.finish_reason in _FINISHED:
+                self._began(sent, output)
                 self._count(sent.output_tokens, now_s - sent.at_s, expected_s=self.rates.decode_s)
 
     @property
     def rates(self) -> Rates:
+        if self._rates is None:
+            self._rates = self._measured()
+        return self._rates
+
+    def _measured(self) -> Rates:
         seconds, answers = self._seconds.total, self._answers.total
-        if not answers:
-            return UNMEASURED
         if self._prefill:
-            return Rates(prefill_tokens_per_s=self._tokens.total / seconds)
-        return Rates(decode_s=seconds / answers, decode_tokens=self._tokens.total / answers)
+            rate = self._tokens.total / seconds if seconds else 0.0
+            return Rates(prefill_tokens_per_s=rate, prefill=self._line.line, step=self._step.line)
+        return Rates(
+            decode_s=seconds / answers if answers else 0.0,
+            decode_tokens=self._tokens.total / answers if answers else 0.0,
+            prefill=self._line.line,
+            step=self._step.line,
+            join_s=self._join_s.total / self._joins.total if self._joins.total else 0.0,
+        )
+
+    def _began(self, sent: _Sent, last: RequestOutput) -> None:
+        """How long a decode worker took to begin, known with the last output's usage."""
+        seconds = sent.first_s - sent.at_s
+        if not sent.ticket:
+            self._line.add(_computed(last, sent), seconds)
+        elif last.HasField("transfer") and not last.transfer.error:
+            self._joins.add(1)
+            self._join_s.add(max(0.0, seconds - last.transfer.seconds))
 
     def _prefilled(self, outputs: Iterable[RequestOutput], now_s: float) -> None:
         """The engine was busy with a frame's prompts since it answered last, or since it got the first of them."""
         ended = [(output, self._sent.pop(output.request_id, None)) for output in outputs if output.finish_reason]
         done = [
-            sent
+            (sent, _computed(output, sent))
             for output, sent in ended
-            if sent is not None and output.finish_reason in {FINISH_REASON_STOP, FINISH_REASON_LENGTH}
+            if sent is not None and output.finish_reason in _FINISHED
         ]
         if not done:
             return
-        tokens = sum(sent.input_tokens for sent in done)
-        since_s = max(self._answered_s, min(sent.at_s for sent in done))
+        tokens = sum(computed for _, computed in done)
+        since_s = max(self._answered_s, min(sent.at_s for sent, _ in done))
         self._answered_s = now_s
         rate = self.rates.prefill_tokens_per_s
         self._count(tokens, now_s - since_s, expected_s=tokens / rate if rate else 0.0)
+        self._line.add(tokens, now_s - since_s)
 
     def _count(self, tokens: int, seconds: float, expected_s: float) -> None:
         if seconds <= 0:
             return
         if expected_s:
-            seconds = min(seconds, _MOST_AT_ONCE * expected_s)
+            seconds = min(seconds, MOST_AT_ONCE * expected_s)
         self._tokens.add(tokens)
         self._seconds.add(seconds)
         self._answers.add(1)
+        self._rates = None
+
+
+def _computed(output: RequestOutput, sent: _Sent) -> int:
+    """Tokens of a prompt that were computed. An engine that says nothing is taken to have computed all."""
+    return max(1, output.usage.computed_tokens) if output.HasField("usage") else sent.input_tokens
 
 
 @dataclass(slots=True)
 class _Sent:
     at_s: float
     input_tokens: int
+    ticket: bool
+    first_s: float = 0.0
     output_tokens: int = 0
 
 
@@ -113,4 +172,4 @@ class _Faded:
         self.total = 0.0
 
     def add(self, term: float) -> None:
-        self.total = _MEMORY * self.total + term
+        self.total = MEMORY * self.total + term
