@@ -20,6 +20,7 @@ from segue.cluster.readiness import NotReadyInTime, wait_until_ready
 from segue.cluster.restarts import RestartPolicy
 from segue.cluster.supervisor import ProcessDied, Supervised
 
+_MOST_SHOWN = 20  # Workers, one by one, while they start.
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -81,7 +82,8 @@ async def _run(run: Run, console: Console, body: Callable[[], Awaitable[None]]) 
 async def _run_ready(run: Run, console: Console, body: Callable[[], Awaitable[None]], signals: _Signals) -> None:
     cluster = run.cluster
     prefill, decode = cluster.prefill.workers, cluster.decode.workers
-    names = ["router", *(f"prefill-{n}" for n in range(prefill)), *(f"decode-{n}" for n in range(decode))]
+    workers = [*(f"prefill-{n}" for n in range(prefill)), *(f"decode-{n}" for n in range(decode))]
+    names = ["router", *workers] if len(workers) <= _MOST_SHOWN else ["router"]
     async with run_local(
         cluster, this_machine(), run.policy, lambda event: tell_event(console, event)
     ) as signals.supervised:

@@ -51,6 +51,7 @@ class LocalCluster:
     """What to run. ``model`` is a path or hub id; ``run_dir`` gets one log file a process and must exist.
 
     ``certs`` is a folder as ``segue certs`` makes it; with it every link has TLS, None is plain text.
+    ``shared_processes``: in so many processes run all workers, which are simulated then; 0: each has its own.
     """
 
     model: str
@@ -65,6 +66,7 @@ class LocalCluster:
     kv_cache_gib: float = 1.0
     drain_timeout_s: float = 10.0
     certs: Path | None = None
+    shared_processes: int = 0
 
     @property
     def http_url(self) -> str:
@@ -101,6 +103,8 @@ def process_specs(cluster: LocalCluster, machine: Machine, inherited: Mapping[st
         *cluster.router_args,
     )
     specs = [ProcessSpec("router", router_argv, dict(inherited), cluster.run_dir / "router.log")]
+    if cluster.shared_processes:
+        return [*specs, *_shared_specs(cluster, (*segue, "simulated-workers", *common), inherited)]
     pools = (("prefill", cluster.prefill), ("decode", cluster.decode))
     workers = [(role, pool, number) for role, pool in pools for number in range(pool.workers)]
     for index, (role, pool, number) in enumerate(workers):
@@ -119,6 +123,21 @@ def process_specs(cluster: LocalCluster, machine: Machine, inherited: Mapping[st
         environment = worker_environment(inherited, share, cluster.kv_cache_gib)
         specs.append(ProcessSpec(name, argv, environment, cluster.run_dir / f"{name}.log"))
     return specs
+
+
+def _shared_specs(
+    cluster: LocalCluster, command: tuple[str, ...], inherited: Mapping[str, str]
+) -> Iterator[ProcessSpec]:
+    for part in range(cluster.shared_processes):
+        argv = (
+            *command,
+            *("--router", f"127.0.0.1:{cluster.ports.worker}"),
+            *("--prefill", str(cluster.prefill.workers), "--decode", str(cluster.decode.workers)),
+            *("--part", str(part), "--parts", str(cluster.shared_processes)),
+            *cluster.worker_args,
+        )
+        name = f"workers-{part}"
+        yield ProcessSpec(name, argv, dict(inherited), cluster.run_dir / f"{name}.log")
 
 
 def check_certs(cluster: LocalCluster) -> None:
