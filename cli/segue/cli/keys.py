@@ -23,13 +23,20 @@ def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is, for logs and refusals.")],
     max_concurrent_requests: Annotated[int, typer.Option(min=0, help="At once; 0 is no limit.")] = 0,
     requests_per_minute: Annotated[int, typer.Option(min=0, help="0 is no limit.")] = 0,
+    operations: Annotated[
+        bool, typer.Option("--operations", help="For metrics, segue status and segue top; makes no requests.")
+    ] = False,
     append: Annotated[Path | None, typer.Option(metavar="FILE", help="Append the line to this file.")] = None,
 ) -> None:
     """Make a key: it is shown this once, and the router gets the line with its hash."""
     with settings_errors():
+        from segue.base.errors import SettingsError
         from segue.router.access.keys import KeyLimits, mint, parse_keys
 
-        secret, key = mint(name, KeyLimits(max_concurrent_requests, requests_per_minute))
+        limits = KeyLimits(max_concurrent_requests, requests_per_minute)
+        if operations and limits != KeyLimits():
+            raise SettingsError("a key for --operations makes no requests, so it has no limits; leave them out")
+        secret, key = mint(name, limits, operations=operations)
         if append is None:
             print(f"for the router's --api-keys file: {key.line()}", file=sys.stderr)
         else:

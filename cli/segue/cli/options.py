@@ -109,6 +109,12 @@ LimitOption = Annotated[
     ),
 ]
 
+MetricsHost = Annotated[str, typer.Option(help="Address of --metrics-port.")]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="GET /metrics on a port of its own, without a key; 0 is a free one."),
+]
+
 TlsCert = Annotated[str, typer.Option("--tls-cert", metavar="FILE", help="Our certificate towards the mesh, PEM.")]
 TlsKey = Annotated[str, typer.Option("--tls-key", metavar="FILE", help="Its key.")]
 TlsCa = Annotated[str, typer.Option("--tls-ca", metavar="FILE", help="The CA whose certificates the mesh accepts.")]

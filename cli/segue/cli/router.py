@@ -18,6 +18,8 @@ from segue.cli.options import (
     LogFormat,
     LogFormatOption,
     MaxQueue,
+    MetricsHost,
+    MetricsPort,
     Model,
     ServedName,
     TlsCa,
@@ -60,6 +62,8 @@ def router(
     ] = "",
     api_keys: ApiKeys = None,
     insecure: Insecure = False,
+    metrics_host: MetricsHost = "127.0.0.1",
+    metrics_port: MetricsPort = None,
     log_format: LogFormatOption = LogFormat.auto,
     die_with_parent: DieWithParent = 0,
 ) -> None:
@@ -92,6 +96,8 @@ def router(
             insecure=insecure,
             api_keys_file=api_keys,
             api_keys=os.environ.get("SEGUE_API_KEYS", ""),
+            metrics_host=metrics_host,
+            metrics_port=metrics_port,
             log_format=log_format.value,
         )
         raise typer.Exit(run(settings))

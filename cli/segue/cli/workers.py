@@ -19,6 +19,8 @@ from segue.cli.options import (
     KvDigest,
     LogFormat,
     LogFormatOption,
+    MetricsHost,
+    MetricsPort,
     Model,
     SimulatedGpu,
     SimulatedModel,
@@ -89,6 +91,8 @@ def prefill_worker(
     tls_key: TlsKey = "",
     tls_ca: TlsCa = "",
     insecure: Insecure = False,
+    metrics_host: MetricsHost = "127.0.0.1",
+    metrics_port: MetricsPort = None,
     log_format: LogFormatOption = LogFormat.auto,
     die_with_parent: DieWithParent = 0,
 ) -> None:
@@ -114,6 +118,8 @@ def prefill_worker(
             drain_timeout=drain_timeout,
             tls=tls_files(tls_cert, tls_key, tls_ca),
             insecure=insecure,
+            metrics_host=metrics_host,
+            metrics_port=metrics_port,
             log_format=log_format,
         )
         exit_now(run(settings))
@@ -141,6 +147,8 @@ def decode_worker(
     tls_key: TlsKey = "",
     tls_ca: TlsCa = "",
     insecure: Insecure = False,
+    metrics_host: MetricsHost = "127.0.0.1",
+    metrics_port: MetricsPort = None,
     log_format: LogFormatOption = LogFormat.auto,
     die_with_parent: DieWithParent = 0,
 ) -> None:
@@ -166,6 +174,8 @@ def decode_worker(
             drain_timeout=drain_timeout,
             tls=tls_files(tls_cert, tls_key, tls_ca),
             insecure=insecure,
+            metrics_host=metrics_host,
+            metrics_port=metrics_port,
             log_format=log_format,
         )
         exit_now(run(settings))
@@ -189,6 +199,8 @@ def _settings(
     drain_timeout: float,
     tls: TlsFiles | None,
     insecure: bool,
+    metrics_host: str,
+    metrics_port: int | None,
     log_format: LogFormat,
 ) -> WorkerSettings:
     from segue.worker.settings import WorkerSettings
@@ -210,6 +222,8 @@ def _settings(
         drain_timeout_s=drain_timeout,
         tls=tls,
         insecure=insecure,
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
         log_format=log_format.value,
     )
     # Without a name given, the settings' own default is it.

@@ -177,6 +177,14 @@ class Dispatcher:
     def running_requests(self) -> int:
         return len(self._requests)
 
+    @property
+    def held_tickets(self) -> int:
+        return sum(run.held is not None for _, run in self._runs.values())
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
     @contextmanager
     def _refusals(self, demand: Demand) -> Iterator[None]:
         """Let the observer know of them."""

@@ -36,6 +36,7 @@ from segue.router.readiness import add_readiness
 from segue.router.scaling.external_scaler import ExternalScaler
 from segue.router.security import open_security
 from segue.router.settings import RouterSettings
+from segue.router.telemetry import Telemetry
 from segue.router.text.tokenizer import TextCodec
 from segue.router.worker_hub import WorkerHub
 from segue.router.worker_links import WorkerLinks
@@ -83,6 +84,7 @@ class _Router:
         continuation = ContinuationPolicy(settings.max_continuations, settings.continuation_patience_s)
         admission = Admission(settings.max_queue_s)
         dispatcher = Dispatcher(links, models.__getitem__, settings.max_concurrent_requests, continuation, admission)
+        telemetry = Telemetry(settings, links, dispatcher)
         hub = WorkerHub(settings.router_id, settings.worker_lease_s, links, dispatcher, models)
 
         workers = _new_server(_MAX_FRAME_BYTES)
@@ -94,6 +96,7 @@ class _Router:
 
         app = make_app(dispatcher, models, limits)
         add_readiness(app, links)
+        telemetry.add_to(app)
         if security.gate is not None:
             app.middlewares.append(http_middleware(security.gate))
         runner = make_runner(app, limits, shutdown_timeout_s=1.0)
@@ -106,6 +109,7 @@ class _Router:
             raise SettingsError(
                 f"can't listen on {settings.host}:{settings.port}: {error}; choose another --port"
             ) from error
+        await telemetry.start()
         await workers.start()
         await public.start()
         scaler = _scaler_server(settings, links, security.mesh)
@@ -125,12 +129,16 @@ class _Router:
 
         on_stop_signals(asyncio.get_running_loop(), self._stop.set)
         async with asyncio.TaskGroup() as tasks:
-            leases = tasks.create_task(dispatcher.keep_leases(), name="leases")
+            endless = (
+                tasks.create_task(dispatcher.keep_leases(), name="leases"),
+                tasks.create_task(telemetry.run(), name="telemetry"),
+            )
             await self._stop.wait()
             log.info("draining", requests=dispatcher.running_requests)
             await health.enter_graceful_shutdown()
             await dispatcher.drain(settings.drain_timeout_s)
-            leases.cancel()
+            for task in endless:
+                task.cancel()
         await runner.cleanup()
         await public.stop(grace=1.0)
         if scaler is not None:
@@ -138,6 +146,7 @@ class _Router:
         # Streams that the server cut would still be unwinding when the loop closes.
         hub.close()
         await workers.stop(grace=1.0)
+        await telemetry.stop()
 
 
 def _scaler_server(settings: RouterSettings, links: WorkerLinks, tls: TlsSource | None) -> grpc.aio.Server | None:

@@ -27,6 +27,13 @@ class RouterSettings(BaseModel):
     scaler_port: int = Field(
         0, ge=0, le=65535, description="KEDA's external scaler, on the workers' address; 0 is none."
     )
+    metrics_host: str = Field("127.0.0.1", description="Address of --metrics-port; what it tells takes no key.")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="GET /metrics on a port of its own; 0 is any free one. None: on the HTTP port, behind its keys.",
+    )
     worker_lease_s: float = Field(5.0, gt=1, description="A worker unheard of for this long is dropped.")
     max_concurrent_requests: int = Field(1024, ge=1, description="Beyond it, requests are refused with 429.")
     max_queue_s: float = Field(

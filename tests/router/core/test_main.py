@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,11 +67,14 @@ class Process:
 
 
 @asynccontextmanager
-async def router_process(*options: str) -> AsyncIterator[Process]:
+async def router_process(*options: str, environment: Mapping[str, str] | None = None) -> AsyncIterator[Process]:
     command = ["-m", "segue.cli", "router", "--model", str(ensure_embedded_model()), "--served-model-name", "tiny"]
     ports = ["--port", "0", "--grpc-port", "0", "--worker-port", "0", "--log-format", "json"]
     child = await asyncio.create_subprocess_exec(
-        sys.executable, *command, *ports, *options, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        *(*command, *ports, *options),
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
     )
     process = Process(child)
     reading = asyncio.create_task(process.read_log())

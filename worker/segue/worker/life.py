@@ -20,6 +20,7 @@ from segue.worker.routers import stay_attached
 from segue.worker.runtime import WorkerRuntime
 from segue.worker.server import WorkerServer, WorkerService
 from segue.worker.settings import WorkerSettings
+from segue.worker.telemetry import WorkerTelemetry
 
 log = get_logger("worker")
 
@@ -72,6 +73,8 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as tasks, Releases(tasks, settings.worker_id, self._tls) as releases:
                 runtime = WorkerRuntime(role, register, engine, releases)
+                telemetry = WorkerTelemetry(settings, runtime, engine)
+                await telemetry.start(tasks)
                 await server.start(WorkerService(runtime, engine, self._begin_drain))
                 log.info("listening", address=server.address, worker_id=settings.worker_id, epoch=epoch)
                 attached = tasks.create_task(
@@ -86,6 +89,7 @@ class Worker:
                 await runtime.leave(_LEAVE_TIMEOUT_S)
                 attached.cancel()
                 watching.cancel()
+                await telemetry.stop()
         finally:
             await server.stop()
         return status

@@ -26,6 +26,7 @@ from segue.proto.worker_pb2 import (
 from segue.worker.attachment import Attachment
 from segue.worker.drain import DrainClock, progress
 from segue.worker.kv_cache_view import KvCacheView
+from segue.worker.observer import WorkerObserver
 from segue.worker.offered_tickets import OfferedTickets
 from segue.worker.open_requests import OpenRequests
 from segue.worker.releases import Releases
@@ -42,6 +43,7 @@ class WorkerRuntime:
 
     def __init__(self, role: WorkerRole, register: Register, engine: Engine, releases: Releases) -> None:
         self.register = register
+        self.observer = WorkerObserver()  # Whoever makes the process sets it before it attaches.
         self.status = Status(state=WorkerState.WORKER_STATE_LOADING, detail="starting")
         self.failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._role = role
@@ -60,6 +62,7 @@ class WorkerRuntime:
         self.set_state(WorkerState.WORKER_STATE_WARMING, "running warm-up requests")
 
     def on_step(self, outputs: Sequence[RequestOutput], load: Load) -> None:
+        self.observer.on_step(outputs, load)
         by_attachment: dict[Attachment, list[RequestOutput]] = defaultdict(list)
         for output in outputs:
             owner = self._open.owner_of(output.request_id)
@@ -68,6 +71,7 @@ class WorkerRuntime:
                 continue
             if output.finish_reason:
                 self._open.close(output.request_id)
+                self.observer.on_over(output)
             if output.HasField("offer"):
                 self._offered.add(owner.address, output.offer, self._now_s())
             by_attachment[owner].append(output)
@@ -155,6 +159,10 @@ class WorkerRuntime:
         return self._engine.load()
 
     @property
+    def attached_routers(self) -> int:
+        return len(self._attachments)
+
+    @property
     def open_requests(self) -> int:
         return len(self._open)
 
@@ -212,18 +220,22 @@ class WorkerRuntime:
                 self._releases.give_back_ticket(submit.ticket, "refused")
             return
         self._open.add(submit.request_id, attachment, submit.timeout_s, self._now_s())
+        self.observer.on_taken(submit)
         self._engine.submit(submit)
 
-    def _abort(self, request_id: str) -> None:
+    def _abort(self, request_id: str, last: RequestOutput | None = None) -> None:
         if self._open.close(request_id):
             self._engine.abort(request_id)
+            aborted = RequestOutput(request_id=request_id, finish_reason=FinishReason.FINISH_REASON_ABORT)
+            self.observer.on_over(last or aborted)
             self._idle.set()
 
     def _fail(self, request_id: str, error: RequestError) -> None:
         """End a request ourselves; its router is told."""
         if (owner := self._open.owner_of(request_id)) is not None:
-            owner.outbox.put_outputs([_failed(request_id, error)])
-            self._abort(request_id)
+            failed = _failed(request_id, error)
+            owner.outbox.put_outputs([failed])
+            self._abort(request_id, failed)
 
     def _give_back_all(self, releases: Iterable[ReleaseRequest]) -> None:
         for release in releases:

@@ -45,6 +45,10 @@ class WorkerSettings(BaseModel):
     tls: TlsFiles | None = Field(None, description="Our certificate and the mesh's CA; None is plain text.")
     insecure: bool = Field(False, description="Listen in plain text where others than this machine reach us.")
     drain_timeout_s: float = Field(60.0, ge=0, description="Seconds a drain may take before what is left is dropped.")
+    metrics_host: str = Field("127.0.0.1", description="Address of --metrics-port; what it tells takes no key.")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="GET /metrics, plain HTTP; 0 is any free port. None: no metrics."
+    )
     log_format: LogFormat = "auto"
 
     def engine_settings(self, role: EngineRole, epoch: str) -> EngineSettings:

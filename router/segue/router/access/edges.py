@@ -10,12 +10,16 @@ from aiohttp import web
 from segue.base.errors import Unauthenticated
 from segue.base.grpc_guard import HEALTH_PREFIX, Gate, Release
 from segue.router.access.caller import set_caller
-from segue.router.access.gate import AccessGate
+from segue.router.access.gate import AccessGate, Audience
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 # Load balancers and kubelets have no key. What these answer holds no request and no token.
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+# For operators: they tell how much is asked, by whom and where.
+OPERATIONS_PATHS = frozenset({"/metrics"})
+_OPERATIONS_PREFIX = "/segue.v1.Fleet/"
+_REFLECTION_PREFIX = "/grpc.reflection."
 # Not counted against a key's limits: they cost nothing worth counting.
 _FREE_METHODS = frozenset({"/segue.v1.Inference/ListModels"})
 
@@ -29,7 +33,7 @@ def http_middleware(gate: AccessGate) -> Any:
             return await handler(request)
         authorization = request.headers.get("Authorization")
         try:
-            key = gate.authenticate(authorization)
+            key = gate.authenticate(authorization, "operators" if request.path in OPERATIONS_PATHS else "clients")
             set_caller(key.name)
             if request.method in ("GET", "HEAD", "OPTIONS"):
                 return await handler(request)
@@ -53,14 +57,22 @@ def grpc_gate(gate: AccessGate) -> Gate:
             return _nothing
         authorization = next((value for name, value in context.invocation_metadata() if name == "authorization"), None)
         try:
-            key = gate.authenticate(authorization)
+            wanted = _wanted(method)
+            key = gate.authenticate(authorization, wanted)
             set_caller(key.name)
-            return _nothing if method in _FREE_METHODS else gate.admit(key)
+            return _nothing if wanted != "clients" or method in _FREE_METHODS else gate.admit(key)
         except Unauthenticated as error:
             gate.log_refusal(error, "grpc", context.peer())
             raise
 
     return enter
+
+
+def _wanted(method: str) -> Audience:
+    """Whom a gRPC method is for. Reflection tells of everything, and only that."""
+    if method.startswith(_REFLECTION_PREFIX):
+        return "everyone"
+    return "operators" if method.startswith(_OPERATIONS_PREFIX) else "clients"
 
 
 def _nothing() -> None:

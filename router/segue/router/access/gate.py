@@ -6,8 +6,9 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-from segue.base.errors import SettingsError, Unauthenticated
+from segue.base.errors import Forbidden, SettingsError, Unauthenticated
 from segue.base.logging import get_logger
 from segue.router.access.keys import ApiKey, KeyRing, parse_keys
 from segue.router.access.usage import Usage
@@ -16,6 +17,8 @@ log = get_logger("access")
 
 _LOOK_INTERVAL_S = 1.0
 _TELL_INTERVAL_S = 1.0
+
+Audience = Literal["clients", "operators", "everyone"]
 
 
 class AccessGate:
@@ -33,10 +36,15 @@ class AccessGate:
         self._refusals = 0
         self._refusal_told_s = float("-inf")
 
-    def authenticate(self, authorization: str | None) -> ApiKey:
-        """The caller's key. Raises Unauthenticated."""
+    def authenticate(self, authorization: str | None, wanted: Audience = "clients") -> ApiKey:
+        """The caller's key. Raises Unauthenticated, and Forbidden for a key that is for something else."""
         self._reload_if_changed()
-        return self._ring.authenticate(authorization)
+        key = self._ring.authenticate(authorization)
+        if wanted == "clients" and key.operations:
+            raise Forbidden(f"API key {key.name!r} is for operations; this needs a client's key")
+        if wanted == "operators" and not key.operations:
+            raise Forbidden(f"API key {key.name!r} is a client's; this needs one made by segue keys new --operations")
+        return key
 
     def admit(self, key: ApiKey) -> Callable[[], None]:
         """Count a request of this key; call what is returned when it has ended.

@@ -3,6 +3,8 @@
     # name  sha256:HEX  [max_concurrent_requests=N]  [requests_per_minute=N]
     alice sha256:9f86d0...0a08 max_concurrent_requests=8
     batch sha256:60303a...4c1f requests_per_minute=120
+    # name  sha256:HEX  operations
+    prometheus sha256:1b4f0e...c014 operations
 
 A plain SHA-256 is right here, where it would be wrong for passwords: a key is 256 random bits (``segue keys new``),
 which no amount of hashing per second finds, and every request pays for the hash. Pure: text in, decisions out.
@@ -25,6 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
 _MAX_KEY_CHARS = 512
 _BUCKET_BYTES = 4
+_OPERATIONS = "operations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +45,20 @@ class ApiKey:
     name: str
     sha256: bytes
     limits: KeyLimits = KeyLimits()
+    operations: bool = False  # For metrics and the fleet, and for nothing else.
 
     def line(self) -> str:
         limits = (f"{one.name}={value}" for one in fields(KeyLimits) if (value := getattr(self.limits, one.name)))
-        return " ".join((self.name, f"sha256:{self.sha256.hex()}", *limits))
+        operations = (_OPERATIONS,) if self.operations else ()
+        return " ".join((self.name, f"sha256:{self.sha256.hex()}", *limits, *operations))
 
 
-def mint(name: str, limits: KeyLimits) -> tuple[str, ApiKey]:
+def mint(name: str, limits: KeyLimits, *, operations: bool = False) -> tuple[str, ApiKey]:
     """A new key, and what the router is to know of it. Raises SettingsError for a name that can't be written."""
     if not _NAME.fullmatch(name):
         raise SettingsError(f"key name {name!r} must be 1 to 64 letters, digits or ._@-")
     secret = KEY_PREFIX + secrets.token_urlsafe(32)
-    return secret, ApiKey(name, _digest(secret), limits)
+    return secret, ApiKey(name, _digest(secret), limits, operations)
 
 
 class KeyRing:
@@ -122,16 +127,20 @@ def _parse_line(words: list[str], where: str) -> ApiKey:
         raise SettingsError(f"{where}: {name!r} has no hash of the form sha256:HEX with 64 hex digits")
     limits: dict[str, int] = {}
     known = [field.name for field in fields(KeyLimits)]
-    for word in words[2:]:
+    options = words[2:]
+    if operations := options == [_OPERATIONS]:
+        options = []
+    for word in options:
         option, _, value = word.partition("=")
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            hint = f"{_OPERATIONS!r} stands alone: such a key makes no requests" if word == _OPERATIONS else hint
             raise SettingsError(f"{where}: {name!r} has a limit that is not known; {hint}")
         if not re.fullmatch(r"[0-9]{1,9}", value) or option in limits:
             raise SettingsError(f"{where}: {name!r} needs {option} once, as a whole number")
         limits[option] = int(value)
-    return ApiKey(name, bytes.fromhex(digest[1]), KeyLimits(**limits))
+    return ApiKey(name, bytes.fromhex(digest[1]), KeyLimits(**limits), operations)
 
 
 def _digest(secret: str) -> bytes:

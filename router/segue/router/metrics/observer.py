@@ -1,0 +1,117 @@
+"""Counts what happens to requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segue.base.metrics import Exposition
+from segue.proto.inference_pb2 import Path
+from segue.proto.worker_pb2 import Transfer
+from segue.router.metrics import catalogue
+from segue.router.records import Interrupted, RequestRecord, RouterObserver
+from segue.router.slo import SloClass, SloClasses
+
+OTHER_TENANTS = "other"
+
+_EXACTLY = 1.0 + 1e-6  # Timings are single-precision.
+
+
+def meets(slo: SloClass, record: RequestRecord) -> bool:
+    """Whether an answer came in time. One token has no pace."""
+    timings = record.timings
+    paced = not slo.tokens_per_s or timings.itl_mean_s * slo.tokens_per_s <= _EXACTLY
+    return record.outcome == "ok" and (not slo.ttft_s or timings.ttft_s <= slo.ttft_s * _EXACTLY) and paced
+
+
+class RouterMetrics(RouterObserver):
+    """One router's counters. ``max_tenants`` bounds how many tenants are named; those who come later count together."""
+
+    def __init__(self, exposition: Exposition, classes: SloClasses, max_tenants: int = 100) -> None:
+        self._promised = {one.name: one for one in classes if one.ttft_s or one.tokens_per_s}
+        self._max_tenants = max_tenants
+        self._tenants: set[str] = set()
+        self.ttft = exposition.histogram(catalogue.TTFT)
+        self.itl = exposition.histogram(catalogue.ITL)
+        self.loop_lag = exposition.histogram(catalogue.LOOP_LAG)
+        self._tpot = exposition.histogram(catalogue.TPOT)
+        self._end_to_end = exposition.histogram(catalogue.END_TO_END)
+        self._queue = exposition.histogram(catalogue.QUEUE)
+        self._prefill = exposition.histogram(catalogue.PREFILL)
+        self._handoff = exposition.histogram(catalogue.HANDOFF)
+        self._decode = exposition.histogram(catalogue.DECODE)
+        self._kv_transfer = exposition.histogram(catalogue.KV_TRANSFER)
+        self.requests = exposition.counter(catalogue.REQUESTS)
+        self.refused = exposition.counter(catalogue.REFUSED)
+        self.slo = exposition.counter(catalogue.SLO)
+        self._by_path = exposition.counter(catalogue.BY_PATH)
+        self._continuations = exposition.counter(catalogue.CONTINUATIONS)
+        self._tenant_requests = exposition.counter(catalogue.TENANT_REQUESTS)
+        self.prompt_tokens = exposition.counter(catalogue.PROMPT_TOKENS)
+        self.cached_tokens = exposition.counter(catalogue.CACHED_TOKENS)
+        self.output_tokens = exposition.counter(catalogue.OUTPUT_TOKENS)
+        self._cost = exposition.counter(catalogue.COST)
+        self._kv_transfers = exposition.counter(catalogue.KV_TRANSFERS)
+        self.kv_bytes = exposition.counter(catalogue.KV_BYTES)
+
+    def on_refused(self, tenant: str, slo_class: str, code: str) -> None:
+        self.refused.add(1, slo_class, code)
+
+    def on_tokens(self, slo_class: str, worker_id: str, itl_s: Sequence[float]) -> None:
+        self.itl.at(slo_class).observe_all(itl_s)
+
+    def on_transfer(self, slo_class: str, transfer: Transfer) -> None:
+        outcome = "corrupt" if transfer.corrupt else "failed" if transfer.error else "ok"
+        self._kv_transfers.add(1, transfer.transport, outcome)
+        if outcome == "ok":
+            self.kv_bytes.add(transfer.bytes, transfer.transport)
+            self._kv_transfer.observe(transfer.seconds, slo_class, transfer.transport)
+
+    def on_interrupted(self, slo_class: str, cause: Interrupted) -> None:
+        self._continuations.add(1, slo_class, cause)
+
+    def on_finished(self, record: RequestRecord) -> None:
+        self.requests.add(1, record.slo_class, record.outcome)
+        self._count_tokens(record)
+        self._count_times(record)
+        slo = self._promised.get(record.slo_class)
+        if slo is not None and record.outcome != "cancelled":
+            self.slo.add(1, record.slo_class, "met" if meets(slo, record) else "missed")
+        if record.outcome == "ok":
+            path = Path.Name(record.timings.path).removeprefix("PATH_").lower()
+            self._by_path.add(1, path)
+
+    def _count_times(self, record: RequestRecord) -> None:
+        """Of a request that failed or was cancelled, what was over before."""
+        timings, slo_class = record.timings, record.slo_class
+        if not record.usage.output_tokens:
+            return
+        pool = "prefill" if timings.prefill_worker else "decode"
+        self.ttft.observe(timings.ttft_s, slo_class, pool)
+        self._queue.observe(timings.queue_s, slo_class)
+        self._prefill.observe(timings.prefill_s, slo_class, pool)
+        if pool == "prefill" and timings.decode_worker:
+            self._handoff.observe(timings.handoff_s, slo_class)
+        if record.outcome != "ok":
+            return
+        self._end_to_end.observe(record.end_to_end_s, slo_class)
+        if timings.decode_worker:
+            self._decode.observe(timings.decode_s, slo_class)
+        if timings.itl_mean_s:
+            self._tpot.observe(timings.itl_mean_s, slo_class)
+
+    def _count_tokens(self, record: RequestRecord) -> None:
+        tenant, usage = self._label(record.tenant), record.usage
+        self._tenant_requests.add(1, tenant)
+        self.prompt_tokens.add(usage.prompt_tokens, tenant)
+        self.cached_tokens.add(usage.cached_prompt_tokens, tenant)
+        self.output_tokens.add(usage.output_tokens, tenant)
+        if record.cost is not None:
+            for part in ("input", "cached", "output"):
+                self._cost.add(getattr(record.cost, part), tenant, record.cost.currency, part)
+
+    def _label(self, tenant: str) -> str:
+        if tenant not in self._tenants:
+            if len(self._tenants) >= self._max_tenants:
+                return OTHER_TENANTS
+            self._tenants.add(tenant)
+        return tenant
