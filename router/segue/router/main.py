@@ -127,6 +127,18 @@ class _Router:
             api_keys=security.gate is not None,
         )
 
+        await self._serve(dispatcher, telemetry, health)
+        await runner.cleanup()
+        await public.stop(grace=1.0)
+        if scaler is not None:
+            await scaler.stop(grace=None)
+        # Streams that the server cut would still be unwinding when the loop closes.
+        hub.close()
+        await workers.stop(grace=1.0)
+        await telemetry.stop()
+
+    async def _serve(self, dispatcher: Dispatcher, telemetry: Telemetry, health: health_aio.HealthServicer) -> None:
+        """Until told to stop, and what runs then has ended."""
         on_stop_signals(asyncio.get_running_loop(), self._stop.set)
         async with asyncio.TaskGroup() as tasks:
             endless = (
@@ -136,17 +148,9 @@ class _Router:
             await self._stop.wait()
             log.info("draining", requests=dispatcher.running_requests)
             await health.enter_graceful_shutdown()
-            await dispatcher.drain(settings.drain_timeout_s)
+            await dispatcher.drain(self._settings.drain_timeout_s)
             for task in endless:
                 task.cancel()
-        await runner.cleanup()
-        await public.stop(grace=1.0)
-        if scaler is not None:
-            await scaler.stop(grace=None)
-        # Streams that the server cut would still be unwinding when the loop closes.
-        hub.close()
-        await workers.stop(grace=1.0)
-        await telemetry.stop()
 
 
 def _scaler_server(settings: RouterSettings, links: WorkerLinks, tls: TlsSource | None) -> grpc.aio.Server | None:

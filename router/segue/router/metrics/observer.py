@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from segue.base.loop_lag import LOOP_LAG
 from segue.base.metrics import Exposition
 from segue.proto.inference_pb2 import Path
 from segue.proto.worker_pb2 import Transfer
@@ -32,7 +33,7 @@ class RouterMetrics(RouterObserver):
         self._tenants: set[str] = set()
         self.ttft = exposition.histogram(catalogue.TTFT)
         self.itl = exposition.histogram(catalogue.ITL)
-        self.loop_lag = exposition.histogram(catalogue.LOOP_LAG)
+        self.loop_lag = exposition.histogram(LOOP_LAG)
         self._tpot = exposition.histogram(catalogue.TPOT)
         self._end_to_end = exposition.histogram(catalogue.END_TO_END)
         self._queue = exposition.histogram(catalogue.QUEUE)

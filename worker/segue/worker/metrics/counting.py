@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from segue.base.loop_lag import LOOP_LAG
 from segue.base.metrics import Exposition
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import Load, Register, RequestError, RequestOutput, Role, Submit
@@ -17,7 +18,7 @@ class WorkerMetrics(WorkerObserver):
 
     def __init__(self, exposition: Exposition, register: Register) -> None:
         self.labels = (register.worker_id, Role.Name(register.role).removeprefix("ROLE_").lower())
-        self.loop_lag = exposition.histogram(catalogue.LOOP_LAG)
+        self.loop_lag = exposition.histogram(LOOP_LAG)
         self._step = exposition.histogram(catalogue.STEP)
         self._steps = exposition.counter(catalogue.STEPS)
         self._legs = exposition.counter(catalogue.LEGS)
