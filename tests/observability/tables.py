@@ -30,9 +30,8 @@ def table(metrics: Iterable[Metric]) -> str:
 def with_tables(page: str) -> str:
     for title, metrics in CATALOGUES.items():
         pattern = rf"(<!-- {title} -->\n).*?(<!-- /{title} -->)"
-        page, replaced = re.subn(
-            pattern, lambda match, m=metrics: f"{match[1]}{table(m)}\n{match[2]}", page, flags=re.S
-        )
+        written = rf"\g<1>{table(metrics)}\n\g<2>"
+        page, replaced = re.subn(pattern, written, page, flags=re.S)
         assert replaced == 1, f"{PAGE} has no place for {title}"
     return page
 
