@@ -1,0 +1,1 @@
+"""What happened to each request, and what all of them say. Pure."""

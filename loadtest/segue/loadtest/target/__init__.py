@@ -1,0 +1,1 @@
+"""Servers that load is put on: OpenAI over HTTP, Segue over gRPC."""
