@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from segue.loadtest.measure.result import Result
 from segue.loadtest.report.svg import Axes, Line, plot
 
-
 # What is faster is drawn here: chunks that came in one packet have gaps of nothing, and a logarithm has no zero.
 _MIN_MS = 0.1
 
