@@ -47,7 +47,8 @@ class Member:
     def signal(self, signum: signal.Signals) -> None:
         if self.alive and self.process is not None:
             self.process.send_signal(signum)
-            self.stopped = signum is signal.SIGSTOP
+            if signum in {signal.SIGSTOP, signal.SIGCONT}:
+                self.stopped = signum is signal.SIGSTOP
 
     def kill(self) -> None:
         """SIGKILL, and over when this returns."""

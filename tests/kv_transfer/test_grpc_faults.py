@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import subprocess
 import sys
 import threading
@@ -219,6 +220,18 @@ def test_a_link_that_swallows_everything_is_given_up_long_before_the_timeout(
         link.hold_after(200)
         report = consumer.pull(ticket, OUR_BLOCKS, timeout_s=600)
         assert report.error.startswith("UNAVAILABLE")
+
+
+def test_a_producer_that_hangs_before_the_first_word_is_given_up_as_soon(
+    producer: Producer, consumer: Consumer
+) -> None:
+    """Its kernel still takes the connection; gRPC's own patience with one is 20 s."""
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        ticket = producer.offer("a", THEIR_BLOCKS)
+        ticket.address = f"127.0.0.1:{hung.getsockname()[1]}"
+        report = consumer.pull(ticket, OUR_BLOCKS, timeout_s=600)
+    assert report.error.startswith("UNAVAILABLE")
+    assert report.seconds < 15
 
 
 def test_a_producer_that_is_merely_slow_is_waited_for(producer: Producer, consumer: Consumer) -> None:

@@ -20,6 +20,7 @@ _OPTIONS = [
     # gRPC's own backoff grows to two minutes: a producer that has come back would be passed by for as long.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # Despite the name, the longest that one attempt to connect may take.
     # A producer that hangs or a link that swallows packets is given up after 5 s without a sign of life, not only when
     # the lease has run out; gRPC's own threads answer, so one that is merely busy is alive.
     ("grpc.keepalive_time_ms", 2000),
