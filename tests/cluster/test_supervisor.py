@@ -168,3 +168,40 @@ async def test_kill_all_cuts_the_grace_short(tmp_path: Path) -> None:
         await eventually(lambda: "deaf" in written(tmp_path / "a.log"))
         asyncio.get_running_loop().call_later(0.1, supervised.kill_all)
     assert [event.death.returncode for event in events if isinstance(event, Stopped)] == [-9]
+
+
+async def test_processes_come_and_go_while_the_others_run(tmp_path: Path) -> None:
+    events = Log()
+    async with supervise([python("a", SLEEP, tmp_path)], EXIT, events.append) as supervised:
+        supervised.add(python("b", SLEEP, tmp_path))
+        await eventually(lambda: len(events.pids) == 2)
+        supervised.let_go("a")
+        supervised.let_go("a")
+        await eventually(lambda: any(isinstance(event, Stopped) for event in events))
+        assert [is_running(pid) for pid in events.pids] == [False, True]
+        supervised.add(python("a", SLEEP, tmp_path))
+        await eventually(lambda: len(events.pids) == 3)
+    assert not any(is_running(pid) for pid in events.pids)
+    assert [event.death.returncode for event in events if isinstance(event, Stopped)] == [-15, -15, -15]
+
+
+async def test_a_process_let_go_in_the_moment_it_starts_is_not_forgotten(tmp_path: Path) -> None:
+    events = Log()
+    async with supervise([], EXIT, events.append) as supervised:
+        supervised.add(python("a", SLEEP, tmp_path))
+        await asyncio.sleep(0)
+        supervised.let_go("a")
+        await eventually(lambda: len(events) == 2)
+    assert [type(event) for event in events] == [Started, Stopped]
+    assert not is_running(events.pids[0])
+
+
+@pytest.mark.timeout(120)
+async def test_the_end_of_all_leaves_one_that_is_leaving_its_time(tmp_path: Path) -> None:
+    events = Log()
+    code = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), exit(0))); print('on'); "
+    async with supervise([python("a", code + SLEEP, tmp_path)], EXIT, events.append, stop_grace_s=60) as supervised:
+        await eventually(lambda: "on" in written(tmp_path / "a.log"))
+        supervised.let_go("a")
+        await asyncio.sleep(0.1)
+    assert [event.death.returncode for event in events if isinstance(event, Stopped)] == [0]

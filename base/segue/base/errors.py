@@ -59,12 +59,26 @@ class Forbidden(ClientFault):
     default_code = "forbidden"
 
 
-class ModelNotFound(ClientFault):
-    """The named model is not served here."""
+class NotFound(ClientFault):
+    """What was named does not exist."""
 
     http_status = 404
     grpc_status = grpc.StatusCode.NOT_FOUND
+    default_code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """The named model is not served here."""
+
     default_code = "model_not_found"
+
+
+class Conflict(ClientFault):
+    """It can't be done as things stand; it could be once they have changed."""
+
+    http_status = 409
+    grpc_status = grpc.StatusCode.FAILED_PRECONDITION
+    default_code = "conflict"
 
 
 class PayloadTooLarge(ClientFault):

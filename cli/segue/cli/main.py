@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from segue.cli import ask, certs, demo, keys, loadtest, model, router, simulate, up, version, workers
+from segue.cli import ask, certs, demo, keys, loadtest, model, router, scale, simulate, up, version, workers
 
 app = typer.Typer(
     name="segue",
@@ -23,6 +23,8 @@ app.command("decode-worker")(workers.decode_worker)
 app.command("simulate")(simulate.simulate)
 app.command("simulated-workers", hidden=True)(simulate.simulated_workers)
 app.command("ask")(ask.ask)
+app.command("scale")(scale.scale)
+app.command("drain")(scale.drain)
 app.command("loadtest")(loadtest.loadtest)
 app.command("certs")(certs.certs)
 app.add_typer(keys.app, name="keys")

@@ -4,9 +4,11 @@ told."""
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +17,13 @@ from rich.console import Console
 
 from segue.cli.display import StartupDisplay, tell_died, tell_event
 from segue.cli.failures import fail
-from segue.cluster.local import LocalCluster, run_local, this_machine
+from segue.cluster.local import LocalCluster, this_machine
+from segue.cluster.local_pools import LocalPools, run_local
+from segue.cluster.manager import serve_pools
 from segue.cluster.readiness import NotReadyInTime, wait_until_ready
 from segue.cluster.restarts import RestartPolicy
-from segue.cluster.supervisor import ProcessDied, Supervised
+from segue.cluster.run_files import RunFile, announced
+from segue.cluster.supervisor import ProcessDied
 
 _MOST_SHOWN = 20  # Workers, one by one, while they start.
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -26,11 +31,15 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a local cluster: what, how deaths are met, and how long starting may take."""
+    """One run of a local cluster: what, how deaths are met, and how long starting may take.
+
+    ``pools_port`` is where its pools may be scaled, 0 any free one; None: nowhere.
+    """
 
     cluster: LocalCluster
     policy: RestartPolicy
     startup_timeout_s: float
+    pools_port: int | None = None
 
 
 @dataclass
@@ -39,14 +48,14 @@ class _Signals:
 
     task: asyncio.Task[None]
     received: signal.Signals | None = None
-    supervised: Supervised | None = None
+    pools: LocalPools | None = None
 
     def handle(self, signum: signal.Signals) -> None:
         if self.received is None:
             self.received = signum
             self.task.cancel()
-        elif self.supervised is not None:
-            self.supervised.kill_all()
+        elif self.pools is not None:
+            self.pools.kill_all()
 
 
 def run_cluster(run: Run, console: Console, body: Callable[[], Awaitable[None]]) -> signal.Signals | None:
@@ -86,12 +95,29 @@ async def _run_ready(run: Run, console: Console, body: Callable[[], Awaitable[No
     names = ["router", *workers] if len(workers) <= _MOST_SHOWN else ["router"]
     async with run_local(
         cluster, this_machine(), run.policy, lambda event: tell_event(console, event)
-    ) as signals.supervised:
+    ) as signals.pools:
         with StartupDisplay(console, names) as display:
             await wait_until_ready(cluster.http, prefill, decode, run.startup_timeout_s, display.update)
-        await body()
+        async with _manager(run, signals.pools):
+            await body()
         if signals.received is None:
             console.print("stopping", style="dim")
+
+
+@asynccontextmanager
+async def _manager(run: Run, pools: LocalPools) -> AsyncIterator[None]:
+    """The pools' port, and a file in which ``segue scale`` finds it."""
+    if run.pools_port is None:
+        yield
+        return
+    cluster = run.cluster
+    async with serve_pools(pools, run.pools_port) as address:
+        grpc_address = f"{cluster.host}:{cluster.ports.grpc}"
+        here = RunFile(
+            pid=os.getpid(), pools=address, http_url=cluster.http_url, grpc=grpc_address, run_dir=str(cluster.run_dir)
+        )
+        with announced(here):
+            yield
 
 
 def new_run_dir(given: Path | None) -> Path:

@@ -47,6 +47,9 @@ def up(
     host: Annotated[str, typer.Option(help="Address the router listens on for clients.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="OpenAI-compatible HTTP; 0 chooses a free one.")] = 0,
     grpc_port: Annotated[int, typer.Option(help="Public gRPC; 0 chooses a free one.")] = 0,
+    pools_port: Annotated[
+        int, typer.Option(help="Where segue scale reaches the pools, on this machine only; 0 chooses a free one.")
+    ] = 0,
     device: Annotated[DeviceChoice, typer.Option(help="auto: GPUs if there are any.")] = DeviceChoice.auto,
     engine: Annotated[EngineKind, typer.Option(help="As for the workers.")] = EngineKind.auto,
     engine_arg: EngineArg = [],  # noqa: B006 - typer copies it
@@ -133,9 +136,10 @@ def up(
 
     async def serve() -> None:
         say(f"ready: {cluster.http_url}/v1 (model {name}), gRPC {host}:{cluster.ports.grpc}. Ctrl-C stops it.")
+        say("segue scale prefill=2 decode=2 changes how many workers there are")
         await asyncio.Event().wait()
 
-    run_cluster(Run(cluster, RestartPolicy(on_death.value), startup_timeout), console, serve)
+    run_cluster(Run(cluster, RestartPolicy(on_death.value), startup_timeout, pools_port), console, serve)
     say("stopped")
 
 

@@ -5,24 +5,23 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
 from segue.base.errors import SettingsError
+from segue.base.identity import Kind
 from segue.base.tls import TlsFiles, TlsSource, check_own_identity
 from segue.cluster.cert_files import files_of
 from segue.cluster.environment import Device, Machine, share_of, worker_environment
+from segue.cluster.pools import PoolName
 from segue.cluster.process import ProcessSpec
 from segue.cluster.readiness import RouterHttp
-from segue.cluster.restarts import RestartPolicy
-from segue.cluster.supervisor import Report, Supervised, supervise
 
 _HIGHEST_PORT = 65_535
-# After its drain a process still has an engine to shut down.
-_BEYOND_DRAIN_S = 5.0
+_SEGUE = (sys.executable, "-m", "segue.cli")
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,19 @@ class PoolSettings:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise SettingsError(f"a pool has {self.workers} workers, expected at least 1")
+
+
+@dataclass(frozen=True)
+class LocalWorker:
+    """One worker of this machine; ``share`` is the number of its core or GPU, counted over both pools."""
+
+    role: PoolName
+    number: int
+    share: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.role}-{self.number}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,12 @@ class LocalCluster:
     certs: Path | None = None
     shared_processes: int = 0
 
+    def workers(self) -> list[LocalWorker]:
+        """Those that it begins with."""
+        pools: tuple[tuple[PoolName, PoolSettings], ...] = (("prefill", self.prefill), ("decode", self.decode))
+        named = [(role, number) for role, pool in pools for number in range(pool.workers)]
+        return [LocalWorker(role, number, share) for share, (role, number) in enumerate(named)]
+
     @property
     def http_url(self) -> str:
         """Where the router's HTTP API is for a client on this machine."""
@@ -81,56 +99,50 @@ class LocalCluster:
 
 
 def process_specs(cluster: LocalCluster, machine: Machine, inherited: Mapping[str, str]) -> list[ProcessSpec]:
-    """Every process of the cluster, the router first. No I/O."""
-    segue = (sys.executable, "-m", "segue.cli")
+    """Every process that the cluster begins with, the router first. No I/O."""
     ports = cluster.ports
-    common = (
-        "--model",
-        cluster.model,
-        "--drain-timeout",
-        f"{cluster.drain_timeout_s:g}",
-        "--die-with-parent",
-        str(os.getpid()),
-    )
     router_argv = (
-        *segue,
+        *_SEGUE,
         "router",
         *("--host", cluster.host, "--port", str(ports.http)),
         *("--grpc-port", str(ports.grpc), "--worker-port", str(ports.worker)),
-        *common,
+        *_common_args(cluster),
         *_tls_args(cluster, "router"),
         *_public_tls_args(cluster),
         *cluster.router_args,
     )
-    specs = [ProcessSpec("router", router_argv, dict(inherited), cluster.run_dir / "router.log")]
+    router = ProcessSpec("router", router_argv, dict(inherited), cluster.run_dir / "router.log")
     if cluster.shared_processes:
-        return [*specs, *_shared_specs(cluster, (*segue, "simulated-workers", *common), inherited)]
-    pools = (("prefill", cluster.prefill), ("decode", cluster.decode))
-    workers = [(role, pool, number) for role, pool in pools for number in range(pool.workers)]
-    for index, (role, pool, number) in enumerate(workers):
-        name = f"{role}-{number}"
-        argv = (
-            *segue,
-            f"{role}-worker",
-            *common,
-            *("--router", f"127.0.0.1:{ports.worker}", "--worker-id", name),
-            *("--kv-cache-gib", f"{cluster.kv_cache_gib:g}"),
-            *_tls_args(cluster, name),
-            *cluster.worker_args,
-            *pool.extra_args,
-        )
-        share = share_of(machine, index, cluster.device)
-        environment = worker_environment(inherited, share, cluster.kv_cache_gib)
-        specs.append(ProcessSpec(name, argv, environment, cluster.run_dir / f"{name}.log"))
-    return specs
+        return [router, *_shared_specs(cluster, inherited)]
+    return [router, *(worker_spec(cluster, worker, machine, inherited) for worker in cluster.workers())]
 
 
-def _shared_specs(
-    cluster: LocalCluster, command: tuple[str, ...], inherited: Mapping[str, str]
-) -> Iterator[ProcessSpec]:
+def worker_spec(
+    cluster: LocalCluster, worker: LocalWorker, machine: Machine, inherited: Mapping[str, str]
+) -> ProcessSpec:
+    """One worker's process. No I/O."""
+    pool = cluster.prefill if worker.role == "prefill" else cluster.decode
+    argv = (
+        *_SEGUE,
+        f"{worker.role}-worker",
+        *_common_args(cluster),
+        *("--router", f"127.0.0.1:{cluster.ports.worker}", "--worker-id", worker.name),
+        *("--kv-cache-gib", f"{cluster.kv_cache_gib:g}"),
+        *_tls_args(cluster, worker.name),
+        *cluster.worker_args,
+        *pool.extra_args,
+    )
+    share = share_of(machine, worker.share, cluster.device)
+    environment = worker_environment(inherited, share, cluster.kv_cache_gib)
+    return ProcessSpec(worker.name, argv, environment, cluster.run_dir / f"{worker.name}.log")
+
+
+def _shared_specs(cluster: LocalCluster, inherited: Mapping[str, str]) -> Iterator[ProcessSpec]:
     for part in range(cluster.shared_processes):
         argv = (
-            *command,
+            *_SEGUE,
+            "simulated-workers",
+            *_common_args(cluster),
             *("--router", f"127.0.0.1:{cluster.ports.worker}"),
             *("--prefill", str(cluster.prefill.workers), "--decode", str(cluster.decode.workers)),
             *("--part", str(part), "--parts", str(cluster.shared_processes)),
@@ -142,17 +154,30 @@ def _shared_specs(
 
 def check_certs(cluster: LocalCluster) -> None:
     """Raises SettingsError unless every process of the cluster has its certificate in the folder."""
+    _check_cert(cluster, "router", "router")
+    for worker in cluster.workers():
+        check_worker_cert(cluster, worker)
+
+
+def check_worker_cert(cluster: LocalCluster, worker: LocalWorker) -> None:
+    """Raises SettingsError unless this worker has its certificate in the folder."""
+    _check_cert(cluster, worker.role, worker.name)
+
+
+def _check_cert(cluster: LocalCluster, role: Kind, name: str) -> None:
     if cluster.certs is None:
         return
-    pools = (("prefill", cluster.prefill), ("decode", cluster.decode))
-    workers = [(role, f"{role}-{number}") for role, pool in pools for number in range(pool.workers)]
-    for role, name in (("router", "router"), *workers):
-        try:
-            check_own_identity(TlsSource(files_of(cluster.certs, name)), role, "*" if role == "router" else name)
-        except SettingsError as error:
-            raise SettingsError(
-                f"{error}; segue certs {cluster.certs} makes them, for as many workers as it is told"
-            ) from None
+    try:
+        check_own_identity(TlsSource(files_of(cluster.certs, name)), role, "*" if role == "router" else name)
+    except SettingsError as error:
+        raise SettingsError(
+            f"{error}; segue certs {cluster.certs} makes them, for as many workers as it is told"
+        ) from None
+
+
+def _common_args(cluster: LocalCluster) -> tuple[str, ...]:
+    drain_timeout = f"{cluster.drain_timeout_s:g}"
+    return ("--model", cluster.model, "--drain-timeout", drain_timeout, "--die-with-parent", str(os.getpid()))
 
 
 def _tls_args(cluster: LocalCluster, holder: str) -> tuple[str, ...]:
@@ -167,16 +192,6 @@ def _public_tls_args(cluster: LocalCluster) -> tuple[str, ...]:
         return ()
     files = files_of(cluster.certs, "router")
     return ("--public-tls-cert", files.cert, "--public-tls-key", files.key)
-
-
-@asynccontextmanager
-async def run_local(
-    cluster: LocalCluster, machine: Machine, policy: RestartPolicy, report: Report
-) -> AsyncIterator[Supervised]:
-    """Run the cluster while the block runs; see :func:`segue.cluster.supervisor.supervise`."""
-    specs = process_specs(cluster, machine, os.environ)
-    async with supervise(specs, policy, report, cluster.drain_timeout_s + _BEYOND_DRAIN_S) as supervised:
-        yield supervised
 
 
 def choose_ports(host: str, http: int = 0, grpc: int = 0) -> Ports:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from segue.cluster.process import ChildProcess, ProcessSpec
 from segue.cluster.restarts import Death, EndPool, History, Restart, RestartPolicy, decide
@@ -58,16 +58,71 @@ Event = Started | Restarting | Stopped
 Report = Callable[[Event], None]
 
 
-@dataclass
 class Supervised:
-    """The processes that run now, by name."""
+    """The processes that run now; more may be added and single ones let go."""
 
-    children: dict[str, ChildProcess] = field(default_factory=dict)
+    def __init__(self, group: asyncio.TaskGroup, policy: RestartPolicy, report: Report, stop_grace_s: float) -> None:
+        self.children: dict[str, ChildProcess] = {}
+        self._group = group
+        self._policy = policy
+        self._report = report
+        self._stop_grace_s = stop_grace_s
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[str] = set()
+
+    def add(self, spec: ProcessSpec) -> None:
+        """Start one more process and keep it alive. Its name must be free."""
+        if spec.name in self._keepers:
+            raise ValueError(f"a process named {spec.name!r} is kept already")
+        keeper = self._group.create_task(self._keep(spec), name=f"keep {spec.name}")
+        self._keepers[spec.name] = keeper
+        keeper.add_done_callback(lambda _: self._forget(spec.name))
+
+    def let_go(self, name: str) -> None:
+        """SIGTERM one process and keep it no longer; ``Stopped`` is reported once it has ended."""
+        if name not in self._leaving:
+            self._leaving.add(name)
+            self._keepers[name].cancel()
+
+    def let_all_go(self) -> None:
+        for name in list(self._keepers):
+            self.let_go(name)  # Not a second time: a process that drains would be killed for it.
 
     def kill_all(self) -> None:
         """SIGKILL every child's group now, for the second signal."""
         for child in list(self.children.values()):
             child.kill()
+
+    def _forget(self, name: str) -> None:
+        self._keepers.pop(name, None)
+        self._leaving.discard(name)
+
+    async def _keep(self, spec: ProcessSpec) -> None:
+        history = History()
+        while True:
+            # Shielded: cut off in the middle, a start would leave a child that nobody knows of.
+            starting = asyncio.ensure_future(self._start(spec))
+            try:
+                death = await (await asyncio.shield(starting)).wait()
+            except asyncio.CancelledError:
+                child = await starting
+                self._report(Stopped(spec.name, await child.stop(self._stop_grace_s)))
+                raise
+            finally:
+                self.children.pop(spec.name, None)
+            last_lines = starting.result().last_lines()
+            match decide(self._policy, history, death):
+                case EndPool(reason):
+                    raise ProcessDied(spec, death, reason, last_lines)
+                case Restart(pause_s, history):
+                    self._report(Restarting(spec.name, death, pause_s, tuple(last_lines)))
+                    await asyncio.sleep(pause_s)
+
+    async def _start(self, spec: ProcessSpec) -> ChildProcess:
+        child = await ChildProcess.start(spec)
+        self.children[spec.name] = child
+        self._report(Started(spec.name, child.pid))
+        return child
 
 
 @asynccontextmanager
@@ -79,14 +134,12 @@ async def supervise(
     A death is met as ``policy`` says. If it ends the pool the block is cancelled, the others are stopped, and
     ``ProcessDied`` is raised. SIGTERM goes to all at once; after ``stop_grace_s`` what remains is killed.
     """
-    supervised = Supervised()
     body_error: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            keepers = [
-                group.create_task(_keep(spec, policy, report, stop_grace_s, supervised), name=f"keep {spec.name}")
-                for spec in specs
-            ]
+            supervised = Supervised(group, policy, report, stop_grace_s)
+            for spec in specs:
+                supervised.add(spec)
             try:
                 yield supervised
             except Exception as error:  # noqa: BLE001 - raised again below, once everything is stopped
@@ -94,8 +147,7 @@ async def supervise(
                 # A lost connection is often a death seen from outside: give the death time to be told
                 # instead.
                 await _let_deaths_be_noticed(supervised)
-            for keeper in keepers:
-                keeper.cancel()
+            supervised.let_all_go()
     except BaseExceptionGroup as error:
         # Several may die in the same instant; the first is the one to tell. Other errors keep their group.
         died, others = error.split(ProcessDied)
@@ -121,26 +173,3 @@ def _first(group: BaseExceptionGroup[ProcessDied]) -> ProcessDied:
         error = error.exceptions[0]
     assert isinstance(error, ProcessDied)
     return error
-
-
-async def _keep(
-    spec: ProcessSpec, policy: RestartPolicy, report: Report, stop_grace_s: float, supervised: Supervised
-) -> None:
-    history = History()
-    while True:
-        child = await ChildProcess.start(spec)
-        supervised.children[spec.name] = child
-        report(Started(spec.name, child.pid))
-        try:
-            death = await child.wait()
-        except asyncio.CancelledError:
-            report(Stopped(spec.name, await child.stop(stop_grace_s)))
-            raise
-        finally:
-            supervised.children.pop(spec.name, None)
-        match decide(policy, history, death):
-            case EndPool(reason):
-                raise ProcessDied(spec, death, reason, child.last_lines())
-            case Restart(pause_s, history):
-                report(Restarting(spec.name, death, pause_s, tuple(child.last_lines())))
-                await asyncio.sleep(pause_s)

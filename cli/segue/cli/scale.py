@@ -1,0 +1,113 @@
+"""``segue scale`` and ``segue drain``: how many workers each pool has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from segue.cli.failures import fail, settings_errors
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from segue.cluster.pools import PoolName, PoolsView
+    from segue.proto.pools_pb2 import DrainWorkerRequest, ScaleRequest
+    from segue.proto.pools_pb2_grpc import PoolsAsyncStub
+
+Cluster = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT",
+        envvar="SEGUE_CLUSTER",
+        help="Where its pools are managed, as segue up says. Default: the one of yours that runs on this machine.",
+    ),
+]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until those that leave have left.")]
+
+
+def scale(
+    targets: Annotated[list[str], typer.Argument(metavar="POOL=WORKERS...", help="Such as prefill=3 decode=2.")],
+    cluster: Cluster = "",
+    wait: Wait = True,
+) -> None:
+    """Give pools more workers, or fewer: those with the least work finish it and leave."""
+    from segue.cluster.pools_service import ROLES
+    from segue.proto.pools_pb2 import ScaleRequest
+
+    wanted = [ScaleRequest.Target(role=ROLES[pool], workers=workers) for pool, workers in _parse(targets)]
+    asyncio.run(_ask(cluster, wait, ScaleRequest(targets=wanted)))
+
+
+def drain(
+    worker_id: Annotated[str, typer.Argument(help="Which worker is to finish and leave.")],
+    cluster: Cluster = "",
+    wait: Wait = True,
+) -> None:
+    """Let one worker finish what it has and leave; its pool becomes one smaller."""
+    from segue.proto.pools_pb2 import DrainWorkerRequest
+
+    asyncio.run(_ask(cluster, wait, DrainWorkerRequest(worker_id=worker_id)))
+
+
+def _parse(targets: Iterable[str]) -> list[tuple[PoolName, int]]:
+    """Raises typer.BadParameter for what isn't POOL=WORKERS."""
+    from segue.cluster.pools import POOL_NAMES
+
+    parsed: list[tuple[PoolName, int]] = []
+    for target in targets:
+        name, _, count = target.partition("=")
+        pool = next((known for known in POOL_NAMES if known == name), None)
+        if pool is None or not count.isdecimal():
+            raise typer.BadParameter(f"{target!r} is not POOL=WORKERS; write for example prefill=3 decode=2")
+        parsed.append((pool, int(count)))
+    return parsed
+
+
+async def _ask(cluster: str, wait: bool, request: ScaleRequest | DrainWorkerRequest) -> None:
+    import grpc.aio
+    from rich.console import Console
+
+    from segue.cluster.pools_service import view_of
+    from segue.cluster.run_files import the_running_one
+    from segue.proto.pools_pb2 import DrainWorkerRequest
+    from segue.proto.pools_pb2_grpc import PoolsStub
+
+    with settings_errors():
+        address = cluster or the_running_one().pools
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: PoolsAsyncStub = PoolsStub(channel)
+        try:
+            if isinstance(request, DrainWorkerRequest):
+                view = view_of(await stub.Drain(request, timeout=30))
+            else:
+                view = view_of(await stub.Scale(request, timeout=30))
+            if wait:
+                view = await _settled(stub)
+        except grpc.aio.AioRpcError as error:
+            raise fail(f"{address}: {error.details()}") from None
+    Console().print(_table(view))
+
+
+async def _settled(stub: PoolsAsyncStub) -> PoolsView:
+    """The first view in which nobody leaves."""
+    from segue.cluster.pools_service import view_of
+    from segue.proto.pools_pb2 import WatchPoolsRequest
+
+    async for state in stub.Watch(WatchPoolsRequest()):
+        view = view_of(state)
+        if not any(worker.phase == "leaving" for pool in view.pools for worker in pool.workers):
+            return view
+    raise fail("the cluster has stopped")
+
+
+def _table(view: PoolsView) -> Table:
+    from rich.table import Table
+
+    table = Table("worker", "pool", "state", "on", "process", "restarts", box=None)
+    for pool in view.pools:
+        for worker in pool.workers:
+            table.add_row(worker.worker_id, pool.name, worker.phase, worker.place, worker.process, str(worker.restarts))
+    return table

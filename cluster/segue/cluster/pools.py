@@ -1,0 +1,93 @@
+"""What a pool of workers is, wherever it runs: so many workers that can be listed, added, and let go."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+PoolName = Literal["prefill", "decode"]
+POOL_NAMES: tuple[PoolName, ...] = get_args(PoolName)
+Phase = Literal["running", "leaving", "restarting"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolWorker:
+    """One worker as its pool sees it. Whether it is ready its router knows, not its pool.
+
+    ``place`` is what it runs on ("core 1", a node's name); ``process`` what it is there ("pid 4711"), empty while none
+    runs.
+    """
+
+    worker_id: str
+    phase: Phase
+    place: str
+    process: str = ""
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """``workers`` has those that leave, too; they don't count towards ``desired``."""
+
+    name: PoolName
+    desired: int
+    workers: tuple[PoolWorker, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolsView:
+    """Both pools at one moment."""
+
+    backend: str
+    pools: tuple[PoolView, ...]
+
+    def of(self, name: PoolName) -> PoolView:
+        return next(pool for pool in self.pools if pool.name == name)
+
+
+class Pools(Protocol):
+    """Both pools of one cluster."""
+
+    def view(self) -> PoolsView:
+        """As they are now."""
+
+    async def scale(self, desired: Mapping[PoolName, int]) -> None:
+        """Start or let go workers until each pool has so many; returns when that has begun.
+
+        Workers that are let go drain first. Those with the least work go.
+
+        Raises:
+            InvalidRequest: a pool of less than one worker.
+            Conflict: there is no room for so many, or somebody else scales the pool.
+        """
+
+    async def drain(self, worker_id: str) -> None:
+        """Let one worker go; its pool becomes one smaller.
+
+        Raises:
+            NotFound: no such worker.
+            Conflict: it is the last one of its pool.
+        """
+
+    def watch(self) -> AsyncIterator[PoolsView]:
+        """The view now and after each change; a slow reader misses views in between, never the last one."""
+
+
+def victims(workers: Sequence[PoolWorker], count: int, work: Mapping[str, float]) -> list[str]:
+    """Which workers of a pool leave: those with the least work, the youngest of equals (the highest number).
+
+    ``work`` is by worker id, in any unit; a worker that nothing is known of has none. Workers that leave already don't
+    count.
+    """
+    staying = [worker for worker in workers if worker.phase != "leaving"]
+    order = sorted(
+        range(len(staying)),
+        # One that has died and waits for its next life serves nobody: it goes first.
+        key=lambda index: (
+            staying[index].phase != "restarting",
+            work.get(staying[index].worker_id, 0.0),
+            -index,
+        ),
+    )
+    return [staying[index].worker_id for index in order[:count]]

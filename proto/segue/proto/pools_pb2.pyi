@@ -1,0 +1,79 @@
+from segue.proto import worker_pb2 as _worker_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class PoolWorkerPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POOL_WORKER_PHASE_UNSPECIFIED: _ClassVar[PoolWorkerPhase]
+    POOL_WORKER_PHASE_RUNNING: _ClassVar[PoolWorkerPhase]
+    POOL_WORKER_PHASE_LEAVING: _ClassVar[PoolWorkerPhase]
+    POOL_WORKER_PHASE_RESTARTING: _ClassVar[PoolWorkerPhase]
+POOL_WORKER_PHASE_UNSPECIFIED: PoolWorkerPhase
+POOL_WORKER_PHASE_RUNNING: PoolWorkerPhase
+POOL_WORKER_PHASE_LEAVING: PoolWorkerPhase
+POOL_WORKER_PHASE_RESTARTING: PoolWorkerPhase
+
+class ListPoolsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchPoolsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ScaleRequest(_message.Message):
+    __slots__ = ("targets",)
+    class Target(_message.Message):
+        __slots__ = ("role", "workers")
+        ROLE_FIELD_NUMBER: _ClassVar[int]
+        WORKERS_FIELD_NUMBER: _ClassVar[int]
+        role: _worker_pb2.Role
+        workers: int
+        def __init__(self, role: _Optional[_Union[_worker_pb2.Role, str]] = ..., workers: _Optional[int] = ...) -> None: ...
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    targets: _containers.RepeatedCompositeFieldContainer[ScaleRequest.Target]
+    def __init__(self, targets: _Optional[_Iterable[_Union[ScaleRequest.Target, _Mapping]]] = ...) -> None: ...
+
+class DrainWorkerRequest(_message.Message):
+    __slots__ = ("worker_id",)
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    def __init__(self, worker_id: _Optional[str] = ...) -> None: ...
+
+class PoolsState(_message.Message):
+    __slots__ = ("backend", "pools")
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    backend: str
+    pools: _containers.RepeatedCompositeFieldContainer[Pool]
+    def __init__(self, backend: _Optional[str] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ...) -> None: ...
+
+class Pool(_message.Message):
+    __slots__ = ("role", "desired", "workers")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    DESIRED_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    role: _worker_pb2.Role
+    desired: int
+    workers: _containers.RepeatedCompositeFieldContainer[PoolWorker]
+    def __init__(self, role: _Optional[_Union[_worker_pb2.Role, str]] = ..., desired: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[PoolWorker, _Mapping]]] = ...) -> None: ...
+
+class PoolWorker(_message.Message):
+    __slots__ = ("worker_id", "phase", "place", "restarts", "process")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    phase: PoolWorkerPhase
+    place: str
+    restarts: int
+    process: str
+    def __init__(self, worker_id: _Optional[str] = ..., phase: _Optional[_Union[PoolWorkerPhase, str]] = ..., place: _Optional[str] = ..., restarts: _Optional[int] = ..., process: _Optional[str] = ...) -> None: ...
