@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from segue.engine.embedded_model import ensure_embedded_model
 from tests.e2e.reference import Reference
+from tests.simulated import SimulatedCluster, running_simulation
 
 # Machines are shared: what takes long says nothing about the code.
 settings.register_profile("shared cores", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -24,3 +25,10 @@ def model() -> str:
 def reference(model: str) -> Iterator[Reference]:
     with Reference(model) as engine:
         yield engine
+
+
+@pytest.fixture(scope="session")
+def simulated_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedCluster]:
+    """A router, a prefill and a decode worker that compute nothing; one for the whole run."""
+    with running_simulation(tmp_path_factory.mktemp("simulated"), "--prefill", "1", "--decode", "1") as cluster:
+        yield cluster

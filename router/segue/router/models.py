@@ -26,7 +26,12 @@ class Models(Mapping[str, ServedModel]):
 
     def learn(self, facts: EngineFacts) -> None:
         """Take the engine's own figures."""
-        self._model = replace(self._model, max_model_len_tokens=facts.max_model_len_tokens, vocab_size=facts.vocab_size)
+        self._model = replace(
+            self._model,
+            max_model_len_tokens=facts.max_model_len_tokens,
+            vocab_size=facts.vocab_size,
+            simulated=facts.simulated,
+        )
 
     def mismatch(self, facts: EngineFacts) -> str | None:
         """Why this router's tokenizer is not that of an engine with these facts; None if it is."""

@@ -12,7 +12,10 @@ from segue.router.worker_links import WorkerLinks
 
 
 def readiness(fleet: FleetSnapshot) -> dict[str, Any]:
-    """``{"ready": ..., "workers": [{"worker_id", "role", "state", "detail"}]}``; ready with a worker in each pool."""
+    """``{"ready": ..., "workers": [{"worker_id", "role", "state", "detail", "simulated"}]}``.
+
+    Ready with a worker in each pool.
+    """
     return {
         "ready": bool(fleet.ready(Role.ROLE_PREFILL) and fleet.ready(Role.ROLE_DECODE)),
         "workers": [
@@ -21,6 +24,7 @@ def readiness(fleet: FleetSnapshot) -> dict[str, Any]:
                 "role": Role.Name(worker.role).removeprefix("ROLE_").lower(),
                 "state": WorkerState.Name(worker.state).removeprefix("WORKER_STATE_").lower(),
                 "detail": worker.detail,
+                "simulated": worker.facts.simulated,
             }
             for worker in fleet.workers
         ],

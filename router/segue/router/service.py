@@ -17,7 +17,7 @@ from segue.router.text.tokenizer import TextCodec
 class ServedModel:
     """A model that clients may name.
 
-    ``max_model_len_tokens`` and ``vocab_size`` are the engines' own figures.
+    ``max_model_len_tokens`` and ``vocab_size`` are the engines' own figures. ``simulated``: they compute nothing.
     """
 
     id: str
@@ -25,6 +25,7 @@ class ServedModel:
     max_model_len_tokens: int
     vocab_size: int
     created_unix_s: int
+    simulated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

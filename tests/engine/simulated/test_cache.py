@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -121,6 +121,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 TestCache = CacheMachine.TestCase
+TestCache.settings = settings(max_examples=40, stateful_step_count=30)
 
 
 def test_what_was_let_go_first_is_forgotten_first_and_ends_of_prompts_before_beginnings() -> None:

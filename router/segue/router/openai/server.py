@@ -224,4 +224,5 @@ def _model_json(model: ServedModel) -> wire.Json:
         "created": model.created_unix_s,
         "owned_by": "segue",
         "max_model_len": model.max_model_len_tokens,
+        **({"simulated": True} if model.simulated else {}),
     }
