@@ -26,17 +26,17 @@ from segue.proto import kv_transfer_pb2 as segue_dot_proto_dot_kv__transfer__pb2
 from segue.proto import sampling_pb2 as segue_dot_proto_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18segue/proto/worker.proto\x12\x08segue.v1\x1a\x1dsegue/proto/kv_transfer.proto\x1a\x1asegue/proto/sampling.proto\"m\n\x08Register\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x1c\n\x04role\x18\x03 \x01(\x0e\x32\x0e.segue.v1.Role\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x10\n\x08protocol\x18\x05 \x01(\r\"\xb0\x02\n\x0b\x45ngineFacts\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x1c\n\x14max_model_len_tokens\x18\x04 \x01(\r\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12%\n\x06layout\x18\x06 \x01(\x0b\x32\x15.segue.v1.BlockLayout\x12\x11\n\tkv_blocks\x18\x07 \x01(\r\x12\x11\n\ttransport\x18\x08 \x01(\t\x12\x11\n\tsimulated\x18\t \x01(\x08\x12\x12\n\nkv_address\x18\n \x01(\t\x12\x1c\n\x14max_running_requests\x18\x0b \x01(\r\x12\x11\n\tkv_digest\x18\x0c \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\r \x01(\t\"d\n\x06Status\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.segue.v1.WorkerState\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12$\n\x05\x66\x61\x63ts\x18\x03 \x01(\x0b\x32\x15.segue.v1.EngineFacts\"\xce\x01\n\x04Load\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x16\n\x0ewaiting_tokens\x18\x03 \x01(\r\x12\x13\n\x0b\x66ree_blocks\x18\x04 \x01(\r\x12\x13\n\x0bheld_offers\x18\x05 \x01(\r\x12\x0e\n\x06step_s\x18\x06 \x01(\x02\x12\x1a\n\x12step_prompt_tokens\x18\x07 \x01(\r\x12\x15\n\rstep_requests\x18\x08 \x01(\r\x12\r\n\x05steps\x18\t \x01(\x04\"\xc4\x01\n\x07KvEvent\x12*\n\x06stored\x18\x01 \x01(\x0b\x32\x18.segue.v1.KvEvent.StoredH\x00\x12,\n\x07removed\x18\x02 \x01(\x0b\x32\x19.segue.v1.KvEvent.RemovedH\x00\x12\x11\n\x07\x63leared\x18\x03 \x01(\x08H\x00\x1a(\n\x06Stored\x12\x0e\n\x06parent\x18\x01 \x01(\x06\x12\x0e\n\x06\x62locks\x18\x02 \x03(\x06\x1a\x19\n\x07Removed\x12\x0e\n\x06\x62locks\x18\x01 \x03(\x06\x42\x07\n\x05\x65vent\"W\n\x08KvEvents\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12!\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x11.segue.v1.KvEvent\"\xc4\x01\n\x0bWorkerFrame\x12$\n\x08register\x18\x01 \x01(\x0b\x32\x12.segue.v1.Register\x12 \n\x06status\x18\x02 \x01(\x0b\x32\x10.segue.v1.Status\x12\x1c\n\x04load\x18\x03 \x01(\x0b\x32\x0e.segue.v1.Load\x12(\n\x07outputs\x18\x04 \x03(\x0b\x32\x17.segue.v1.RequestOutput\x12%\n\tkv_events\x18\x05 \x01(\x0b\x32\x12.segue.v1.KvEvents\"\xd5\x02\n\rRequestOutput\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12,\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1a.segue.v1.PositionLogprobs\x12-\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x16.segue.v1.FinishReason\x12\x1a\n\rstop_token_id\x18\x05 \x01(\rH\x00\x88\x01\x01\x12%\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x16.segue.v1.RequestError\x12\x1f\n\x05offer\x18\x07 \x01(\x0b\x32\x10.segue.v1.Ticket\x12$\n\x05usage\x18\x08 \x01(\x0b\x32\x15.segue.v1.EngineUsage\x12$\n\x08transfer\x18\t \x01(\x0b\x32\x12.segue.v1.TransferB\x10\n\x0e_stop_token_id\"\x93\x01\n\x0b\x45ngineUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x1a\n\x12transferred_tokens\x18\x03 \x01(\r\x12\x17\n\x0f\x63omputed_tokens\x18\x04 \x01(\r\x12\x0f\n\x07queue_s\x18\x05 \x01(\x02\x12\x11\n\tcompute_s\x18\x06 \x01(\x02\"u\n\x08Transfer\x12\x11\n\ttransport\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0f\n\x07seconds\x18\x03 \x01(\x02\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x0f\n\x07\x63orrupt\x18\x05 \x01(\x08\x12\x16\n\x0e\x64igest_seconds\x18\x06 \x01(\x02\"\xb6\x01\n\x0cRequestError\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.segue.v1.RequestError.Kind\x12\x0f\n\x07message\x18\x02 \x01(\t\"j\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_INVALID\x10\x01\x12\x14\n\x10KIND_UNAVAILABLE\x10\x02\x12\x11\n\rKIND_INTERNAL\x10\x03\x12\x11\n\rKIND_DEADLINE\x10\x04\"\xea\x01\n\x06Submit\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0finput_token_ids\x18\x02 \x03(\r\x12*\n\x08sampling\x18\x03 \x01(\x0b\x32\x18.segue.v1.SamplingParams\x12\x11\n\ttimeout_s\x18\x04 \x01(\x01\x12\x10\n\x08offer_kv\x18\x05 \x01(\x08\x12 \n\x06ticket\x18\x06 \x01(\x0b\x32\x10.segue.v1.Ticket\x12\x18\n\x10\x66orced_token_ids\x18\x07 \x03(\r\x12\x14\n\x0ctrace_parent\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\"\x9e\x02\n\x0bRouterFrame\x12(\n\nregistered\x18\x01 \x01(\x0b\x32\x14.segue.v1.Registered\x12 \n\x06submit\x18\x02 \x03(\x0b\x32\x10.segue.v1.Submit\x12\x19\n\x11\x61\x62ort_request_ids\x18\x03 \x03(\t\x12)\n\x07release\x18\x04 \x03(\x0b\x32\x18.segue.v1.ReleaseRequest\x12\"\n\x07refused\x18\x05 \x01(\x0b\x32\x11.segue.v1.Refused\x12%\n\x05renew\x18\x06 \x03(\x0b\x32\x16.segue.v1.RenewRequest\x12\x18\n\x10move_request_ids\x18\x07 \x03(\t\x12\x18\n\x10resend_kv_events\x18\x08 \x01(\x08\"\x19\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\t\"0\n\nRegistered\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x0f\n\x07lease_s\x18\x02 \x01(\x01\"\x11\n\x0f\x44\x65scribeRequest\"\xa4\x01\n\x10\x44\x65scribeResponse\x12$\n\x08register\x18\x01 \x01(\x0b\x32\x12.segue.v1.Register\x12 \n\x06status\x18\x02 \x01(\x0b\x32\x10.segue.v1.Status\x12\x1c\n\x04load\x18\x03 \x01(\x0b\x32\x0e.segue.v1.Load\x12*\n\x08\x63ounters\x18\x04 \x01(\x0b\x32\x18.segue.v1.EngineCounters\"\xf1\x01\n\x0e\x45ngineCounters\x12\x10\n\x08requests\x18\x01 \x01(\x04\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x04\x12\x15\n\rcached_tokens\x18\x03 \x01(\x04\x12\x1a\n\x12transferred_tokens\x18\x04 \x01(\x04\x12\x17\n\x0f\x63omputed_tokens\x18\x05 \x01(\x04\x12\x18\n\x10generated_tokens\x18\x06 \x01(\x04\x12(\n max_generated_tokens_per_request\x18\x07 \x01(\x04\x12\'\n\x1fmax_computed_tokens_per_request\x18\x08 \x01(\x04\"!\n\x0c\x44rainRequest\x12\x11\n\ttimeout_s\x18\x01 \x01(\x01\"Q\n\rDrainResponse\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x13\n\x0bheld_offers\x18\x02 \x01(\r\x12\x11\n\ttimeout_s\x18\x03 \x01(\x01*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PREFILL\x10\x01\x12\x0f\n\x0bROLE_DECODE\x10\x02*\x92\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14WORKER_STATE_LOADING\x10\x01\x12\x18\n\x14WORKER_STATE_WARMING\x10\x02\x12\x16\n\x12WORKER_STATE_READY\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x32G\n\tWorkerHub\x12:\n\x06\x41ttach\x12\x15.segue.v1.WorkerFrame\x1a\x15.segue.v1.RouterFrame(\x01\x30\x01\x32\x85\x01\n\x06Worker\x12\x41\n\x08\x44\x65scribe\x12\x19.segue.v1.DescribeRequest\x1a\x1a.segue.v1.DescribeResponse\x12\x38\n\x05\x44rain\x12\x16.segue.v1.DrainRequest\x1a\x17.segue.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18segue/proto/worker.proto\x12\x08segue.v1\x1a\x1dsegue/proto/kv_transfer.proto\x1a\x1asegue/proto/sampling.proto\"m\n\x08Register\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x1c\n\x04role\x18\x03 \x01(\x0e\x32\x0e.segue.v1.Role\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x10\n\x08protocol\x18\x05 \x01(\r\"\xb0\x02\n\x0b\x45ngineFacts\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x1c\n\x14max_model_len_tokens\x18\x04 \x01(\r\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12%\n\x06layout\x18\x06 \x01(\x0b\x32\x15.segue.v1.BlockLayout\x12\x11\n\tkv_blocks\x18\x07 \x01(\r\x12\x11\n\ttransport\x18\x08 \x01(\t\x12\x11\n\tsimulated\x18\t \x01(\x08\x12\x12\n\nkv_address\x18\n \x01(\t\x12\x1c\n\x14max_running_requests\x18\x0b \x01(\r\x12\x11\n\tkv_digest\x18\x0c \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\r \x01(\t\"d\n\x06Status\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.segue.v1.WorkerState\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12$\n\x05\x66\x61\x63ts\x18\x03 \x01(\x0b\x32\x15.segue.v1.EngineFacts\"\xce\x01\n\x04Load\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x16\n\x0ewaiting_tokens\x18\x03 \x01(\r\x12\x13\n\x0b\x66ree_blocks\x18\x04 \x01(\r\x12\x13\n\x0bheld_offers\x18\x05 \x01(\r\x12\x0e\n\x06step_s\x18\x06 \x01(\x02\x12\x1a\n\x12step_prompt_tokens\x18\x07 \x01(\r\x12\x15\n\rstep_requests\x18\x08 \x01(\r\x12\r\n\x05steps\x18\t \x01(\x04\"\xc4\x01\n\x07KvEvent\x12*\n\x06stored\x18\x01 \x01(\x0b\x32\x18.segue.v1.KvEvent.StoredH\x00\x12,\n\x07removed\x18\x02 \x01(\x0b\x32\x19.segue.v1.KvEvent.RemovedH\x00\x12\x11\n\x07\x63leared\x18\x03 \x01(\x08H\x00\x1a(\n\x06Stored\x12\x0e\n\x06parent\x18\x01 \x01(\x06\x12\x0e\n\x06\x62locks\x18\x02 \x03(\x06\x1a\x19\n\x07Removed\x12\x0e\n\x06\x62locks\x18\x01 \x03(\x06\x42\x07\n\x05\x65vent\"W\n\x08KvEvents\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12!\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x11.segue.v1.KvEvent\"\xea\x01\n\x0bWorkerFrame\x12$\n\x08register\x18\x01 \x01(\x0b\x32\x12.segue.v1.Register\x12 \n\x06status\x18\x02 \x01(\x0b\x32\x10.segue.v1.Status\x12\x1c\n\x04load\x18\x03 \x01(\x0b\x32\x0e.segue.v1.Load\x12(\n\x07outputs\x18\x04 \x03(\x0b\x32\x17.segue.v1.RequestOutput\x12%\n\tkv_events\x18\x05 \x01(\x0b\x32\x12.segue.v1.KvEvents\x12$\n\x06tokens\x18\x06 \x01(\x0b\x32\x14.segue.v1.StepTokens\"0\n\nStepTokens\x12\x0f\n\x07streams\x18\x01 \x03(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\xd5\x02\n\rRequestOutput\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12,\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1a.segue.v1.PositionLogprobs\x12-\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x16.segue.v1.FinishReason\x12\x1a\n\rstop_token_id\x18\x05 \x01(\rH\x00\x88\x01\x01\x12%\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x16.segue.v1.RequestError\x12\x1f\n\x05offer\x18\x07 \x01(\x0b\x32\x10.segue.v1.Ticket\x12$\n\x05usage\x18\x08 \x01(\x0b\x32\x15.segue.v1.EngineUsage\x12$\n\x08transfer\x18\t \x01(\x0b\x32\x12.segue.v1.TransferB\x10\n\x0e_stop_token_id\"\x93\x01\n\x0b\x45ngineUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x1a\n\x12transferred_tokens\x18\x03 \x01(\r\x12\x17\n\x0f\x63omputed_tokens\x18\x04 \x01(\r\x12\x0f\n\x07queue_s\x18\x05 \x01(\x02\x12\x11\n\tcompute_s\x18\x06 \x01(\x02\"u\n\x08Transfer\x12\x11\n\ttransport\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0f\n\x07seconds\x18\x03 \x01(\x02\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x0f\n\x07\x63orrupt\x18\x05 \x01(\x08\x12\x16\n\x0e\x64igest_seconds\x18\x06 \x01(\x02\"\xb6\x01\n\x0cRequestError\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.segue.v1.RequestError.Kind\x12\x0f\n\x07message\x18\x02 \x01(\t\"j\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_INVALID\x10\x01\x12\x14\n\x10KIND_UNAVAILABLE\x10\x02\x12\x11\n\rKIND_INTERNAL\x10\x03\x12\x11\n\rKIND_DEADLINE\x10\x04\"\xfa\x01\n\x06Submit\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0finput_token_ids\x18\x02 \x03(\r\x12*\n\x08sampling\x18\x03 \x01(\x0b\x32\x18.segue.v1.SamplingParams\x12\x11\n\ttimeout_s\x18\x04 \x01(\x01\x12\x10\n\x08offer_kv\x18\x05 \x01(\x08\x12 \n\x06ticket\x18\x06 \x01(\x0b\x32\x10.segue.v1.Ticket\x12\x18\n\x10\x66orced_token_ids\x18\x07 \x03(\r\x12\x14\n\x0ctrace_parent\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x0e\n\x06stream\x18\n \x01(\r\"\x9e\x02\n\x0bRouterFrame\x12(\n\nregistered\x18\x01 \x01(\x0b\x32\x14.segue.v1.Registered\x12 \n\x06submit\x18\x02 \x03(\x0b\x32\x10.segue.v1.Submit\x12\x19\n\x11\x61\x62ort_request_ids\x18\x03 \x03(\t\x12)\n\x07release\x18\x04 \x03(\x0b\x32\x18.segue.v1.ReleaseRequest\x12\"\n\x07refused\x18\x05 \x01(\x0b\x32\x11.segue.v1.Refused\x12%\n\x05renew\x18\x06 \x03(\x0b\x32\x16.segue.v1.RenewRequest\x12\x18\n\x10move_request_ids\x18\x07 \x03(\t\x12\x18\n\x10resend_kv_events\x18\x08 \x01(\x08\"\x19\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\t\"0\n\nRegistered\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x0f\n\x07lease_s\x18\x02 \x01(\x01\"\x11\n\x0f\x44\x65scribeRequest\"\xa4\x01\n\x10\x44\x65scribeResponse\x12$\n\x08register\x18\x01 \x01(\x0b\x32\x12.segue.v1.Register\x12 \n\x06status\x18\x02 \x01(\x0b\x32\x10.segue.v1.Status\x12\x1c\n\x04load\x18\x03 \x01(\x0b\x32\x0e.segue.v1.Load\x12*\n\x08\x63ounters\x18\x04 \x01(\x0b\x32\x18.segue.v1.EngineCounters\"\xf1\x01\n\x0e\x45ngineCounters\x12\x10\n\x08requests\x18\x01 \x01(\x04\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x04\x12\x15\n\rcached_tokens\x18\x03 \x01(\x04\x12\x1a\n\x12transferred_tokens\x18\x04 \x01(\x04\x12\x17\n\x0f\x63omputed_tokens\x18\x05 \x01(\x04\x12\x18\n\x10generated_tokens\x18\x06 \x01(\x04\x12(\n max_generated_tokens_per_request\x18\x07 \x01(\x04\x12\'\n\x1fmax_computed_tokens_per_request\x18\x08 \x01(\x04\"!\n\x0c\x44rainRequest\x12\x11\n\ttimeout_s\x18\x01 \x01(\x01\"Q\n\rDrainResponse\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x13\n\x0bheld_offers\x18\x02 \x01(\r\x12\x11\n\ttimeout_s\x18\x03 \x01(\x01*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PREFILL\x10\x01\x12\x0f\n\x0bROLE_DECODE\x10\x02*\x92\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14WORKER_STATE_LOADING\x10\x01\x12\x18\n\x14WORKER_STATE_WARMING\x10\x02\x12\x16\n\x12WORKER_STATE_READY\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x32G\n\tWorkerHub\x12:\n\x06\x41ttach\x12\x15.segue.v1.WorkerFrame\x1a\x15.segue.v1.RouterFrame(\x01\x30\x01\x32\x85\x01\n\x06Worker\x12\x41\n\x08\x44\x65scribe\x12\x19.segue.v1.DescribeRequest\x1a\x1a.segue.v1.DescribeResponse\x12\x38\n\x05\x44rain\x12\x16.segue.v1.DrainRequest\x1a\x17.segue.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'segue.proto.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=3262
-  _globals['_ROLE']._serialized_end=3325
-  _globals['_WORKERSTATE']._serialized_start=3328
-  _globals['_WORKERSTATE']._serialized_end=3474
+  _globals['_ROLE']._serialized_start=3366
+  _globals['_ROLE']._serialized_end=3429
+  _globals['_WORKERSTATE']._serialized_start=3432
+  _globals['_WORKERSTATE']._serialized_end=3578
   _globals['_REGISTER']._serialized_start=97
   _globals['_REGISTER']._serialized_end=206
   _globals['_ENGINEFACTS']._serialized_start=209
@@ -54,37 +54,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KVEVENTS']._serialized_start=1025
   _globals['_KVEVENTS']._serialized_end=1112
   _globals['_WORKERFRAME']._serialized_start=1115
-  _globals['_WORKERFRAME']._serialized_end=1311
-  _globals['_REQUESTOUTPUT']._serialized_start=1314
-  _globals['_REQUESTOUTPUT']._serialized_end=1655
-  _globals['_ENGINEUSAGE']._serialized_start=1658
-  _globals['_ENGINEUSAGE']._serialized_end=1805
-  _globals['_TRANSFER']._serialized_start=1807
-  _globals['_TRANSFER']._serialized_end=1924
-  _globals['_REQUESTERROR']._serialized_start=1927
-  _globals['_REQUESTERROR']._serialized_end=2109
-  _globals['_REQUESTERROR_KIND']._serialized_start=2003
-  _globals['_REQUESTERROR_KIND']._serialized_end=2109
-  _globals['_SUBMIT']._serialized_start=2112
-  _globals['_SUBMIT']._serialized_end=2346
-  _globals['_ROUTERFRAME']._serialized_start=2349
-  _globals['_ROUTERFRAME']._serialized_end=2635
-  _globals['_REFUSED']._serialized_start=2637
-  _globals['_REFUSED']._serialized_end=2662
-  _globals['_REGISTERED']._serialized_start=2664
-  _globals['_REGISTERED']._serialized_end=2712
-  _globals['_DESCRIBEREQUEST']._serialized_start=2714
-  _globals['_DESCRIBEREQUEST']._serialized_end=2731
-  _globals['_DESCRIBERESPONSE']._serialized_start=2734
-  _globals['_DESCRIBERESPONSE']._serialized_end=2898
-  _globals['_ENGINECOUNTERS']._serialized_start=2901
-  _globals['_ENGINECOUNTERS']._serialized_end=3142
-  _globals['_DRAINREQUEST']._serialized_start=3144
-  _globals['_DRAINREQUEST']._serialized_end=3177
-  _globals['_DRAINRESPONSE']._serialized_start=3179
-  _globals['_DRAINRESPONSE']._serialized_end=3260
-  _globals['_WORKERHUB']._serialized_start=3476
-  _globals['_WORKERHUB']._serialized_end=3547
-  _globals['_WORKER']._serialized_start=3550
-  _globals['_WORKER']._serialized_end=3683
+  _globals['_WORKERFRAME']._serialized_end=1349
+  _globals['_STEPTOKENS']._serialized_start=1351
+  _globals['_STEPTOKENS']._serialized_end=1399
+  _globals['_REQUESTOUTPUT']._serialized_start=1402
+  _globals['_REQUESTOUTPUT']._serialized_end=1743
+  _globals['_ENGINEUSAGE']._serialized_start=1746
+  _globals['_ENGINEUSAGE']._serialized_end=1893
+  _globals['_TRANSFER']._serialized_start=1895
+  _globals['_TRANSFER']._serialized_end=2012
+  _globals['_REQUESTERROR']._serialized_start=2015
+  _globals['_REQUESTERROR']._serialized_end=2197
+  _globals['_REQUESTERROR_KIND']._serialized_start=2091
+  _globals['_REQUESTERROR_KIND']._serialized_end=2197
+  _globals['_SUBMIT']._serialized_start=2200
+  _globals['_SUBMIT']._serialized_end=2450
+  _globals['_ROUTERFRAME']._serialized_start=2453
+  _globals['_ROUTERFRAME']._serialized_end=2739
+  _globals['_REFUSED']._serialized_start=2741
+  _globals['_REFUSED']._serialized_end=2766
+  _globals['_REGISTERED']._serialized_start=2768
+  _globals['_REGISTERED']._serialized_end=2816
+  _globals['_DESCRIBEREQUEST']._serialized_start=2818
+  _globals['_DESCRIBEREQUEST']._serialized_end=2835
+  _globals['_DESCRIBERESPONSE']._serialized_start=2838
+  _globals['_DESCRIBERESPONSE']._serialized_end=3002
+  _globals['_ENGINECOUNTERS']._serialized_start=3005
+  _globals['_ENGINECOUNTERS']._serialized_end=3246
+  _globals['_DRAINREQUEST']._serialized_start=3248
+  _globals['_DRAINREQUEST']._serialized_end=3281
+  _globals['_DRAINRESPONSE']._serialized_start=3283
+  _globals['_DRAINRESPONSE']._serialized_end=3364
+  _globals['_WORKERHUB']._serialized_start=3580
+  _globals['_WORKERHUB']._serialized_end=3651
+  _globals['_WORKER']._serialized_start=3654
+  _globals['_WORKER']._serialized_end=3787
 # @@protoc_insertion_point(module_scope)

@@ -140,18 +140,28 @@ class KvEvents(_message.Message):
     def __init__(self, first_sequence: _Optional[int] = ..., snapshot: _Optional[bool] = ..., events: _Optional[_Iterable[_Union[KvEvent, _Mapping]]] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
-    __slots__ = ("register", "status", "load", "outputs", "kv_events")
+    __slots__ = ("register", "status", "load", "outputs", "kv_events", "tokens")
     REGISTER_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     KV_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     register: Register
     status: Status
     load: Load
     outputs: _containers.RepeatedCompositeFieldContainer[RequestOutput]
     kv_events: KvEvents
-    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[RequestOutput, _Mapping]]] = ..., kv_events: _Optional[_Union[KvEvents, _Mapping]] = ...) -> None: ...
+    tokens: StepTokens
+    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[RequestOutput, _Mapping]]] = ..., kv_events: _Optional[_Union[KvEvents, _Mapping]] = ..., tokens: _Optional[_Union[StepTokens, _Mapping]] = ...) -> None: ...
+
+class StepTokens(_message.Message):
+    __slots__ = ("streams", "token_ids")
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    streams: _containers.RepeatedScalarFieldContainer[int]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, streams: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RequestOutput(_message.Message):
     __slots__ = ("request_id", "token_ids", "logprobs", "finish_reason", "stop_token_id", "error", "offer", "usage", "transfer")
@@ -228,7 +238,7 @@ class RequestError(_message.Message):
     def __init__(self, kind: _Optional[_Union[RequestError.Kind, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("request_id", "input_token_ids", "sampling", "timeout_s", "offer_kv", "ticket", "forced_token_ids", "trace_parent", "priority")
+    __slots__ = ("request_id", "input_token_ids", "sampling", "timeout_s", "offer_kv", "ticket", "forced_token_ids", "trace_parent", "priority", "stream")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     INPUT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -238,6 +248,7 @@ class Submit(_message.Message):
     FORCED_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     TRACE_PARENT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     input_token_ids: _containers.RepeatedScalarFieldContainer[int]
     sampling: _sampling_pb2.SamplingParams
@@ -247,7 +258,8 @@ class Submit(_message.Message):
     forced_token_ids: _containers.RepeatedScalarFieldContainer[int]
     trace_parent: str
     priority: int
-    def __init__(self, request_id: _Optional[str] = ..., input_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., timeout_s: _Optional[float] = ..., offer_kv: _Optional[bool] = ..., ticket: _Optional[_Union[_kv_transfer_pb2.Ticket, _Mapping]] = ..., forced_token_ids: _Optional[_Iterable[int]] = ..., trace_parent: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
+    stream: int
+    def __init__(self, request_id: _Optional[str] = ..., input_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., timeout_s: _Optional[float] = ..., offer_kv: _Optional[bool] = ..., ticket: _Optional[_Union[_kv_transfer_pb2.Ticket, _Mapping]] = ..., forced_token_ids: _Optional[_Iterable[int]] = ..., trace_parent: _Optional[str] = ..., priority: _Optional[int] = ..., stream: _Optional[int] = ...) -> None: ...
 
 class RouterFrame(_message.Message):
     __slots__ = ("registered", "submit", "abort_request_ids", "release", "refused", "renew", "move_request_ids", "resend_kv_events")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from segue.proto.worker_pb2 import KvEvent, Load, RequestOutput, Status, WorkerFrame
 from segue.worker.kv_feed import KvFeed
+from segue.worker.token_columns import TokenColumns
 
 # Changes of the cache that come with no output for this router wait this long for company: each frame costs both ends
 # some 150 us, and several routers would each get one for every step.
@@ -22,12 +23,13 @@ class Outbox:
     def __init__(self) -> None:
         self._frame = WorkerFrame()
         self._kv: KvFeed | None = None
+        self.columns = TokenColumns()
         self._filled = asyncio.Event()
         self._sent = asyncio.Event()
         self._sent.set()
 
     def put_outputs(self, outputs: Iterable[RequestOutput]) -> None:
-        self._frame.outputs.extend(outputs)
+        self.columns.add(outputs, self._frame)
         self._fill()
 
     def put_load(self, load: Load) -> None:
@@ -57,6 +59,7 @@ class Outbox:
         await self._filled.wait()
         frame, self._frame = self._frame, WorkerFrame()
         self._filled.clear()
+        self.columns.next_frame()
         if self._kv is not None and not self._kv.empty:
             frame.kv_events.CopyFrom(self._kv.take())
             if not self._kv.empty:

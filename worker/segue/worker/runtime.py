@@ -220,10 +220,13 @@ class WorkerRuntime:
                 self._releases.give_back_ticket(submit.ticket, "refused")
             return
         self._open.add(submit.request_id, attachment, submit.timeout_s, self._now_s())
+        attachment.outbox.columns.open(submit.request_id, submit.stream)
         self.observer.on_taken(submit)
         self._engine.submit(submit)
 
     def _abort(self, request_id: str, last: RequestOutput | None = None) -> None:
+        if (owner := self._open.owner_of(request_id)) is not None:
+            owner.outbox.columns.close(request_id)
         if self._open.close(request_id):
             self._engine.abort(request_id)
             aborted = RequestOutput(request_id=request_id, finish_reason=FinishReason.FINISH_REASON_ABORT)
