@@ -39,7 +39,7 @@ class Http2Client(asyncio.Protocol):
         settings = _INITIAL_WINDOW_SIZE.to_bytes(2, "big") + _WINDOW_BYTES.to_bytes(4, "big")
         settings += _MAX_FRAME_SIZE.to_bytes(2, "big") + ((1 << 20) + 1).to_bytes(4, "big")
         more = (_WINDOW_BYTES - 65_535).to_bytes(4, "big")
-        transport.write(_PREFACE + _frame(_SETTINGS, 0, 0, settings) + _frame(_WINDOW_UPDATE, 0, 0, more))
+        self._transport.write(_PREFACE + _frame(_SETTINGS, 0, 0, settings) + _frame(_WINDOW_UPDATE, 0, 0, more))
 
     def connection_lost(self, exc: Exception | None) -> None:
         for stream in list(self._parts):

@@ -115,9 +115,13 @@ class PacedWorker:
             await asyncio.sleep(at_s - loop.time())
             step += 1
             token_id = self._token_ids[step % len(self._token_ids)]
-            finished = [name for name, stream in self._streams.items() if stream.advance(token_id)]
-            if self._streams:
-                self._waiting.outputs.extend([stream.output for stream in self._streams.values()])
+            finished = {name for name, stream in self._streams.items() if stream.advance(token_id)}
+            for name, stream in self._streams.items():
+                if name in finished:
+                    self._waiting.outputs.append(stream.output)
+                else:
+                    self._waiting.tokens.streams.append(stream.number)
+                    self._waiting.tokens.token_ids.append(token_id)
             if self._streams or at_s - load_s > _LOAD_INTERVAL_S:
                 load_s = at_s
                 self._waiting.load.CopyFrom(Load(running_requests=len(self._streams), step_s=self._cadence_s))
@@ -136,10 +140,11 @@ class PacedWorker:
 class _Stream:
     """One request's decode; ``output`` is what the present tick gives it."""
 
-    __slots__ = ("_left", "output")
+    __slots__ = ("_left", "number", "output")
 
     def __init__(self, submit: Submit) -> None:
         self._left = submit.sampling.max_tokens
+        self.number = submit.stream
         self.output = RequestOutput(request_id=submit.request_id, token_ids=[0])
 
     def advance(self, token_id: int) -> bool:

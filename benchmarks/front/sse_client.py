@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from functools import partial
 from typing import cast
 
 from front.counted import Ask, Tally
@@ -94,5 +95,5 @@ async def open_readers(ask: Ask, tally: Tally) -> None:
     """All connections; a quarter of a millisecond apart, as clients don't come all at once."""
     loop = asyncio.get_running_loop()
     for number in range(ask.streams):
-        await loop.create_connection(lambda number=number: SseReader(ask, number, tally), "127.0.0.1", ask.port)
+        await loop.create_connection(partial(SseReader, ask, number, tally), "127.0.0.1", ask.port)
         await asyncio.sleep(0.00025)

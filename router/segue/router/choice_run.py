@@ -78,10 +78,15 @@ class ChoiceRun:
         self._output: list[int] = []
         self._to_replay = 0
         self._asked_to_move = 0
+        self._plain = False  # Nothing but text is to come of a token now: see push_plain.
 
     @property
     def leg_id(self) -> str:
         return f"{self.run_id}.{self._leg}"
+
+    @property
+    def index(self) -> int:
+        return self._spec.index
 
     @property
     def worker_id(self) -> str | None:
@@ -119,6 +124,18 @@ class ChoiceRun:
         if self.phase is Phase.PREFILL:
             return self._on_token_1(output, now_s)
         return self._on_tokens(output, now_s)
+
+    def push_plain(self, token_id: int) -> str | None:
+        """One token of the present decode leg and nothing with it: the text it adds, to be shown as it is.
+
+        The short way of :meth:`on_output`, for most tokens of an answer; None, and nothing has happened, where the
+        long one must be taken. Tell ``timings`` too.
+        """
+        if not self._plain or self.phase is not Phase.DECODE:
+            return None
+        self._output.append(token_id)
+        self.output_tokens += 1
+        return self._text.push_plain(token_id)
 
     def move(self) -> list[Action]:
         """Have a draining decode worker hand over what it has: asked once a leg, and only where it spares work."""
@@ -190,6 +207,7 @@ class ChoiceRun:
 
     def _to_decode(self, now_s: float) -> list[Action]:
         self.phase = Phase.DECODE
+        self._plain = False
         if self.held is None:
             self.path = Path.PATH_RECOMPUTED if self._output else Path.PATH_LOCAL
         else:
@@ -245,6 +263,7 @@ class ChoiceRun:
                 return [*self.cancel(), Fail(InternalError(message))]
             self._to_replay -= replayed
             token_ids, logprobs = token_ids[replayed:], logprobs[replayed:]
+        self._plain = not self._to_replay and self._text.plain
         finish = output.finish_reason
         by_stop, by_length = finish == FINISH_REASON_STOP, finish == FINISH_REASON_LENGTH
         ended, actions = self._emit(output, token_ids, logprobs, by_stop, by_length)

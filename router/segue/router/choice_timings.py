@@ -43,6 +43,11 @@ class ChoiceTimings:
             self._token_1_s = now_s
             self._prefill_worker, self._prefill = worker_id, output.usage
 
+    def on_plain_token(self, now_s: float) -> float:
+        """Another token of decode, not its first; the seconds since the one before."""
+        gap_s, self._last_s = now_s - self._last_s, now_s
+        return gap_s
+
     def on_tokens(self, worker_id: str, output: RequestOutput, now_s: float) -> None:
         if self._token_1_s is None:  # The prompt was computed by decode.
             self._token_1_s = now_s

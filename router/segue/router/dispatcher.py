@@ -12,7 +12,7 @@ from segue.base.logging import get_logger
 from segue.proto.inference_pb2 import Cost, Usage
 from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
-from segue.proto.worker_pb2 import RequestOutput, Role, WorkerState
+from segue.proto.worker_pb2 import RequestOutput, Role, StepTokens, WorkerState
 from segue.router.accounting.prices import PriceTable
 from segue.router.actions import Abort, Action, Emit, Fail, Move, Release, Replan, Send
 from segue.router.admission import Admission, Demand
@@ -25,6 +25,7 @@ from segue.router.records import Interrupted, RequestRecord, RouterObserver
 from segue.router.request import Request
 from segue.router.service import Generation, ResponseSink, ServedModel
 from segue.router.text.choice import ChoiceText
+from segue.router.token_streams import TokenStreams
 from segue.router.worker_links import WorkerLink, WorkerLinks
 
 log = get_logger("router")
@@ -52,6 +53,7 @@ class Dispatcher:
         self._continuation = continuation or ContinuationPolicy()
         self._requests: dict[str, Request] = {}
         self._runs: dict[str, tuple[Request, ChoiceRun]] = {}  # By the id of their present leg.
+        self._streams = TokenStreams()
         self._charges = Charges(links)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -84,6 +86,10 @@ class Dispatcher:
 
     # From the workers
 
+    def on_tokens(self, link: WorkerLink, tokens: StepTokens) -> None:
+        observer = None if type(self.observer) is RouterObserver else self.observer
+        self._streams.push(link, tokens, time.monotonic(), lambda output: self.on_outputs(link, (output,)), observer)
+
     def on_outputs(self, link: WorkerLink, outputs: Iterable[RequestOutput]) -> None:
         now_s = time.monotonic()
         for output in outputs:
@@ -95,6 +101,8 @@ class Dispatcher:
                     link.release(output.offer, "cancelled")
                 continue
             request, run = known
+            if output.finish_reason:
+                link.meter.produced(output.request_id, self._streams.tokens_of(run))
             if output.HasField("transfer"):
                 self.observer.on_transfer(request.slo_class, output.transfer)
                 if output.transfer.error:
@@ -126,6 +134,7 @@ class Dispatcher:
         for run in request.runs:
             actions = run.cancel()
             self._runs.pop(run.leg_id, None)
+            self._streams.close(run)
             self.settle(run)
             for action in actions:
                 self._act(action)
@@ -208,7 +217,9 @@ class Dispatcher:
                     request.fail(error)
                 case Replan():
                     self._replan(request, run, action)
-                case Send(worker_id=worker_id):
+                case Send(worker_id=worker_id, submit=submit):
+                    if run.phase is Phase.DECODE and (link := self._links.get(worker_id)) is not None:
+                        submit.stream = self._streams.open(link, request, run)
                     if not self._act(action):
                         self._do(request, run, run.on_worker_lost(worker_id, "has left"))
                     elif run.phase is Phase.DECODE:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import NoReturn
 
@@ -34,6 +33,7 @@ from segue.router.limits import (
     check_timeout_s,
     complete_sampling,
 )
+from segue.router.merging_sink import MergingSink
 from segue.router.service import Generation, GenerationService, ServedModel, find_model
 from segue.router.slo import DEFAULT_CLASSES, SloClasses
 from segue.router.structured_outputs import check_structured_outputs
@@ -61,8 +61,8 @@ class InferenceService(InferenceServicer):
         self._classes = classes
 
     async def Generate(self, request: GenerateRequest, context: _GenerateContext) -> AsyncIterator[GenerateResponse]:
-        sink = MergingSink()
-        handle = await self._start(request, context, sink)
+        sink = MergingSink(self._limits.max_write_buffer_bytes)
+        sink.handle = handle = await self._start(request, context, sink)
         try:
             finished = False
             while not finished:
@@ -167,66 +167,6 @@ class InferenceService(InferenceServicer):
         if remaining_s is None:
             return self._limits.default_timeout_s
         return check_timeout_s(min(remaining_s, self._limits.max_timeout_s), self._limits, "deadline")
-
-
-class MergingSink:
-    """Holds what the client has not taken yet, merged into one response, so that a slow reader costs a bounded
-    amount and gets fewer, larger messages."""
-
-    def __init__(self) -> None:
-        self._waiting: GenerateResponse | None = None
-        self._error: SegueError | None = None
-        self._changed = asyncio.Event()
-
-    def on_delta(self, response: GenerateResponse) -> None:
-        if self._waiting is None:
-            self._waiting = response
-        else:
-            merge(self._waiting, response)
-        self._changed.set()
-
-    def on_error(self, error: SegueError) -> None:
-        self._error = error
-        self._changed.set()
-
-    async def take(self) -> GenerateResponse:
-        """What has come since the last call, as soon as there is something. Raises the error that ended it."""
-        while self._waiting is None:
-            if self._error is not None:
-                raise self._error
-            self._changed.clear()
-            await self._changed.wait()
-        response, self._waiting = self._waiting, None
-        return response
-
-    async def take_whole(self) -> GenerateResponse:
-        """The whole answer, once it is finished."""
-        while self._waiting is None or not self._waiting.HasField("usage"):
-            if self._error is not None:
-                raise self._error
-            self._changed.clear()
-            await self._changed.wait()
-        return self._waiting
-
-
-def merge(into: GenerateResponse, later: GenerateResponse) -> None:
-    """Join a later part of the same answer onto an earlier one."""
-    by_index = {choice.index: choice for choice in into.choices}
-    for delta in later.choices:
-        choice = by_index.get(delta.index)
-        if choice is None:
-            into.choices.append(delta)
-            continue
-        text = choice.text + delta.text
-        choice.MergeFrom(delta)  # Repeated fields append; the finish takes the later value.
-        choice.text = text
-    if later.HasField("usage"):
-        into.usage.CopyFrom(later.usage)
-        into.timings.CopyFrom(later.timings)
-    if later.HasField("cost"):
-        into.cost.CopyFrom(later.cost)
-    if later.HasField("decision"):
-        into.decision.CopyFrom(later.decision)
 
 
 def _prompt_of(request: GenerateRequest | TokenizeRequest, kind: str | None) -> Prompt:

@@ -76,6 +76,12 @@ class RateMeter:
             self._step.add(load.step_requests, load.step_s)
             self._rates = None
 
+    def produced(self, request_id: str, output_tokens: int) -> None:
+        """A request's tokens before the output that :meth:`answered` is about to see."""
+        sent = self._sent.get(request_id)
+        if sent is not None:
+            sent.output_tokens += output_tokens
+
     def answered(self, outputs: Iterable[RequestOutput], now_s: float) -> None:
         """Take the outputs of one frame."""
         if self._prefill:

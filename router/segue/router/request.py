@@ -48,7 +48,7 @@ class Request:
         self.runs: list[ChoiceRun] = []
         self.over = False
         self._owner = owner
-        self._sink = sink
+        self.sink = sink
         self._unfinished = generation.n
         self._unechoed = set(range(generation.n)) if generation.echo else set[int]()
         self._timer: asyncio.TimerHandle | None = None
@@ -81,12 +81,12 @@ class Request:
             response.timings.CopyFrom(record.timings)
             if record.cost is not None:
                 response.cost.CopyFrom(record.cost)
-        self._sink.on_delta(response)
+        self.sink.on_delta(response)
 
     def fail(self, error: SegueError) -> None:
         if not self.over:
             self._end(error.code)
-            self._sink.on_error(error)
+            self.sink.on_error(error)
 
     def _end(self, outcome: str) -> RequestRecord:
         self.over = True

@@ -67,8 +67,13 @@ class Generation:
 class ResponseSink(Protocol):
     """Where one generation's answer goes. Called on the event loop; never blocks and never raises.
 
+    What is more than a token and its text comes by ``on_delta``, and so do a choice's first and last tokens.
+
     Each choice's last delta has its ``finish_reason``; the response with ``usage`` has such a delta.
     """
+
+    def on_token(self, index: int, text: str, token_id: int) -> None:
+        """Take one further token of a choice that has begun. ``text`` may be empty: a character is under way."""
 
     def on_delta(self, response: GenerateResponse) -> None:
         """Take what one engine step gave. The last response, and only it, has ``usage`` (and ``timings``)."""

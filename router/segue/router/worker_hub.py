@@ -21,6 +21,7 @@ from segue.proto.worker_pb2 import (
     Role,
     RouterFrame,
     Status,
+    StepTokens,
     WorkerFrame,
     WorkerState,
 )
@@ -39,6 +40,8 @@ _Context = grpc.aio.ServicerContext[WorkerFrame, RouterFrame]
 
 
 class HubListener(Protocol):
+    def on_tokens(self, link: WorkerLink, tokens: StepTokens) -> None: ...
+
     def on_outputs(self, link: WorkerLink, outputs: Iterable[RequestOutput]) -> None: ...
 
     def on_worker_lost(self, link: WorkerLink) -> None: ...
@@ -173,9 +176,11 @@ class WorkerHub(WorkerHubServicer):
             link.load = frame.load
         if frame.HasField("status"):
             self._on_status(link, frame.status)
+        if frame.HasField("tokens"):
+            self._listener.on_tokens(link, frame.tokens)
         if frame.outputs:
-            link.meter.answered(frame.outputs, time.monotonic())
             self._listener.on_outputs(link, frame.outputs)
+            link.meter.answered(frame.outputs, time.monotonic())
 
     def _on_status(self, link: WorkerLink, status: Status) -> None:
         became_ready = status.state == WorkerState.WORKER_STATE_READY and status.state != link.status.state

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.base.errors import DeadlineExceeded, Overloaded, SegueError, Unavailable
-from segue.proto.inference_pb2 import GenerateResponse, Path
+from segue.proto.inference_pb2 import ChoiceDelta, GenerateResponse, Path
 from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import FinishReason, SamplingParams
 from segue.proto.worker_pb2 import Register, RequestOutput, Role, RouterFrame, Status, Submit, WorkerState
@@ -39,6 +39,9 @@ class Sink:
         self.handle: Handle | None = None
         self.given_up = False
         self._patience = patience
+
+    def on_token(self, index: int, text: str, token_id: int) -> None:
+        self.on_delta(GenerateResponse(choices=[ChoiceDelta(index=index, text=text, token_ids=[token_id])]))
 
     def on_delta(self, response: GenerateResponse) -> None:
         assert not self.over

@@ -8,13 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.base.errors import Unavailable
+from segue.base.errors import Overloaded, Unavailable
 from segue.proto.inference_pb2 import ChoiceDelta, GenerateResponse, Timings, Usage
 from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, TokenLogprob
-from segue.router.grpc_api import MergingSink, merge
+from segue.router.merging_sink import MergingSink, merge
 
 LENGTH = FinishReason.FINISH_REASON_LENGTH
 STOP = FinishReason.FINISH_REASON_STOP
+
+
+class CountingHandle:
+    request_id = "req-1"
+
+    def __init__(self) -> None:
+        self.cancelled = 0
+
+    def cancel(self) -> None:
+        self.cancelled += 1
 
 
 def part(index: int, number: int, text: str) -> ChoiceDelta:
@@ -94,6 +104,52 @@ def test_the_whole_is_one_message(responses: list[GenerateResponse]) -> None:
     whole = asyncio.run(read())
     assert by_choice([whole]) == by_choice(responses)
     assert whole.usage == responses[-1].usage
+
+
+@given(answers(), st.data())
+def test_tokens_are_parts_of_the_answer_like_others(responses: list[GenerateResponse], data: st.DataObject) -> None:
+    """What is no more than a token comes by on_token, from a choice's second part on."""
+
+    async def read() -> list[GenerateResponse]:
+        sink, taken, begun = MergingSink(), [], set()
+        for made in responses:
+            (delta,) = made.choices
+            plain = delta.index in begun and not delta.finish_reason
+            begun.add(delta.index)
+            if plain:
+                del delta.logprobs[:]
+                sink.on_token(delta.index, delta.text, delta.token_ids[0])
+            else:
+                sink.on_delta(copy(made))
+            if data.draw(st.booleans()):
+                taken.append(await sink.take())
+        if not (taken and taken[-1].HasField("usage")):
+            taken.append(await sink.take())
+        return taken
+
+    taken = asyncio.run(read())
+    assert by_choice(taken) == by_choice(responses)
+    assert all((made.request_id, made.request_label, made.model) == ("req-1", "mine", "tiny") for made in taken)
+    assert all(len({delta.index for delta in made.choices}) == len(made.choices) for made in taken)
+
+
+async def test_a_reader_that_does_not_read_is_ended_at_the_bound() -> None:
+    sink = MergingSink(limit_bytes=10_000)
+    sink.handle = handle = CountingHandle()
+    sink.on_delta(response(part(0, 1, "x")))
+    for number in range(1000):
+        sink.on_token(0, "x", number)
+    assert handle.cancelled == 1
+    with pytest.raises(Overloaded, match="more than 10000 bytes"):
+        await sink.take()
+
+
+async def test_what_is_taken_no_longer_counts_against_the_bound() -> None:
+    sink = MergingSink(limit_bytes=10_000)
+    sink.on_delta(response(part(0, 1, "x")))
+    for number in range(1000):
+        sink.on_token(0, "x", number)
+        await sink.take()
 
 
 async def test_a_slow_reader_gets_few_messages() -> None:

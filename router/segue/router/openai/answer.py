@@ -28,12 +28,23 @@ class PromptSink:
         self._answer = answer
         self._prompt = prompt
 
+    def on_token(self, index: int, text: str, token_id: int) -> None:
+        if not text:
+            return
+        try:
+            self._answer.take_text(self._prompt, index, text)
+        except Exception as error:  # noqa: BLE001 - as below
+            self._answer_failed(error)
+
     def on_delta(self, response: GenerateResponse) -> None:
         try:
             self._answer.take(self._prompt, response)
         except Exception as error:  # noqa: BLE001 - a fault in one answer must not reach the core, which runs all
-            _log.error("answer_failed", error=repr(error), exc_info=error)
-            self._answer.fail(InternalError("the answer could not be written"))
+            self._answer_failed(error)
+
+    def _answer_failed(self, error: Exception) -> None:
+        _log.error("answer_failed", error=repr(error), exc_info=error)
+        self._answer.fail(InternalError("the answer could not be written"))
 
     def on_error(self, error: SegueError) -> None:
         self._answer.fail(error)
@@ -98,6 +109,11 @@ class Answer(ABC):
             self._over = True
             self._complete()
 
+    def take_text(self, prompt: int, index: int, text: str) -> None:
+        """Take more text of one prompt's choice, which has begun."""
+        if not self._over:
+            self._add_text(prompt * self.shape.n + index, text)
+
     def fail(self, error: SegueError) -> None:
         """End with an error; whoever waits cancels the other prompts' generations."""
         if not self._over:
@@ -120,6 +136,10 @@ class Answer(ABC):
     @abstractmethod
     def _add(self, deltas: Sequence[tuple[int, ChoiceDelta]], *, last: bool) -> None:
         """Add to the choices; ``last`` if nothing follows."""
+
+    @abstractmethod
+    def _add_text(self, choice: int, text: str) -> None:
+        """Add to a choice that has begun."""
 
     @abstractmethod
     def _complete(self) -> None:
@@ -187,6 +207,9 @@ class UnaryAnswer(Answer):
     def _add(self, deltas: Sequence[tuple[int, ChoiceDelta]], *, last: bool) -> None:
         for index, delta in deltas:
             self._choices[index].add(delta)
+
+    def _add_text(self, choice: int, text: str) -> None:
+        self._choices[choice].text.append(text)
 
     def _complete(self) -> None:
         resolve(self.done)

@@ -12,6 +12,8 @@ from segue.router.openai import wire
 from segue.router.text.offsets import TextOffsets
 from segue.router.text.tokenizer import TextCodec
 
+_encode = wire.encode
+
 DONE = b"data: [DONE]\n\n"
 
 
@@ -59,6 +61,11 @@ class ChunkEncoder:
             before, after = self._parts[index]
             return opening + before + wire.encode(text) + after
         return opening + event(self._full(index, delta) | (extra or {}))
+
+    def text(self, index: int, text: str) -> bytes:
+        """The event of nothing but text, for a choice that has begun."""
+        before, after = self._parts[index]
+        return b"%b%b%b" % (before, _encode(text), after)
 
     def usage(self, usage: wire.Json, segue: wire.Json) -> bytes:
         """The last event where usage was asked for."""

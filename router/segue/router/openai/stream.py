@@ -64,6 +64,10 @@ class StreamAnswer(Answer):
         if data:
             self._write(data)
 
+    def _add_text(self, choice: int, text: str) -> None:
+        assert self._chunks is not None  # A choice begins with a delta.
+        self._write(self._chunks.text(choice, text))
+
     def _last_events(self, chunks: sse.ChunkEncoder, deltas: Sequence[tuple[int, ChoiceDelta]]) -> bytes:
         """With the timings: in the usage chunk where there is one, else with the last choice's end."""
         include_usage = self.shape.include_usage

@@ -46,6 +46,15 @@ class ChoiceText:
             return Piece(self._detokenizer.push(readable), None, len(token_ids))
         return self._push_matched(matcher, readable, len(token_ids))
 
+    @property
+    def plain(self) -> bool:
+        """Whether text is all there is to it: there are no stop strings to look for."""
+        return self._matcher is None
+
+    def push_plain(self, token_id: int) -> str:
+        """What one token that doesn't end the answer adds. Only where ``plain``."""
+        return self._detokenizer.push_one(token_id)
+
     def finish(self) -> Piece:
         """The rest of the text once no more tokens come."""
         text = self._detokenizer.finish()

@@ -18,6 +18,9 @@ class Detokenizer(Protocol):
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that is certain after these further ids; an unfinished character is held back."""
 
+    def push_one(self, token_id: int) -> str:
+        """The same for one id, as cheaply as can be."""
+
     def finish(self) -> str:
         """What is still held back: an unfinished character as U+FFFD."""
 
@@ -29,18 +32,27 @@ def new_detokenizer(codec: TextCodec, context: Sequence[int] = ()) -> Detokenize
     prompt's ids as context it is kept, as vLLM does.
     """
     if codec.is_byte_level:
-        return ByteLevelDetokenizer(codec.output_bytes)
+        return ByteLevelDetokenizer(codec.output_bytes, codec.output_texts)
     return WindowDetokenizer(codec, context)
 
 
 class ByteLevelDetokenizer:
     """For byte-level tokenizers, where every token is some bytes: a table and a UTF-8 decoder."""
 
-    __slots__ = ("_pending", "_table")
+    __slots__ = ("_pending", "_table", "_texts")
 
-    def __init__(self, table: Sequence[bytes]) -> None:
+    def __init__(self, table: Sequence[bytes], texts: Sequence[str | None] = ()) -> None:
+        """``texts`` has the text of tokens that are whole characters, to spare decoding them; None for others."""
         self._table = table
+        self._texts = texts
         self._pending = b""
+
+    def push_one(self, token_id: int) -> str:
+        if not self._pending and token_id < len(self._texts):
+            text = self._texts[token_id]
+            if text is not None:
+                return text
+        return self.push((token_id,))
 
     def push(self, token_ids: Sequence[int]) -> str:
         table = self._table
@@ -84,6 +96,9 @@ class WindowDetokenizer:
     def push(self, token_ids: Sequence[int]) -> str:
         special = self._codec.special_token_ids
         return "".join([self._push_one(id_) for id_ in token_ids if id_ not in special])
+
+    def push_one(self, token_id: int) -> str:
+        return self.push((token_id,))
 
     def finish(self) -> str:
         return self._take(self._codec.decode(self._window))

@@ -122,6 +122,12 @@ class TextCodec:
         return tuple(table)
 
     @cached_property
+    def output_texts(self) -> tuple[str | None, ...]:
+        """What each token adds to an answer's text where no character is under way; None where it begins one that it
+        doesn't end, or is no UTF-8. Only for byte-level tokenizers."""
+        return tuple(map(_whole_text, self.output_bytes))
+
+    @cached_property
     def max_bytes_per_token(self) -> int | None:
         """The most UTF-8 bytes of a prompt that one token can stand for; None where that isn't known."""
         added = self.tokenizer.get_added_tokens_decoder().values()
@@ -194,6 +200,13 @@ def _eos_token_ids(tokenizer: Tokenizer, eos_token: str | None, config: Mapping[
     if eos_token is not None and (own := tokenizer.token_to_id(eos_token)) is not None:
         ids.add(own)
     return frozenset(ids)
+
+
+def _whole_text(data: bytes) -> str | None:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _byte_alphabet() -> dict[str, int]:
