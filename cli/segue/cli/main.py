@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from segue.cli import ask, certs, demo, keys, loadtest, model, router, scale, simulate, up, version, workers
+from segue.cli import ask, certs, demo, diagnose, keys, loadtest, model, router, scale, simulate, up, version, workers
 
 app = typer.Typer(
     name="segue",
@@ -26,6 +26,7 @@ app.command("ask")(ask.ask)
 app.command("scale")(scale.scale)
 app.command("drain")(scale.drain)
 app.command("loadtest")(loadtest.loadtest)
+app.command("diagnose")(diagnose.diagnose)
 app.command("certs")(certs.certs)
 app.add_typer(keys.app, name="keys")
 app.command("model")(model.model)

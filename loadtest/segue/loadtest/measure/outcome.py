@@ -32,6 +32,8 @@ class Legs:
     transfer_s: float = 0.0
     transfer_bytes: int = 0
     decode_s: float = 0.0
+    prefill_worker: str = ""
+    decode_worker: str = ""
 
 
 @dataclass(slots=True)

@@ -56,6 +56,10 @@ class LegFigures:
     handoff_s: Distribution
     transfer_s: Distribution
     transfer_bytes_mean: float
+    decode_s: Distribution  # Decode's first token to the last one.
+    decode_itl_s: Distribution  # Of a request in the mean; the hand-off is not in it.
+    prefill_workers: int  # Different ones that took requests.
+    decode_workers: int
     outside_s: Distribution  # TTFT at the client, from sending, less TTFT at the router: HTTP, network and both ends.
 
 
@@ -137,5 +141,12 @@ def _legs(outcomes: Sequence[Outcome]) -> LegFigures | None:
         handoff_s=Distribution.of([legs.handoff_s for legs in moved]),
         transfer_s=Distribution.of([legs.transfer_s for legs in moved]),
         transfer_bytes_mean=float(np.mean([legs.transfer_bytes for legs in moved])) if moved else 0.0,
+        decode_s=Distribution.of([legs.decode_s for _, legs in told]),
+        # Token 1 is prefill's, and decode's first one ends the hand-off.
+        decode_itl_s=Distribution.of(
+            [legs.decode_s / (one.output_tokens - 2) for one, legs in told if legs.decode_s and one.output_tokens > 2]
+        ),
+        prefill_workers=len({legs.prefill_worker for _, legs in told} - {""}),
+        decode_workers=len({legs.decode_worker for _, legs in told} - {""}),
         outside_s=Distribution.of([one.sent_ttft_s - legs.ttft_s for one, legs in told]),
     )

@@ -76,6 +76,7 @@ def _legs(result: Result) -> list[tuple[str, Distribution]]:
         ("prefill, its queue included", legs.prefill_s),
         ("hand-off: token 1 to decode's first", legs.handoff_s),
         ("of that, KV transfer", legs.transfer_s),
+        ("decode's steps, mean of a request", legs.decode_itl_s),
         ("outside the router, of TTFT", legs.outside_s),
     ]
 

@@ -47,6 +47,8 @@ class _Timings(msgspec.Struct):
     transfer_s: float = 0.0
     transfer_bytes: int = 0
     decode_s: float = 0.0
+    prefill_worker: str = ""
+    decode_worker: str = ""
 
 
 class _Segue(msgspec.Struct):
@@ -119,6 +121,8 @@ class OpenAiReader:
                 timings.transfer_s,
                 timings.transfer_bytes,
                 timings.decode_s,
+                timings.prefill_worker,
+                timings.decode_worker,
             )
 
     def _count(self, usage: _Usage) -> None:

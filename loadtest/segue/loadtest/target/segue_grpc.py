@@ -79,6 +79,8 @@ def take_response(response: GenerateResponse, outcome: Outcome, now_s: float) ->
             timings.transfer_s,
             timings.transfer_bytes,
             timings.decode_s,
+            timings.prefill_worker,
+            timings.decode_worker,
         )
 
 

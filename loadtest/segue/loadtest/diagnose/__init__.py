@@ -1,0 +1,1 @@
+"""What holds a cluster back, from its metrics or from a load test."""

@@ -1,0 +1,75 @@
+"""What a diagnosis is made of: means over a window, each None where it isn't known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEvidence:
+    """One pool. ``waiting_requests`` and ``running_requests`` are of a worker in the mean, ``kv_usage`` of the fullest
+    one (0 to 1). ``busy`` (0 to 1 and above): work asked for, by what the pool can do in the same time."""
+
+    workers: int
+    running_requests: float | None = None
+    waiting_requests: float | None = None
+    waiting_tokens: float | None = None
+    kv_usage: float | None = None
+    busy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouterEvidence:
+    """``cpu_cores``: of one router process. ``outside_s``: of a first token's time, what passes outside the router's
+    own clock: HTTP, network, and the client."""
+
+    cpu_cores: float | None = None
+    loop_lag_s: float | None = None
+    queue_s: float | None = None
+    outside_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TransferEvidence:
+    """KV transfers: their mean time and size, how many there were a second, and the hand-off they are a part of."""
+
+    seconds: float
+    per_s: float
+    bytes_mean: float = 0.0
+    handoff_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A mean against its bound; ``bound_s`` 0: nothing was promised."""
+
+    seen_s: float
+    bound_s: float
+
+    @property
+    def strain(self) -> float:
+        """1 is as much as was promised."""
+        return self.seen_s / self.bound_s if self.bound_s else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """``prefill_s`` is the first leg with its wait in the engine's queue. ``decode_itl_s`` leaves the hand-off out.
+
+    ``slo_share``: of the requests, those that met their SLO. ``cached_share``: of the prompt tokens.
+    """
+
+    source: str
+    window_s: float
+    requests_per_s: float
+    refused_per_s: float
+    prefill: PoolEvidence
+    decode: PoolEvidence
+    router: RouterEvidence
+    transfer: TransferEvidence | None
+    ttft: Promise | None
+    itl: Promise | None
+    prefill_s: float | None = None
+    decode_itl_s: float | None = None
+    cached_share: float | None = None
+    slo_share: float | None = None

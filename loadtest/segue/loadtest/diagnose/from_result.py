@@ -1,0 +1,40 @@
+"""Evidence from a load test."""
+
+from __future__ import annotations
+
+from segue.loadtest.diagnose.evidence import Evidence, PoolEvidence, Promise, RouterEvidence, TransferEvidence
+from segue.loadtest.measure.result import Result
+
+
+def evidence_of_result(result: Result) -> Evidence:
+    """Means over the measured requests. A server that doesn't say where the time went leaves little to judge by."""
+    summary = result.summary
+    total, legs = summary.total, summary.legs
+    slo = total.slo
+    rate = total.requests_per_s
+    refused = total.failures.get("refused", 0) / summary.duration_s if summary.duration_s > 0 else 0.0
+    transfer = None
+    if legs is not None and legs.transfer_s.count:
+        share = legs.transfer_s.count / legs.requests
+        transfer = TransferEvidence(legs.transfer_s.mean, rate * share, legs.transfer_bytes_mean, legs.handoff_s.mean)
+    return Evidence(
+        source=f"load test: {result.title}",
+        window_s=summary.duration_s,
+        requests_per_s=rate,
+        refused_per_s=refused,
+        prefill=PoolEvidence(legs.prefill_workers if legs else 0),
+        decode=PoolEvidence(
+            legs.decode_workers if legs else 0,
+            running_requests=rate * legs.decode_s.mean / max(1, legs.decode_workers) if legs else None,
+        ),
+        router=RouterEvidence(
+            queue_s=legs.queue_s.mean if legs else None, outside_s=legs.outside_s.p50 if legs else None
+        ),
+        transfer=transfer,
+        ttft=Promise(total.ttft_s.mean, slo.ttft_s if slo else 0.0) if total.ttft_s.count else None,
+        itl=Promise(total.itl_s.mean, slo.itl_s if slo else 0.0) if total.itl_s.count else None,
+        prefill_s=legs.prefill_s.mean if legs else None,
+        decode_itl_s=legs.decode_itl_s.mean if legs else total.itl_s.mean if total.itl_s.count else None,
+        cached_share=total.cached_tokens / total.prompt_tokens if total.prompt_tokens else None,
+        slo_share=total.goodput_share,
+    )

@@ -1,0 +1,192 @@
+"""Which part of a cluster holds it back. A pure function over the evidence.
+
+Each part has a *pressure*: the strongest of several signs, each scaled so that 1 means "this is the bottleneck". Signs
+that aren't known count as nothing. The part with the highest pressure of 1 or more is the verdict; without one the
+cluster is not bound, and below a half everywhere it is underused.
+
+Little's law gives the number of requests in a station from their rate and the time they stay: no worker is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from segue.loadtest.diagnose.advice import decode_advice, prefill_advice, router_advice, transfer_advice
+from segue.loadtest.diagnose.evidence import Evidence, PoolEvidence
+
+# From here on a queue forms that does not go away by itself.
+FULL = 0.9
+# A wait of this many requests at each worker is a queue, not chance.
+_WAITING = 1.0
+# An event loop this late delays tokens visibly.
+_LAG_S = 0.05
+_UNDERUSED = 0.5
+
+
+class Bound(StrEnum):
+    """What holds the cluster back."""
+
+    PREFILL = "prefill-bound"
+    DECODE = "decode-bound"
+    TRANSFER = "transfer-bound"
+    ROUTER = "router-bound"
+    NONE = "not bound"
+    UNDERUSED = "underused"
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """One observation: the figures in words, and how near it is to being the bottleneck (1)."""
+
+    words: str
+    pressure: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One part of the cluster; its signs, the strongest first, and what would help."""
+
+    bound: Bound
+    signs: tuple[Sign, ...]
+    advice: tuple[str, ...]
+
+    @property
+    def pressure(self) -> float:
+        return max((sign.pressure for sign in self.signs), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The verdict, and every part in order of pressure."""
+
+    bound: Bound
+    summary: str
+    findings: tuple[Finding, ...]
+
+
+def diagnose(evidence: Evidence) -> Diagnosis:
+    """The most pressed part of the cluster, with the figures that say so and the settings that would help."""
+    findings = sorted(
+        (_prefill(evidence), _decode(evidence), _transfer(evidence), _router(evidence)),
+        key=lambda finding: finding.pressure,
+        reverse=True,
+    )
+    first = findings[0]
+    if first.pressure >= 1:
+        return Diagnosis(first.bound, first.signs[0].words, tuple(findings))
+    bound = Bound.UNDERUSED if first.pressure < _UNDERUSED else Bound.NONE
+    return Diagnosis(bound, _relaxed(evidence, first), tuple(findings))
+
+
+def _relaxed(evidence: Evidence, first: Finding) -> str:
+    if not evidence.requests_per_s:
+        return "no request ended in the window"
+    if not first.signs:
+        return "nothing was measured that could be under pressure"
+    return f"{evidence.requests_per_s:.2f} requests/s; nearest to a limit: {first.signs[0].words}"
+
+
+def _prefill(evidence: Evidence) -> Finding:
+    pool = evidence.prefill
+    signs = _pool_signs(pool, "prefill")
+    if pool.waiting_requests:
+        tokens = f" with {pool.waiting_tokens:,.0f} prompt tokens" if pool.waiting_tokens else ""
+        signs.append(
+            Sign(
+                f"{pool.waiting_requests:.1f} requests{tokens} wait at a prefill worker",
+                pool.waiting_requests / _WAITING,
+            )
+        )
+    if evidence.prefill_s is not None:
+        at_once = evidence.requests_per_s * evidence.prefill_s / max(1, pool.workers)
+        # Prompts are computed in batches, so that two or three at once are not a queue yet.
+        words = f"{at_once:.1f} requests at a prefill worker at a time (its prompts take {_ms(evidence.prefill_s)})"
+        signs.append(Sign(words, at_once / 3))
+        if evidence.ttft is not None and evidence.ttft.bound_s:
+            share = (evidence.prefill_s + (evidence.router.queue_s or 0.0)) / evidence.ttft.bound_s
+            words = (
+                f"prefill and the wait for it take {_ms(share * evidence.ttft.bound_s)} of the "
+                f"{_ms(evidence.ttft.bound_s)} promised for the first token"
+            )
+            signs.append(Sign(words, share))
+    return _finding(Bound.PREFILL, signs, prefill_advice(evidence))
+
+
+def _decode(evidence: Evidence) -> Finding:
+    pool = evidence.decode
+    signs = _pool_signs(pool, "decode")
+    if pool.waiting_requests:
+        words = (
+            f"{pool.waiting_requests:.1f} requests wait at a decode worker that runs {pool.running_requests or 0:.0f}"
+        )
+        signs.append(Sign(words, pool.waiting_requests / _WAITING))
+    if evidence.itl is not None and evidence.itl.bound_s and evidence.decode_itl_s is not None:
+        words = f"a token takes {_ms(evidence.decode_itl_s)}, promised are {_ms(evidence.itl.bound_s)}"
+        signs.append(Sign(words, evidence.decode_itl_s / evidence.itl.bound_s))
+    if (waited_s := _decode_wait_s(evidence)) is not None:
+        words = f"after its transfer a request waits {_ms(waited_s)} for decode's first step"
+        # Ten steps are a queue, one or two are the way things go.
+        signs.append(Sign(words, waited_s / (10 * evidence.decode_itl_s) if evidence.decode_itl_s else 0.0))
+    return _finding(Bound.DECODE, signs, decode_advice(evidence))
+
+
+def _decode_wait_s(evidence: Evidence) -> float | None:
+    transfer = evidence.transfer
+    if transfer is None or transfer.handoff_s is None or not evidence.decode_itl_s:
+        return None
+    return max(0.0, transfer.handoff_s - transfer.seconds - evidence.decode_itl_s)
+
+
+def _transfer(evidence: Evidence) -> Finding:
+    transfer = evidence.transfer
+    signs = []
+    if transfer is not None:
+        at_once = transfer.per_s * transfer.seconds / max(1, evidence.decode.workers)
+        size = f" of {transfer.bytes_mean / 2**20:,.1f} MiB" if transfer.bytes_mean else ""
+        words = f"{at_once:.2f} transfers{size} to a decode worker at a time, each {_ms(transfer.seconds)}"
+        signs.append(Sign(words, at_once / FULL))
+        # What a reader notices: the gap after the first token. Only where it is many steps long.
+        if evidence.prefill_s and evidence.decode_itl_s and transfer.seconds > 4 * evidence.decode_itl_s:
+            words = f"a transfer takes {_ms(transfer.seconds)}, the prefill before it {_ms(evidence.prefill_s)}"
+            signs.append(Sign(words, transfer.seconds / evidence.prefill_s))
+    return _finding(Bound.TRANSFER, signs, transfer_advice(evidence))
+
+
+def _router(evidence: Evidence) -> Finding:
+    router = evidence.router
+    signs = []
+    if router.cpu_cores is not None:
+        signs.append(
+            Sign(f"the router process uses {router.cpu_cores:.2f} cores of the one it can", router.cpu_cores / FULL)
+        )
+    if router.loop_lag_s is not None:
+        signs.append(Sign(f"its event loop wakes {_ms(router.loop_lag_s)} late at p99", router.loop_lag_s / _LAG_S))
+    if router.outside_s is not None and evidence.ttft is not None and evidence.ttft.seen_s > 0:
+        share = router.outside_s / evidence.ttft.seen_s
+        words = (
+            f"{_ms(router.outside_s)} of a first token's {_ms(evidence.ttft.seen_s)} pass outside the router's clock"
+        )
+        # Below a tenth of a second it is not what anybody waits for.
+        signs.append(Sign(words, min(share / 0.5, router.outside_s / 0.1)))
+    return _finding(Bound.ROUTER, signs, router_advice(evidence))
+
+
+def _pool_signs(pool: PoolEvidence, name: str) -> list[Sign]:
+    signs = []
+    if pool.busy is not None:
+        signs.append(Sign(f"the {name} pool is asked for {100 * pool.busy:.0f} % of what it can do", pool.busy / FULL))
+    if pool.kv_usage is not None:
+        signs.append(
+            Sign(f"the fullest {name} worker's KV cache is {100 * pool.kv_usage:.0f} % used", pool.kv_usage / 0.95)
+        )
+    return signs
+
+
+def _finding(bound: Bound, signs: Sequence[Sign], advice: Sequence[str]) -> Finding:
+    return Finding(bound, tuple(sorted(signs, key=lambda sign: sign.pressure, reverse=True)), tuple(advice))
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:,.1f} ms" if seconds < 0.1 else f"{1000 * seconds:,.0f} ms"
