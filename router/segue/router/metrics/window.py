@@ -1,0 +1,90 @@
+"""The last minute: rates and quantiles for people who look now. Differences of what the router counts; clock passed in."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from segue.base.metrics import quantile
+from segue.proto.fleet_pb2 import FleetRates, Quantiles
+from segue.router.metrics import catalogue
+from segue.router.metrics.totals import Totals
+
+WINDOW_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All that one class has counted up to one moment."""
+
+    totals: Totals = field(default_factory=Totals)
+    ttft: np.ndarray = field(default_factory=lambda: np.zeros(len(catalogue.TTFT.buckets) + 1, dtype=np.int64))
+    itl: np.ndarray = field(default_factory=lambda: np.zeros(len(catalogue.ITL.buckets) + 1, dtype=np.int64))
+
+    def __sub__(self, earlier: Look) -> Look:
+        return Look(self.totals - earlier.totals, self.ttft - earlier.ttft, self.itl - earlier.itl)
+
+    def __add__(self, other: Look) -> Look:
+        return Look(self.totals + other.totals, self.ttft + other.ttft, self.itl + other.itl)
+
+
+Looks = dict[str, Look]
+
+
+class Window:
+    """``look`` reads all classes as they are now. Call :meth:`tick` once a second or so."""
+
+    def __init__(self, look: Callable[[], Looks], now_s: float, length_s: float = WINDOW_S) -> None:
+        self._look = look
+        self._length_s = length_s
+        self._looks: deque[tuple[float, Looks]] = deque([(now_s, look())])
+
+    def tick(self, now_s: float) -> None:
+        self._looks.append((now_s, self._look()))
+        while len(self._looks) > 2 and self._looks[1][0] <= now_s - self._length_s:
+            self._looks.popleft()
+
+    def seconds(self, now_s: float) -> float:
+        """What the window covers now."""
+        return now_s - self._looks[0][0]
+
+    def rates(self, now_s: float) -> dict[str, FleetRates]:
+        """By class; the empty name stands for all of them together."""
+        began_s, began = self._looks[0]
+        counted = {name: look - began.get(name, Look()) for name, look in self._look().items()}
+        counted[""] = _sum(counted.values())
+        return {name: _rates(look, max(now_s - began_s, 1e-9)) for name, look in counted.items()}
+
+
+def _sum(looks: Iterable[Look]) -> Look:
+    total = Look()
+    for look in looks:
+        total = total + look
+    return total
+
+
+def _rates(look: Look, seconds: float) -> FleetRates:
+    totals = look.totals
+    rates = FleetRates(
+        requests_per_s=totals.requests / seconds,
+        failed_per_s=totals.failed / seconds,
+        refused_per_s=totals.refused / seconds,
+        # Each token but the first one is a gap, so that streams count while they run.
+        output_tokens_per_s=float(look.itl.sum() + look.ttft.sum()) / seconds,
+        prompt_tokens_per_s=totals.prompt_tokens / seconds,
+        cached_prompt_tokens_per_s=totals.cached_tokens / seconds,
+        transfer_bytes_per_s=totals.transfer_bytes / seconds,
+        ttft_s=_quantiles(catalogue.TTFT.buckets, look.ttft),
+        itl_s=_quantiles(catalogue.ITL.buckets, look.itl),
+    )
+    if totals.judged:
+        rates.slo_attainment = totals.met / totals.judged
+    return rates
+
+
+def _quantiles(bounds: tuple[float, ...], counts: np.ndarray) -> Quantiles:
+    p50, p90, p99 = (quantile(bounds, counts.tolist(), q) for q in (0.5, 0.9, 0.99))
+    return Quantiles(p50=p50, p90=p90, p99=p99, count=int(counts.sum()))
