@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import typer
 
-from segue.cli import ask, certs, demo, diagnose, keys, loadtest, model, router, scale, simulate, up, version, workers
+from segue.cli import (
+    ask,
+    certs,
+    demo,
+    diagnose,
+    fleet,
+    keys,
+    loadtest,
+    model,
+    router,
+    scale,
+    simulate,
+    up,
+    version,
+    workers,
+)
 
 app = typer.Typer(
     name="segue",
@@ -22,6 +37,8 @@ app.command("prefill-worker")(workers.prefill_worker)
 app.command("decode-worker")(workers.decode_worker)
 app.command("simulate")(simulate.simulate)
 app.command("simulated-workers", hidden=True)(simulate.simulated_workers)
+app.command("status")(fleet.status)
+app.command("top")(fleet.top)
 app.command("ask")(ask.ask)
 app.command("scale")(scale.scale)
 app.command("drain")(scale.drain)

@@ -8,5 +8,6 @@
 from segue.base.tls import TlsFiles
 from segue.client.client import Answer, Delta, SegueClient
 from segue.client.connection import Connection
+from segue.client.fleet import FleetClient
 
-__all__ = ["Answer", "Connection", "Delta", "SegueClient", "TlsFiles"]
+__all__ = ["Answer", "Connection", "Delta", "FleetClient", "SegueClient", "TlsFiles"]

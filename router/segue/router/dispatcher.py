@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from segue.base.errors import Overloaded, SegueError, Unavailable
@@ -187,8 +187,8 @@ class Dispatcher:
         return len(self._requests)
 
     @property
-    def held_tickets(self) -> int:
-        return sum(run.held is not None for _, run in self._runs.values())
+    def requests(self) -> Collection[Request]:
+        return self._requests.values()
 
     @property
     def draining(self) -> bool:

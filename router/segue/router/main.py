@@ -21,14 +21,16 @@ from segue.base.process import on_stop_signals
 from segue.base.tls import TlsSource
 from segue.base.tls_grpc import add_port
 from segue.base.undecodable import RefuseUndecodable
-from segue.proto import inference_pb2
+from segue.proto import fleet_pb2, inference_pb2
 from segue.proto.externalscaler_pb2_grpc import add_ExternalScalerServicer_to_server
+from segue.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
 from segue.proto.worker_pb2_grpc import add_WorkerHubServicer_to_server
 from segue.router.access.edges import http_middleware
 from segue.router.admission import Admission
 from segue.router.continuation import ContinuationPolicy
 from segue.router.dispatcher import Dispatcher
+from segue.router.fleet_service import FleetService
 from segue.router.grpc_api import InferenceService
 from segue.router.models import Models
 from segue.router.openai.server import make_app, make_runner
@@ -45,6 +47,7 @@ log = get_logger("router")
 
 _MAX_FRAME_BYTES = 64 << 20
 _SERVICE = inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name
+_FLEET = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name
 
 
 def run(settings: RouterSettings) -> int:
@@ -92,6 +95,7 @@ class _Router:
         guards: list[AsyncGuard | RefuseUndecodable] = [*security.public_guards, RefuseUndecodable()]
         public = _new_server(limits.max_body_bytes, guards, limits.max_header_bytes)
         add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits), public)
+        add_FleetServicer_to_server(FleetService(telemetry.state), public)
         health = await _add_health_and_reflection(public)
 
         app = make_app(dispatcher, models, limits)
@@ -189,7 +193,7 @@ async def _add_health_and_reflection(server: grpc.aio.Server) -> health_aio.Heal
     health = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection.enable_server_reflection((_SERVICE, health_name, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((_SERVICE, _FLEET, health_name, reflection.SERVICE_NAME), server)
     for name in ("", _SERVICE):
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
     return health

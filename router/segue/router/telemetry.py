@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections import Counter, deque
 from collections.abc import Mapping
 from importlib import metadata
 
 from aiohttp import web
 
 from segue.base.logging import get_logger
-from segue.base.loop_lag import watch_loop_lag
+from segue.base.loop_lag import INTERVAL_S, watch_loop_lag
 from segue.base.metrics import Exposition, Metric, Reading
 from segue.base.metrics_http import PATH, MetricsServer, metrics_handler
+from segue.proto.fleet_pb2 import FleetState
 from segue.router.dispatcher import Dispatcher
 from segue.router.metrics import catalogue
 from segue.router.metrics.fleet_gauges import read_fleet
+from segue.router.metrics.fleet_state import Requests, fleet_state
 from segue.router.metrics.observer import RouterMetrics
+from segue.router.metrics.window import WINDOW_S, Window
 from segue.router.records import Observers
 from segue.router.settings import RouterSettings
 from segue.router.slo import DEFAULT_CLASSES
 from segue.router.worker_links import WorkerLinks
 
 log = get_logger("router")
+
+_TICK_S = 1.0
 
 VERSION = metadata.version("segue")
 
@@ -34,10 +40,13 @@ class Telemetry:
         self._links = links
         self._dispatcher = dispatcher
         self._server: MetricsServer | None = None
+        self._began_s = self._ticked_s = time.monotonic()
         self.exposition = Exposition()
         self.metrics = RouterMetrics(self.exposition, DEFAULT_CLASSES)
         self.exposition.read(self._read_fleet)
         self.exposition.read(self._read_router)
+        self._window = Window(self.metrics.look, self._began_s)
+        self._lags: deque[float] = deque(maxlen=round(WINDOW_S / INTERVAL_S))
         dispatcher.observer = Observers((dispatcher.observer, self.metrics))
 
     def add_to(self, app: web.Application) -> None:
@@ -59,19 +68,43 @@ class Telemetry:
 
     async def run(self) -> None:
         """Until cancelled."""
-        lag = self.metrics.loop_lag.at()
-        await watch_loop_lag(lag.observe)
+        await watch_loop_lag(self._on_lag)
+
+    def state(self) -> FleetState:
+        """The fleet, what this router has in hand, and its last minute."""
+        settings, now_s = self._settings, time.monotonic()
+        state = fleet_state(self._links.snapshot(), self._silence_s(now_s), self._in_hand(), self._window.rates(now_s))
+        state.router_id, state.version, state.model = settings.router_id, VERSION, settings.model_name
+        state.time_unix_s = time.time()
+        state.uptime_s = now_s - self._began_s
+        state.window_s = self._window.seconds(now_s)
+        state.draining = self._dispatcher.draining
+        state.event_loop_lag_s = max(self._lags, default=0.0)
+        return state
+
+    def _on_lag(self, lag_s: float) -> None:
+        self.metrics.loop_lag.at().observe(lag_s)
+        self._lags.append(lag_s)
+        now_s = time.monotonic()
+        if now_s - self._ticked_s >= _TICK_S:
+            self._ticked_s = now_s
+            self._window.tick(now_s)
+
+    def _in_hand(self) -> Requests:
+        return Requests(running=Counter(request.slo_class for request in self._dispatcher.requests), queued={})
+
+    def _silence_s(self, now_s: float) -> dict[str, float]:
+        return {link.worker_id: now_s - link.heard_at_s for link in self._links}
 
     def _read_fleet(self) -> Mapping[Metric, Reading]:
-        now_s = time.monotonic()
-        silence_s = {link.worker_id: now_s - link.heard_at_s for link in self._links}
-        return read_fleet(self._links.snapshot(), silence_s)
+        return read_fleet(self._links.snapshot(), self._silence_s(time.monotonic()))
 
     def _read_router(self) -> Mapping[Metric, Reading]:
         settings, dispatcher = self._settings, self._dispatcher
+        held = sum(run.held is not None for request in dispatcher.requests for run in request.runs)
         return {
             catalogue.ROUTER_INFO: {(settings.router_id, VERSION, settings.model_name): 1.0},
             catalogue.RUNNING: {(): float(dispatcher.running_requests)},
-            catalogue.HELD_TICKETS: {(): float(dispatcher.held_tickets)},
+            catalogue.HELD_TICKETS: {(): float(held)},
             catalogue.DRAINING: {(): float(dispatcher.draining)},
         }

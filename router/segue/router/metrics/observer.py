@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from segue.base.errors import Cancelled, InvalidRequest
 from segue.base.loop_lag import LOOP_LAG
 from segue.base.metrics import Exposition
 from segue.proto.inference_pb2 import Path
 from segue.proto.worker_pb2 import Transfer
 from segue.router.metrics import catalogue
+from segue.router.metrics.totals import Totals
+from segue.router.metrics.window import Look, Looks
 from segue.router.records import Interrupted, RequestRecord, RouterObserver
 from segue.router.slo import SloClass, SloClasses
 
 OTHER_TENANTS = "other"
 
+_NO_FAILURES = frozenset({"ok", Cancelled.default_code, InvalidRequest.default_code})
 _EXACTLY = 1.0 + 1e-6  # Timings are single-precision.
 
 
@@ -30,6 +36,7 @@ class RouterMetrics(RouterObserver):
     def __init__(self, exposition: Exposition, classes: SloClasses, max_tenants: int = 100) -> None:
         self._promised = {one.name: one for one in classes if one.ttft_s or one.tokens_per_s}
         self._max_tenants = max_tenants
+        self.totals: dict[str, Totals] = {one.name: Totals() for one in classes}
         self._tenants: set[str] = set()
         self.ttft = exposition.histogram(catalogue.TTFT)
         self.itl = exposition.histogram(catalogue.ITL)
@@ -54,8 +61,15 @@ class RouterMetrics(RouterObserver):
         self._kv_transfers = exposition.counter(catalogue.KV_TRANSFERS)
         self.kv_bytes = exposition.counter(catalogue.KV_BYTES)
 
+        for one in classes:  # Prometheus sees the first of anything only if there was a 0 before it.
+            self.requests.add(0, one.name, "ok")
+            if one.name in self._promised:
+                self.slo.add(0, one.name, "met")
+                self.slo.add(0, one.name, "missed")
+
     def on_refused(self, tenant: str, slo_class: str, code: str) -> None:
         self.refused.add(1, slo_class, code)
+        self._of(slo_class).refused += 1
 
     def on_tokens(self, slo_class: str, worker_id: str, itl_s: Sequence[float]) -> None:
         self.itl.at(slo_class).observe_all(itl_s)
@@ -65,18 +79,27 @@ class RouterMetrics(RouterObserver):
         self._kv_transfers.add(1, transfer.transport, outcome)
         if outcome == "ok":
             self.kv_bytes.add(transfer.bytes, transfer.transport)
+            self._of(slo_class).transfer_bytes += transfer.bytes
             self._kv_transfer.observe(transfer.seconds, slo_class, transfer.transport)
 
     def on_interrupted(self, slo_class: str, cause: Interrupted) -> None:
         self._continuations.add(1, slo_class, cause)
 
     def on_finished(self, record: RequestRecord) -> None:
+        totals = self._of(record.slo_class)
         self.requests.add(1, record.slo_class, record.outcome)
+        totals.requests += 1
+        totals.failed += record.outcome not in _NO_FAILURES
+        totals.prompt_tokens += record.usage.prompt_tokens
+        totals.cached_tokens += record.usage.cached_prompt_tokens
         self._count_tokens(record)
         self._count_times(record)
         slo = self._promised.get(record.slo_class)
         if slo is not None and record.outcome != "cancelled":
-            self.slo.add(1, record.slo_class, "met" if meets(slo, record) else "missed")
+            met = meets(slo, record)
+            self.slo.add(1, record.slo_class, "met" if met else "missed")
+            totals.judged += 1
+            totals.met += met
         if record.outcome == "ok":
             path = Path.Name(record.timings.path).removeprefix("PATH_").lower()
             self._by_path.add(1, path)
@@ -109,6 +132,21 @@ class RouterMetrics(RouterObserver):
         if record.cost is not None:
             for part in ("input", "cached", "output"):
                 self._cost.add(getattr(record.cost, part), tenant, record.cost.currency, part)
+
+    def look(self) -> Looks:
+        """All classes as they are now, for the window."""
+        return {
+            name: Look(totals.copy(), self._ttft_counts(name), self.itl.at(name).counts)
+            for name, totals in self.totals.items()
+        }
+
+    def _ttft_counts(self, slo_class: str) -> np.ndarray:
+        counts = self.ttft.at(slo_class, "prefill").counts
+        counts += self.ttft.at(slo_class, "decode").counts
+        return counts
+
+    def _of(self, slo_class: str) -> Totals:
+        return self.totals.setdefault(slo_class, Totals())
 
     def _label(self, tenant: str) -> str:
         if tenant not in self._tenants:

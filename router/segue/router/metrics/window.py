@@ -1,4 +1,4 @@
-"""The last minute: rates and quantiles for people who look now. Differences of what the router counts; clock passed in."""
+"""The last minute: rates and quantiles for people who look now, by differences of what is counted. Clock passed in."""
 
 from __future__ import annotations
 

@@ -1,0 +1,101 @@
+"""``segue status`` and ``segue top``: what a router's fleet is and does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+import typer
+
+from segue.cli.failures import fail, settings_errors
+from segue.cli.options import tls_files
+
+Address = Annotated[str, typer.Option(metavar="HOST:PORT", help="A router's public gRPC.")]
+OperationsKey = Annotated[
+    str,
+    typer.Option(
+        envvar="SEGUE_API_KEY", help="A key for operations, if the router has keys; better in the environment."
+    ),
+]
+Tls = Annotated[bool, typer.Option("--tls", help="TLS, trusting the system's CAs.")]
+TlsCaFile = Annotated[str, typer.Option("--tls-ca", metavar="FILE", help="TLS, trusting this CA.")]
+TlsCertFile = Annotated[
+    str, typer.Option("--tls-cert", metavar="FILE", help="Our certificate, if the router asks for one.")
+]
+TlsKeyFile = Annotated[str, typer.Option("--tls-key", metavar="FILE", help="Its key.")]
+
+
+def status(
+    address: Address = "127.0.0.1:9000",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds the router may take to answer.")] = 5.0,
+    api_key: OperationsKey = "",
+    tls: Tls = False,
+    tls_ca: TlsCaFile = "",
+    tls_cert: TlsCertFile = "",
+    tls_key: TlsKeyFile = "",
+) -> None:
+    """Show pools, workers and the last minute. Exit status 0: each pool has a ready worker; 1: one has none."""
+    from rich.console import Console
+
+    from segue.base.tls import TlsFiles
+    from segue.cli.fleet_screen import problems, status_screen
+    from segue.cli.plain import plain
+    from segue.client import Connection, FleetClient
+    from segue.proto.fleet_pb2 import FleetState
+
+    async def look(connection: Connection) -> FleetState:
+        async with FleetClient(connection, timeout_s=timeout) as client:
+            return await client.state()
+
+    with settings_errors():
+        files = tls_files(tls_cert, tls_key, tls_ca) or (TlsFiles() if tls else None)
+        state = _run(look(Connection(address, api_key or None, files)), address)
+    if as_json:
+        print(json.dumps(plain(state), indent=2))
+    else:
+        # Piped, there is no width to keep to.
+        console = Console() if sys.stdout.isatty() else Console(width=200)
+        console.print(status_screen(state, console.width))
+    found = problems(state)
+    for problem in found:
+        print(f"segue: {problem}", file=sys.stderr)
+    raise typer.Exit(1 if found else 0)
+
+
+def top(
+    address: Address = "127.0.0.1:9000",
+    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between looks.")] = 1.0,
+    api_key: OperationsKey = "",
+    tls: Tls = False,
+    tls_ca: TlsCaFile = "",
+    tls_cert: TlsCertFile = "",
+    tls_key: TlsKeyFile = "",
+) -> None:
+    """Watch a router's fleet, live: pools, workers, requests, tokens, latencies. q or Ctrl-C leaves."""
+    from rich.console import Console
+
+    from segue.base.tls import TlsFiles
+    from segue.cli.top import watch
+    from segue.client import Connection
+
+    console = Console()
+    if not console.is_terminal:
+        raise fail("segue top draws on a terminal, and this is none; segue status --json is for programs", 2)
+    with settings_errors():
+        files = tls_files(tls_cert, tls_key, tls_ca) or (TlsFiles() if tls else None)
+        _run(watch(Connection(address, api_key or None, files), console, interval), address)
+
+
+def _run(work: Coroutine[Any, Any, Any], address: str) -> Any:
+    from segue.base.errors import SegueError
+
+    try:
+        return asyncio.run(work)
+    except SegueError as error:
+        raise fail(f"{address}: {error.code}: {error.message}", 2) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None

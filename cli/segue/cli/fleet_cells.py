@@ -1,0 +1,44 @@
+"""What single cells of the fleet's tables show."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from segue.cli.units import duration
+from segue.proto.fleet_pb2 import FleetPool, FleetWorker, Quantiles
+from segue.proto.worker_pb2 import Role, WorkerState
+
+_STATE_STYLES = {"ready": "green", "draining": "yellow", "loading": "cyan", "warming": "cyan"}
+
+
+def ready_text(pool: FleetPool) -> Text:
+    return Text(f"{pool.ready} of {pool.workers}", style="" if pool.ready else "bold red")
+
+
+def state_text(worker: FleetWorker) -> Text:
+    if worker.circuit_open:
+        return Text("spared", style="bold red")
+    name = WorkerState.Name(worker.state).removeprefix("WORKER_STATE_").lower()
+    # A draining worker's detail says how far it is.
+    words = worker.detail if name == "draining" and worker.detail else name
+    return Text(words, style=_STATE_STYLES.get(name, ""))
+
+
+def quantile_text(quantiles: Quantiles, name: str) -> str:
+    return duration(getattr(quantiles, name)) if quantiles.count else ""
+
+
+def is_well(worker: FleetWorker) -> bool:
+    return worker.state == WorkerState.WORKER_STATE_READY and not worker.circuit_open
+
+
+def work_of(worker: FleetWorker) -> int:
+    return worker.load.running_requests + worker.load.waiting_requests + worker.assigned_requests
+
+
+def role_name(role: Role) -> str:
+    return Role.Name(role).removeprefix("ROLE_").lower()
+
+
+def kv_used(blocks: int, free_blocks: int) -> float:
+    return max(0.0, 1.0 - free_blocks / blocks) if blocks else 0.0
