@@ -120,6 +120,7 @@ async def test_requests_through_a_router_are_counted_once_each(
     seen = Scraped(exposition)
     assert seen("segue_requests_total", slo_class="chat", outcome="ok") == 3
     assert seen("segue_time_to_first_token_seconds_count", slo_class="chat", pool="prefill") == 3
+    assert seen("segue_inter_token_latency_seconds_count", slo_class="chat") == 3 * 4
     assert seen("segue_end_to_end_seconds_count", slo_class="chat") == 3
     assert seen("segue_handoff_seconds_count", slo_class="chat") == 3
     assert seen("segue_kv_transfers_total", transport="grpc", outcome="ok") == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from segue.proto.inference_pb2 import Continuation, Path, Timings
 from segue.proto.worker_pb2 import EngineUsage, RequestOutput, Transfer
+from segue.router.records import FirstToken
 
 _LOCAL_REASON = "no prefill worker was ready"
 
@@ -36,6 +37,22 @@ class ChoiceTimings:
     @property
     def interruptions(self) -> int:
         return len(self._continuations)
+
+    @property
+    def last_s(self) -> float:
+        """When a worker last said something."""
+        return self._last_s
+
+    def first_token(self) -> FirstToken:
+        """Once there is one."""
+        token_1_s = self._accepted_s if self._token_1_s is None else self._token_1_s
+        sent_s = self._accepted_s if self._sent_s is None else self._sent_s
+        return FirstToken(
+            pool="prefill" if self._prefill_worker else "decode",
+            ttft_s=token_1_s - self._accepted_s,
+            queue_s=sent_s - self._accepted_s,
+            prefill_s=max(0.0, token_1_s - sent_s),
+        )
 
     def on_token_1(self, worker_id: str, output: RequestOutput, now_s: float) -> None:
         self._last_s = now_s

@@ -107,7 +107,11 @@ class Dispatcher:
                 self.observer.on_transfer(request.slo_class, output.transfer)
                 if output.transfer.error:
                     self._on_transfer_error(run, output, now_s)
-            self._do(request, run, run.on_output(link.worker_id, output, now_s))
+            had, since_s = run.output_tokens, run.timings.last_s
+            actions = run.on_output(link.worker_id, output, now_s)
+            if run.output_tokens > had:
+                self._tell_tokens(request.slo_class, run, had, (link.worker_id, now_s - since_s))
+            self._do(request, run, actions)
 
     def on_worker_lost(self, link: WorkerLink) -> None:
         # All runs first: the first failure ends its whole request, and its other runs would forget their tickets.
@@ -291,6 +295,18 @@ class Dispatcher:
             output_tokens=run.output_tokens,
         )
         self._look(request, run, interrupted, since_s=now_s, looks=0)
+
+    def _tell_tokens(self, slo_class: str, run: ChoiceRun, had: int, since: tuple[str, float]) -> None:
+        """Of tokens that took the long way, from a worker, so many seconds after those before them. Several in one step
+        come with no time between them."""
+        worker_id, gap_s = since
+        gaps_s = [gap_s, *[0.0] * (run.output_tokens - had - 1)]
+        if not had:
+            del gaps_s[0]
+            if run.index == 0:
+                self.observer.on_first_token(slo_class, run.timings.first_token())
+        if gaps_s:
+            self.observer.on_tokens(slo_class, worker_id, gaps_s)
 
     def _look(self, request: Request, run: ChoiceRun, interrupted: Replan, since_s: float, looks: int) -> None:
         """Find workers for an interrupted answer; look again until there are some or patience is at its end."""

@@ -35,6 +35,16 @@ class RequestRecord:
     cost: Cost | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """When and where a request's first token came. ``pool`` is ``prefill`` or ``decode``; times as in ``Timings``."""
+
+    pool: str
+    ttft_s: float
+    queue_s: float
+    prefill_s: float
+
+
 class RouterObserver:
     """Told what happens to requests; an observer overrides what it wants to know.
 
@@ -43,6 +53,9 @@ class RouterObserver:
 
     def on_refused(self, tenant: str, slo_class: str, code: str) -> None:
         """A request was not taken. ``code`` is its error's."""
+
+    def on_first_token(self, slo_class: str, first: FirstToken) -> None:
+        """A request's first answer has begun."""
 
     def on_tokens(self, slo_class: str, worker_id: str, itl_s: Sequence[float]) -> None:
         """A worker's frame gave this class tokens; for each of its streams, the seconds since the token before."""
@@ -66,6 +79,10 @@ class Observers(RouterObserver):
     def on_refused(self, tenant: str, slo_class: str, code: str) -> None:
         for observer in self._observers:
             observer.on_refused(tenant, slo_class, code)
+
+    def on_first_token(self, slo_class: str, first: FirstToken) -> None:
+        for observer in self._observers:
+            observer.on_first_token(slo_class, first)
 
     def on_tokens(self, slo_class: str, worker_id: str, itl_s: Sequence[float]) -> None:
         for observer in self._observers:

@@ -20,7 +20,7 @@ from segue.router.metrics.fleet_gauges import read_fleet
 from segue.router.metrics.fleet_state import Requests, fleet_state
 from segue.router.metrics.observer import RouterMetrics
 from segue.router.metrics.window import WINDOW_S, Window
-from segue.router.records import Observers
+from segue.router.records import Observers, RouterObserver
 from segue.router.settings import RouterSettings
 from segue.router.slo import DEFAULT_CLASSES
 from segue.router.worker_links import WorkerLinks
@@ -47,7 +47,8 @@ class Telemetry:
         self.exposition.read(self._read_router)
         self._window = Window(self.metrics.look, self._began_s)
         self._lags: deque[float] = deque(maxlen=round(WINDOW_S / INTERVAL_S))
-        dispatcher.observer = Observers((dispatcher.observer, self.metrics))
+        others = () if type(dispatcher.observer) is RouterObserver else (dispatcher.observer,)
+        dispatcher.observer = Observers((*others, self.metrics)) if others else self.metrics
 
     def add_to(self, app: web.Application) -> None:
         """Serve ``/metrics`` beside the public API, unless it has a port of its own."""

@@ -14,7 +14,7 @@ from segue.proto.worker_pb2 import Transfer
 from segue.router.metrics import catalogue
 from segue.router.metrics.totals import Totals
 from segue.router.metrics.window import Look, Looks
-from segue.router.records import Interrupted, RequestRecord, RouterObserver
+from segue.router.records import FirstToken, Interrupted, RequestRecord, RouterObserver
 from segue.router.slo import SloClass, SloClasses
 
 OTHER_TENANTS = "other"
@@ -71,6 +71,11 @@ class RouterMetrics(RouterObserver):
         self.refused.add(1, slo_class, code)
         self._of(slo_class).refused += 1
 
+    def on_first_token(self, slo_class: str, first: FirstToken) -> None:
+        self.ttft.observe(first.ttft_s, slo_class, first.pool)
+        self._queue.observe(first.queue_s, slo_class)
+        self._prefill.observe(first.prefill_s, slo_class, first.pool)
+
     def on_tokens(self, slo_class: str, worker_id: str, itl_s: Sequence[float]) -> None:
         self.itl.at(slo_class).observe_all(itl_s)
 
@@ -105,15 +110,11 @@ class RouterMetrics(RouterObserver):
             self._by_path.add(1, path)
 
     def _count_times(self, record: RequestRecord) -> None:
-        """Of a request that failed or was cancelled, what was over before."""
+        """Of a request that failed or was cancelled after its hand-off, that."""
         timings, slo_class = record.timings, record.slo_class
         if not record.usage.output_tokens:
             return
-        pool = "prefill" if timings.prefill_worker else "decode"
-        self.ttft.observe(timings.ttft_s, slo_class, pool)
-        self._queue.observe(timings.queue_s, slo_class)
-        self._prefill.observe(timings.prefill_s, slo_class, pool)
-        if pool == "prefill" and timings.decode_worker:
+        if timings.prefill_worker and timings.decode_worker:
             self._handoff.observe(timings.handoff_s, slo_class)
         if record.outcome != "ok":
             return

@@ -1,0 +1,51 @@
+"""The last minute: rates are differences, and what is older is forgotten."""
+
+from __future__ import annotations
+
+import pytest
+
+from segue.base.metrics import Exposition
+from segue.router.metrics.observer import RouterMetrics
+from segue.router.metrics.window import Window
+from segue.router.records import FirstToken
+from segue.router.slo import DEFAULT_CLASSES
+from tests.observability.test_router_metrics import record
+
+
+@pytest.fixture
+def metrics() -> RouterMetrics:
+    return RouterMetrics(Exposition(), DEFAULT_CLASSES)
+
+
+def test_rates_are_of_the_window_alone(metrics: RouterMetrics) -> None:
+    metrics.on_finished(record())  # Before the window.
+    window = Window(metrics.look, now_s=100.0, length_s=10.0)
+    for _ in range(4):
+        metrics.on_finished(record(ttft_s=0.1))
+        metrics.on_first_token("chat", FirstToken("prefill", 0.1, 0.0, 0.1))
+        metrics.on_tokens("chat", "d", [0.01] * 9)
+    metrics.on_refused("alice", "chat", "overloaded")
+    rates = window.rates(now_s=102.0)
+    assert rates["chat"].requests_per_s == pytest.approx(2.0)
+    assert rates["chat"].refused_per_s == pytest.approx(0.5)
+    assert rates["chat"].output_tokens_per_s == pytest.approx(20.0)
+    assert rates["chat"].prompt_tokens_per_s == pytest.approx(200.0)
+    assert rates["chat"].cached_prompt_tokens_per_s == pytest.approx(128.0)
+    assert rates["chat"].slo_attainment == 1.0
+    assert rates["chat"].itl_s.count == 36
+    assert 0.0075 < rates["chat"].itl_s.p99 <= 0.01
+    assert not rates["batch"].HasField("slo_attainment")
+    assert rates[""].requests_per_s == rates["chat"].requests_per_s
+
+
+def test_what_is_older_than_the_window_is_forgotten(metrics: RouterMetrics) -> None:
+    window = Window(metrics.look, now_s=0.0, length_s=10.0)
+    metrics.on_finished(record("service_unavailable"))
+    for second in range(1, 31):
+        window.tick(float(second))
+    assert window.seconds(30.0) == 10.0
+    assert window.rates(30.0)[""].requests_per_s == 0
+    metrics.on_finished(record("internal_error"))
+    metrics.on_finished(record("cancelled"))
+    assert window.rates(30.0)["chat"].requests_per_s == pytest.approx(0.2)
+    assert window.rates(30.0)["chat"].failed_per_s == pytest.approx(0.1)
