@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(240)]
 
+# Their progress threads spin: four engines of this kind on few cores take their time.
+NIXL = pytest.param("nixl", marks=[pytest.mark.variant, pytest.mark.timeout(540)])
 ANSWER_TOKENS = 160
 STRUCK_AT_TOKENS = 40
 BLOCK_TOKENS = 128
@@ -118,7 +120,7 @@ async def answers(stub: InferenceAsyncStub, asked: Sequence[GenerateRequest], st
     return [task.result() for task in reading]
 
 
-@pytest.mark.parametrize("cluster", ["grpc", pytest.param("nixl", marks=pytest.mark.variant)], indirect=True)
+@pytest.mark.parametrize("cluster", ["grpc", NIXL], indirect=True)
 @pytest.mark.parametrize("how", ["kill", "drain"])
 async def test_every_kind_of_answer_goes_on(cluster: Cluster, how: str) -> None:
     cluster.restart_ended()

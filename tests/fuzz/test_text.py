@@ -25,7 +25,7 @@ def test_any_token_ids_give_text(codec: TextCodec) -> None:
         stops = [one for one in draw.sample(STRINGS, 2) if one] if draw.random() < 0.5 else []
         whole, pieces = ChoiceText(codec, stops=stops), ChoiceText(codec, stops=stops)
         together = whole.push(ids)
-        text = together.text + ("" if together.stop is not None else whole.finish().text)
+        text = together.text + ("" if together.stop is not None else whole.finish())
         parts, stop = "", None
         for id_ in ids:
             piece = pieces.push([id_])
@@ -33,7 +33,7 @@ def test_any_token_ids_give_text(codec: TextCodec) -> None:
             if (stop := piece.stop) is not None:
                 break
         if stop is None:
-            parts += pieces.finish().text
+            parts += pieces.finish()
         assert parts == text, (ids, stops)
         count += 1
     print(f"detokenizer: {count} inputs")

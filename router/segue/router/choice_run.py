@@ -33,7 +33,7 @@ from segue.router.choice_timings import ChoiceTimings
 from segue.router.legs import Legs, choose_path
 from segue.router.limits import shown_s
 from segue.router.planner import Plan
-from segue.router.text.choice import ChoiceText, Piece
+from segue.router.text.choice import ChoiceText
 
 _FAILURES = (FINISH_REASON_ABORT, FINISH_REASON_ERROR)
 
@@ -284,8 +284,7 @@ class ChoiceRun:
         piece = self._text.push(token_ids, ends_with_stop_token=by_stop)
         text, stop = piece.text, piece.stop
         if stop is None and (by_stop or by_length):
-            rest: Piece = self._text.finish()
-            text, stop = text + rest.text, rest.stop
+            text += self._text.finish()
         ended = stop is not None or by_stop or by_length
         kept = piece.kept_tokens
         self.output_tokens += kept

@@ -48,7 +48,12 @@ def logprob(token_id: int) -> PositionLogprobs:
 
 def readable(tokens: Sequence[int]) -> str:
     """Text of the tokens, without the beginning of a character that hasn't ended."""
-    return utf_8_decode(b"".join(alphabet()[token] for token in tokens), "replace", False)[0]
+    for count in range(len(tokens), 0, -1):
+        data = b"".join(alphabet()[token] for token in tokens[:count])
+        text, used = utf_8_decode(data, "replace", False)
+        if used == len(data) and not text.endswith("\ufffd"):
+            return text
+    return ""
 
 
 def expected(
@@ -63,8 +68,7 @@ def expected(
             for stop in stops:
                 if text[:end].endswith(stop):
                     return count, text[: end - len(stop)], stop
-    whole = b"".join(alphabet()[token] for token in words)
-    return len(tokens), whole.decode("utf-8", "replace") if finish else readable(words), None
+    return len(tokens), readable(words), None
 
 
 class AnswerMachine(RuleBasedStateMachine):

@@ -17,7 +17,7 @@ from segue.router.admission import Demand
 from segue.router.limits import Limits, ModelFacts, check_counts, check_prompt, check_prompt_size, complete_sampling
 from segue.router.openai import http, wire
 from segue.router.openai.answer import Shape, UnaryAnswer
-from segue.router.openai.bad_http import server_logger
+from segue.router.openai.bad_http import Runner, server_logger
 from segue.router.openai.openapi import describe
 from segue.router.openai.schema import ChatCompletionRequest, CompletionRequest, parse
 from segue.router.openai.stream import EventWriter, StreamAnswer
@@ -66,7 +66,7 @@ def make_app(
 
 def make_runner(app: web.Application, limits: Limits, shutdown_timeout_s: float = 30.0) -> web.AppRunner:
     """A runner as ``make_app`` needs it. On cleanup, running requests have that many seconds to finish."""
-    return web.AppRunner(
+    return Runner(
         app,
         handler_cancellation=True,
         access_log=None,

@@ -55,16 +55,9 @@ class ChoiceText:
         """What one token that doesn't end the answer adds. Only where ``plain``."""
         return self._detokenizer.push_one(token_id)
 
-    def finish(self) -> Piece:
-        """The rest of the text once no more tokens come."""
-        text = self._detokenizer.finish()
-        matcher = self._matcher
-        if matcher is None:
-            return Piece(text, None, 0)
-        released = matcher.push(text, 0 if self._tokens > self._min_tokens else len(text))
-        if matcher.match is not None:
-            return Piece(released, matcher.match.stop, 0)
-        return Piece(released + matcher.finish(), None, 0)
+    def finish(self) -> str:
+        """The rest of the text once no more tokens come: what might have become a stop string."""
+        return "" if self._matcher is None else self._matcher.finish()
 
     def _push_matched(self, matcher: StopMatcher, readable: Sequence[int], count: int) -> Piece:
         push = self._detokenizer.push

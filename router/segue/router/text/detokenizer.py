@@ -1,6 +1,9 @@
 """Token ids to text as they come, without ever splitting a character.
 
-The pieces of one answer, joined, are what decoding all its ids at once gives, special tokens left out.
+The pieces of one answer, joined, are what decoding all its ids at once gives, special tokens left out, up to the last
+token behind which the text doesn't end in U+FFFD. What is held back from there on when the answer ends, a character
+that ``max_tokens`` cut off, is dropped: it is text that the model has not written. vLLM's detokeniser does the same
+(``DecodeStream`` of tokenizers, which tests compare with).
 """
 
 from __future__ import annotations
@@ -16,13 +19,10 @@ class Detokenizer(Protocol):
     """One answer's text as it grows."""
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """The text that is certain after these further ids; an unfinished character is held back."""
+        """The text that is certain after these further ids. A token whose text ends inside a character is held back."""
 
     def push_one(self, token_id: int) -> str:
         """The same for one id, as cheaply as can be."""
-
-    def finish(self) -> str:
-        """What is still held back: an unfinished character as U+FFFD."""
 
 
 def new_detokenizer(codec: TextCodec, context: Sequence[int] = ()) -> Detokenizer:
@@ -39,16 +39,17 @@ def new_detokenizer(codec: TextCodec, context: Sequence[int] = ()) -> Detokenize
 class ByteLevelDetokenizer:
     """For byte-level tokenizers, where every token is some bytes: a table and a UTF-8 decoder."""
 
-    __slots__ = ("_pending", "_table", "_texts")
+    __slots__ = ("_held", "_pending", "_table", "_texts")
 
     def __init__(self, table: Sequence[bytes], texts: Sequence[str | None] = ()) -> None:
         """``texts`` has the text of tokens that are whole characters, to spare decoding them; None for others."""
         self._table = table
         self._texts = texts
-        self._pending = b""
+        self._pending = b""  # The beginning of a character.
+        self._held = ""  # The text before it that has yet to be shown.
 
     def push_one(self, token_id: int) -> str:
-        if not self._pending and token_id < len(self._texts):
+        if not self._pending and not self._held and token_id < len(self._texts):
             text = self._texts[token_id]
             if text is not None:
                 return text
@@ -57,18 +58,26 @@ class ByteLevelDetokenizer:
     def push(self, token_ids: Sequence[int]) -> str:
         table = self._table
         try:
-            data = b"".join([table[id_] for id_ in token_ids])
+            parts = [table[id_] for id_ in token_ids]
         except IndexError:  # outside the vocabulary: nothing, as in Tokenizer.decode
-            data = b"".join([table[id_] for id_ in token_ids if id_ < len(table)])
-        if self._pending:
-            data = self._pending + data
+            parts = [table[id_] for id_ in token_ids if id_ < len(table)]
+        if not self._pending and not self._held:
+            data = b"".join(parts)
+            text, used = utf_8_decode(data, "replace", False)
+            if used == len(data) and not text.endswith("\ufffd"):
+                return text
+        return "".join([self._push_one(data) for data in parts])
+
+    def _push_one(self, data: bytes) -> str:
+        data = self._pending + data
         text, used = utf_8_decode(data, "replace", False)
         self._pending = data[used:]
+        text = self._held + text
+        if self._pending or text.endswith("\ufffd"):
+            self._held = text
+            return ""
+        self._held = ""
         return text
-
-    def finish(self) -> str:
-        pending, self._pending = self._pending, b""
-        return pending.decode("utf-8", "replace")
 
 
 class WindowDetokenizer:
@@ -99,9 +108,6 @@ class WindowDetokenizer:
 
     def push_one(self, token_id: int) -> str:
         return self.push((token_id,))
-
-    def finish(self) -> str:
-        return self._take(self._codec.decode(self._window))
 
     def _push_one(self, token_id: int) -> str:
         self._window.append(token_id)

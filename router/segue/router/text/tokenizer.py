@@ -124,7 +124,7 @@ class TextCodec:
     @cached_property
     def output_texts(self) -> tuple[str | None, ...]:
         """What each token adds to an answer's text where no character is under way; None where it begins one that it
-        doesn't end, or is no UTF-8. Only for byte-level tokenizers."""
+        doesn't end, or is no UTF-8, or where U+FFFD is its end. Only for byte-level tokenizers."""
         return tuple(map(_whole_text, self.output_bytes))
 
     @cached_property
@@ -204,9 +204,10 @@ def _eos_token_ids(tokenizer: Tokenizer, eos_token: str | None, config: Mapping[
 
 def _whole_text(data: bytes) -> str | None:
     try:
-        return data.decode()
+        text = data.decode()
     except UnicodeDecodeError:
         return None
+    return None if text.endswith("\ufffd") else text
 
 
 def _byte_alphabet() -> dict[str, int]:
