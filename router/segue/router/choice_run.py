@@ -100,6 +100,13 @@ class ChoiceRun:
         return len(self._spec.prompt)
 
     @property
+    def producer_id(self) -> str | None:
+        """Whose KV cache decode was given."""
+        if self.held is not None:
+            return self.held.ticket.producer_id
+        return self._claimed[-1].producer_id if self._claimed else None
+
+    @property
     def movable(self) -> bool:
         """Whether decode's KV cache, moved to another worker, would spare that one work: not if it must replay."""
         return self.phase is Phase.DECODE and not self._legs.exact
@@ -108,6 +115,7 @@ class ChoiceRun:
         """Begin, or continue behind the tokens that there are. A ticket still on offer is used before a new prefill."""
         self._leg += 1
         self.plan = plan
+        self.timings.on_plan(plan.reason if plan.prefill_id is None else "")
         self.timings.on_sent(now_s)
         if self.held is not None or plan.prefill_id is None:
             return self._to_decode(now_s)

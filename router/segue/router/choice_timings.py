@@ -6,8 +6,6 @@ from segue.proto.inference_pb2 import Continuation, Path, Timings
 from segue.proto.worker_pb2 import EngineUsage, RequestOutput, Transfer
 from segue.router.records import FirstToken
 
-_LOCAL_REASON = "no prefill worker was ready"
-
 
 class ChoiceTimings:
     """Fed by :class:`~segue.router.choice_run.ChoiceRun`; times are of its clock."""
@@ -17,6 +15,7 @@ class ChoiceTimings:
         self._decode_worker = ""
         self._path_reason = path_reason
         self._accepted_s = now_s
+        self._local_reason = ""
         self._sent_s: float | None = None
         self._token_1_s: float | None = None
         self._decode_first_s: float | None = None
@@ -25,6 +24,10 @@ class ChoiceTimings:
         self._decode = EngineUsage()
         self._transfer = Transfer()
         self._continuations: list[Continuation] = []
+
+    def on_plan(self, local_reason: str) -> None:
+        """``local_reason``: why decode computes the prompt, if it does."""
+        self._local_reason = local_reason
 
     def on_sent(self, now_s: float) -> None:
         """To the first worker; later ones don't count as queueing."""
@@ -88,7 +91,7 @@ class ChoiceTimings:
         token_1_s = self._accepted_s if self._token_1_s is None else self._token_1_s
         timings = Timings(
             path=path,
-            path_reason=self._transfer.error or self._path_reason or _LOCAL_REASON * (path == Path.PATH_LOCAL),
+            path_reason=self._transfer.error or self._path_reason or self._local_reason * (path == Path.PATH_LOCAL),
             transport=self._transfer.transport,
             prefill_worker=self._prefill_worker,
             ttft_s=token_1_s - self._accepted_s,

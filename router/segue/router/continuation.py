@@ -6,8 +6,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from segue.base.errors import Unavailable
+from segue.router.disaggregation import Disaggregation
 from segue.router.fleet import FleetSnapshot
-from segue.router.planner import Plan, plan
+from segue.router.planner import Plan, Policy, plan
+
+# What is to be computed again is the longest of prompts; and a ticket that is left needs no prefill.
+_HANDED_OFF = Policy(disaggregation=Disaggregation("always"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class ContinuationPolicy:
         if interruption.times > self.max_continuations:
             return GiveUp(f"it was interrupted {interruption.times} times, {self.max_continuations} are made good")
         try:
-            found = plan(fleet, avoid=interruption.left)
+            found = plan(fleet, avoid=interruption.left, policy=_HANDED_OFF)
         except Unavailable as none:
             if interruption.waited_s >= self.patience_s:
                 return GiveUp(f"after {interruption.waited_s:.1f} s {none}")

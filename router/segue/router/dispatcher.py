@@ -12,7 +12,7 @@ from segue.base.logging import get_logger
 from segue.proto.inference_pb2 import Cost, Usage
 from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
-from segue.proto.worker_pb2 import RequestOutput, Role, StepTokens, WorkerState
+from segue.proto.worker_pb2 import KvEvents, RequestOutput, Role, StepTokens, WorkerState
 from segue.router.accounting.prices import PriceTable
 from segue.router.actions import Abort, Action, Emit, Fail, Move, Release, Replan, Send
 from segue.router.admission import Admission, Demand
@@ -20,7 +20,8 @@ from segue.router.charges import Charges
 from segue.router.choice_run import ChoiceRun, ChoiceSpec, Phase
 from segue.router.continuation import ContinuationPolicy, GiveUp, Interruption, Resume, Wait
 from segue.router.legs import choice_sampling
-from segue.router.planner import Plan, plan
+from segue.router.placement import Placement
+from segue.router.planner import Plan
 from segue.router.records import Interrupted, RequestRecord, RouterObserver
 from segue.router.request import Request
 from segue.router.service import Generation, ResponseSink, ServedModel
@@ -45,6 +46,7 @@ class Dispatcher:
         admission: Admission | None = None,
     ) -> None:
         self._links = links
+        self.placement = Placement(links)  # Whoever makes the process may set another before requests come.
         self._model = model
         self._max_concurrent_requests = max_concurrent_requests
         self._admission = admission or Admission()
@@ -101,10 +103,14 @@ class Dispatcher:
                     link.release(output.offer, "cancelled")
                 continue
             request, run = known
+            if output.token_ids:
+                link.meter.began(output.request_id, now_s)
             if output.finish_reason:
                 link.meter.produced(output.request_id, self._streams.tokens_of(run))
             if output.HasField("transfer"):
                 self.observer.on_transfer(request.slo_class, output.transfer)
+                if (producer_id := run.producer_id) is not None:
+                    self.placement.on_transfer(producer_id, link.worker_id, output.transfer)
                 if output.transfer.error:
                     self._on_transfer_error(run, output, now_s)
             had, since_s = run.output_tokens, run.timings.last_s
@@ -113,7 +119,11 @@ class Dispatcher:
                 self._tell_tokens(request.slo_class, run, had, (link.worker_id, now_s - since_s))
             self._do(request, run, actions)
 
+    def on_kv_events(self, link: WorkerLink, events: KvEvents) -> None:
+        self.placement.on_kv_events(link, events)
+
     def on_worker_lost(self, link: WorkerLink) -> None:
+        self.placement.on_worker_lost(link)
         # All runs first: the first failure ends its whole request, and its other runs would forget their tickets.
         lost = [(request, run, run.on_worker_lost(link.worker_id)) for request, run in self._runs.values()]
         for request, run, actions in lost:
@@ -148,6 +158,7 @@ class Dispatcher:
     def settle(self, run: ChoiceRun) -> None:
         """Take a run off its workers' load figures."""
         self._charges.settle(run)
+        self.placement.prefilled(run.run_id)
 
     def expire(self, request: Request) -> None:
         for run in request.runs:
@@ -228,6 +239,8 @@ class Dispatcher:
                         self._do(request, run, run.on_worker_lost(worker_id, "has left"))
                     elif run.phase is Phase.DECODE:
                         self._charges.prefilled(run)
+                        if run.plan.prefill_id is not None:
+                            self.placement.prefilled(run.run_id)
                 case _:
                     self._act(action)
 
@@ -256,7 +269,7 @@ class Dispatcher:
         return True
 
     def _place(self, request: Request, index: int, now_s: float) -> Plan:
-        """Add one of the n answers to a request, and say which workers are the least loaded now. Raises Unavailable."""
+        """Add one of the n answers to a request, and say which workers are the best now. Raises Unavailable."""
         generation = request.generation
         codec = self._model(generation.model).codec
         sampling = choice_sampling(generation.sampling, index)
@@ -267,7 +280,12 @@ class Dispatcher:
             sampling=sampling,
             deadline_s=now_s + generation.timeout_s,
         )
-        found = plan(self._links.snapshot())
+        if request.routed is None:
+            request.routed = self.placement.prompt(generation.prompt, sampling.max_tokens)
+        fleet, ask = self._links.snapshot(), self.placement.ask(request.routed)
+        found = self.placement.plan(fleet, ask)
+        if generation.explain and index == 0:
+            request.decision = self.placement.explain(fleet, ask, found)
         text = ChoiceText(codec, stops=sampling.stop, min_tokens=sampling.min_tokens, prompt=spec.prompt)
         run = ChoiceRun(spec, text, now_s)
         request.runs.append(run)
@@ -277,6 +295,8 @@ class Dispatcher:
     def _go_on(self, request: Request, run: ChoiceRun, found: Plan) -> None:
         self._runs.pop(run.leg_id, None)
         self._charges.charge(run, found)
+        if request.routed is not None:
+            self.placement.sent(run.run_id, request.routed, found)
         actions = run.go_on(found, time.monotonic())
         self._runs[run.leg_id] = request, run
         self._do(request, run, actions)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from segue.base.block_hash import block_hashes
 from segue.base.logging import get_logger
 from segue.proto.inference_pb2 import RoutingDecision
-from segue.proto.worker_pb2 import KvEvents, RequestOutput
+from segue.proto.worker_pb2 import KvEvents, Transfer
 from segue.router.decisions import explain
 from segue.router.expected_blocks import ExpectedBlocks
 from segue.router.fleet import FleetSnapshot
@@ -74,8 +74,7 @@ class Placement:
         self.index.forget(link.worker_id)
         self._links.transfers.forget(link.worker_id)
 
-    def on_transfer(self, producer_id: str, decode_id: str, output: RequestOutput) -> None:
-        transfer = output.transfer
+    def on_transfer(self, producer_id: str, decode_id: str, transfer: Transfer) -> None:
         if not transfer.error:
             self._links.transfers.measured(producer_id, decode_id, transfer.bytes, transfer.seconds)
 

@@ -14,7 +14,7 @@ from segue.base.errors import Unavailable
 from segue.proto.worker_pb2 import Role
 from segue.router.disaggregation import Disaggregation, Ways, decide
 from segue.router.fleet import FleetSnapshot, WorkerView
-from segue.router.prediction import Ask, DecodeCost, PrefillCost, decode_cost, handoff_s, prefill_cost
+from segue.router.prediction import FIRST_PREFILL, Ask, DecodeCost, PrefillCost, decode_cost, handoff_s, prefill_cost
 
 Routing = Literal["kv", "load", "round-robin"]
 
@@ -114,17 +114,15 @@ def weigh(fleet: FleetSnapshot, ask: Ask, avoid: Collection[str], policy: Policy
 def _ways(fleet: FleetSnapshot, ask: Ask, weighed: Weighed) -> Ways:
     prefill, decode, local = weighed.prefill, weighed.decode, weighed.local
     running = _running(local)
-    # What takes one engine's time there, without the queue for it: that is how long the batch stands still.
-    stall_s = (local.worker.rates.prefill or (prefill.worker.rates.prefill if prefill else local.worker.rates.prefill))(
-        ask.uncached_tokens(local.worker.worker_id)
-    )
+    rates = local.worker.rates
+    line = rates.stall or rates.prefill or (prefill.worker.rates.prefill if prefill is not None else FIRST_PREFILL)
     return Ways(
         remote_s=None if prefill is None else prefill.ttft_s,
         handoff_s=0.0
         if prefill is None or ask.output_tokens == 1
         else decode.wait_s + handoff_s(fleet, prefill.worker, decode.worker, ask),
         local_s=local.wait_s + local.local_s,
-        stall_s=stall_s,
+        stall_s=line(ask.uncached_tokens(local.worker.worker_id)),
         running=running,
         tokens=ask.uncached_tokens(local.worker.worker_id),
         local_known=bool(local.worker.rates.prefill),
@@ -160,7 +158,7 @@ def _best(costs: Sequence[_Cost], seconds: Callable[[_Cost], float]) -> _Cost:
 
 
 def _first_of(costs: Sequence[_Cost]) -> _Cost:
-    return min(costs, key=lambda cost: cost.worker.turn)
+    return min(costs, key=lambda cost: (cost.worker.turn, cost.worker.worker_id))
 
 
 def _running(cost: DecodeCost) -> int:

@@ -22,8 +22,8 @@ class Rates:
 
     ``prefill`` is the time for a prompt by the tokens to be computed: on a prefill worker of the engine's time, on a
     decode worker from its being sent to its first token. ``step`` is an engine step's time by the requests in it, those
-    steps that compute prompts left out. ``join_s`` is how long a request takes to get going on decode beside the
-    transfer of its KV cache.
+    steps that compute prompts left out, and ``stall`` by how much prompt tokens lengthen it. ``join_s`` is how long a
+    request takes to get going on decode beside the transfer of its KV cache.
     """
 
     prefill_tokens_per_s: float = 0.0
@@ -31,6 +31,7 @@ class Rates:
     decode_tokens: float = 0.0
     prefill: Line = NOTHING
     step: Line = NOTHING
+    stall: Line = NOTHING
     join_s: float = 0.0
 
 
@@ -49,16 +50,22 @@ class RateMeter:
         self._answers = _Faded()
         self._line = LineMeter()
         self._step = LineMeter()
+        self._stall = LineMeter()
         self._steps = 0
+        self._waiting_tokens = 0
         self._joins = _Faded()
         self._join_s = _Faded()
         self._rates: Rates | None = UNMEASURED
 
     def sent(self, submit: Submit, now_s: float) -> None:
-        self._sent[submit.request_id] = _Sent(now_s, len(submit.input_token_ids), submit.HasField("ticket"))
+        sent = _Sent(now_s, len(submit.input_token_ids), submit.HasField("ticket"))
+        self._sent[submit.request_id] = sent
+        if not sent.ticket:
+            self._waiting_tokens += sent.input_tokens
 
     def aborted(self, request_id: str) -> None:
-        self._sent.pop(request_id, None)
+        if (sent := self._sent.pop(request_id, None)) is not None:
+            self._given_up(sent)
 
     @property
     def busy_since_s(self) -> float:
@@ -71,10 +78,20 @@ class RateMeter:
         if load.steps == self._steps:
             return
         self._steps = load.steps
+        if self._prefill:  # There the answers tell.
+            return
         # A request whose KV cache came from elsewhere has one token of its prompt to compute.
         if load.step_prompt_tokens <= load.step_requests:
             self._step.add(load.step_requests, load.step_s)
-            self._rates = None
+        else:
+            self._stall.add(load.step_prompt_tokens, load.step_s - self._step.line(load.step_requests))
+        self._rates = None
+
+    def began(self, request_id: str, now_s: float) -> None:
+        """A request's first token has come, if this is its first."""
+        sent = self._sent.get(request_id)
+        if sent is not None:
+            self._began(sent, now_s)
 
     def produced(self, request_id: str, output_tokens: int) -> None:
         """A request's tokens before the output that :meth:`answered` is about to see."""
@@ -91,15 +108,21 @@ class RateMeter:
             sent = self._sent.get(output.request_id)
             if sent is None:
                 continue
-            if not sent.output_tokens and output.token_ids:
-                sent.first_s = now_s
+            if output.token_ids:
+                self._began(sent, now_s)
             sent.output_tokens += len(output.token_ids)
             if not output.finish_reason:
                 continue
             del self._sent[output.request_id]
+            self._given_up(sent)
             if output.finish_reason in _FINISHED:
-                self._began(sent, output)
+                self._beginning(sent, output)
                 self._count(sent.output_tokens, now_s - sent.at_s, expected_s=self.rates.decode_s)
+
+    @property
+    def waiting_prefill_tokens(self) -> int:
+        """On decode: tokens of prompts that it is to compute and of which nothing has come yet."""
+        return self._waiting_tokens
 
     @property
     def rates(self) -> Rates:
@@ -107,20 +130,31 @@ class RateMeter:
             self._rates = self._measured()
         return self._rates
 
+    def _began(self, sent: _Sent, now_s: float) -> None:
+        if not sent.first_s:
+            self._given_up(sent)
+            sent.first_s = now_s
+
+    def _given_up(self, sent: _Sent) -> None:
+        """Nothing more is to be computed of its prompt."""
+        if not (sent.ticket or sent.first_s):
+            self._waiting_tokens -= sent.input_tokens
+
     def _measured(self) -> Rates:
         seconds, answers = self._seconds.total, self._answers.total
         if self._prefill:
             rate = self._tokens.total / seconds if seconds else 0.0
-            return Rates(prefill_tokens_per_s=rate, prefill=self._line.line, step=self._step.line)
+            return Rates(prefill_tokens_per_s=rate, prefill=self._line.line)
         return Rates(
             decode_s=seconds / answers if answers else 0.0,
             decode_tokens=self._tokens.total / answers if answers else 0.0,
             prefill=self._line.line,
             step=self._step.line,
+            stall=self._stall.line,
             join_s=self._join_s.total / self._joins.total if self._joins.total else 0.0,
         )
 
-    def _began(self, sent: _Sent, last: RequestOutput) -> None:
+    def _beginning(self, sent: _Sent, last: RequestOutput) -> None:
         """How long a decode worker took to begin, known with the last output's usage."""
         seconds = sent.first_s - sent.at_s
         if not sent.ticket:
@@ -137,6 +171,9 @@ class RateMeter:
             for output, sent in ended
             if sent is not None and output.finish_reason in _FINISHED
         ]
+        for _, sent in ended:
+            if sent is not None:
+                self._given_up(sent)
         if not done:
             return
         tokens = sum(computed for _, computed in done)

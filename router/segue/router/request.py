@@ -8,9 +8,10 @@ from typing import Protocol
 
 from segue.base.errors import Cancelled, DeadlineExceeded, SegueError
 from segue.base.ids import new_request_id
-from segue.proto.inference_pb2 import Cost, GenerateResponse, Timings, Usage
+from segue.proto.inference_pb2 import Cost, GenerateResponse, RoutingDecision, Timings, Usage
 from segue.router.actions import Emit
 from segue.router.choice_run import ChoiceRun
+from segue.router.placement import Prompt
 from segue.router.records import RequestRecord
 from segue.router.service import Generation, ResponseSink
 
@@ -47,6 +48,8 @@ class Request:
         self.accepted_s = time.monotonic()
         self.runs: list[ChoiceRun] = []
         self.over = False
+        self.routed: Prompt | None = None
+        self.decision: RoutingDecision | None = None  # If the client asked for it.
         self._owner = owner
         self.sink = sink
         self._unfinished = generation.n
@@ -81,6 +84,8 @@ class Request:
             response.timings.CopyFrom(record.timings)
             if record.cost is not None:
                 response.cost.CopyFrom(record.cost)
+            if self.decision is not None:
+                response.decision.CopyFrom(self.decision)
         self.sink.on_delta(response)
 
     def fail(self, error: SegueError) -> None:

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from segue.base.identity import caller_problem
 from segue.base.logging import get_logger
 from segue.proto.worker_pb2 import (
+    KvEvents,
     Refused,
     Register,
     Registered,
@@ -41,6 +42,8 @@ _Context = grpc.aio.ServicerContext[WorkerFrame, RouterFrame]
 
 class HubListener(Protocol):
     def on_tokens(self, link: WorkerLink, tokens: StepTokens) -> None: ...
+
+    def on_kv_events(self, link: WorkerLink, events: KvEvents) -> None: ...
 
     def on_outputs(self, link: WorkerLink, outputs: Iterable[RequestOutput]) -> None: ...
 
@@ -174,8 +177,11 @@ class WorkerHub(WorkerHubServicer):
     def _on_frame(self, link: WorkerLink, frame: WorkerFrame) -> None:
         if frame.HasField("load"):
             link.load = frame.load
+            link.meter.stepped(frame.load)
         if frame.HasField("status"):
             self._on_status(link, frame.status)
+        if frame.HasField("kv_events"):  # Before outputs: what they end was until now only expected.
+            self._listener.on_kv_events(link, frame.kv_events)
         if frame.HasField("tokens"):
             self._listener.on_tokens(link, frame.tokens)
         if frame.outputs:

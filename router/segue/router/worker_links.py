@@ -12,7 +12,11 @@ from segue.proto.kv_transfer_pb2 import ReleaseRequest, RenewRequest, Ticket
 from segue.proto.worker_pb2 import EngineFacts, Load, Register, RouterFrame, Status, Submit, WorkerState
 from segue.router.circuits import Circuits
 from segue.router.fleet import FleetSnapshot, WorkerView
-from segue.router.rates import RateMeter
+from segue.router.pooled_rates import Kind, pool_rates, settle
+from segue.router.rates import UNMEASURED, RateMeter, Rates
+from segue.router.transfers import TransferMeter
+
+_POOL_EVERY_S = 0.25
 
 
 class WorkerLink:
@@ -25,6 +29,9 @@ class WorkerLink:
         self.heard_at_s = 0.0
         self.assigned_requests = 0
         self.assigned_tokens = 0
+        self.assigned_prefill_tokens = 0
+        self.turn = 0
+        self.next_kv_event: int | None = None  # Its number; None until a snapshot begins.
         self.meter = RateMeter(register.role)
         self.closed = ""
         self.close_status = grpc.StatusCode.ABORTED
@@ -70,6 +77,10 @@ class WorkerLink:
         self._frame.move_request_ids.append(request_id)
         self._filled.set()
 
+    def ask_for_kv_events(self) -> None:
+        self._frame.resend_kv_events = True
+        self._filled.set()
+
     def close(self, reason: str) -> None:
         """End the stream, after what waits has gone out; ``reason`` is told to the worker."""
         self.closed = reason
@@ -88,7 +99,13 @@ class WorkerLink:
         self._filled.clear()
         return frame
 
-    def view(self, spared: bool = False) -> WorkerView:
+    @property
+    def kind(self) -> Kind:
+        facts = self.status.facts
+        return Kind(self.register.role, facts.accelerator, facts.engine, facts.engine_version)
+
+    def view(self, spared: bool = False, usual: Rates = UNMEASURED) -> WorkerView:
+        """As it is now. ``usual`` are the rates of its kind."""
         return WorkerView(
             worker_id=self.register.worker_id,
             epoch=self.register.epoch,
@@ -101,7 +118,10 @@ class WorkerLink:
             assigned_requests=self.assigned_requests,
             assigned_tokens=self.assigned_tokens,
             spared=spared,
-            rates=self.meter.rates,
+            rates=settle(self.meter.rates, usual),
+            assigned_prefill_tokens=self.assigned_prefill_tokens or self.meter.waiting_prefill_tokens,
+            busy_since_s=self.meter.busy_since_s,
+            turn=self.turn,
         )
 
 
@@ -110,6 +130,9 @@ class WorkerLinks:
 
     def __init__(self) -> None:
         self.circuits = Circuits()
+        self.transfers = TransferMeter()
+        self._usual: dict[Kind, Rates] = {}
+        self._pooled_s = -_POOL_EVERY_S
         self._links: dict[str, WorkerLink] = {}
 
     def __iter__(self) -> Iterator[WorkerLink]:
@@ -130,5 +153,13 @@ class WorkerLinks:
 
     def snapshot(self) -> FleetSnapshot:
         now_s, spares = time.monotonic(), self.circuits.spares
-        links = self._links.values()
-        return FleetSnapshot(tuple(link.view(spares(link.worker_id, link.assigned_requests, now_s)) for link in links))
+        if now_s - self._pooled_s >= _POOL_EVERY_S:
+            self._pooled_s = now_s
+            self._usual = dict(pool_rates((link.kind, link.meter.rates) for link in self if link.ready))
+        views = tuple(
+            link.view(
+                spares(link.worker_id, link.assigned_requests, now_s), self._usual.get(link.kind, link.meter.rates)
+            )
+            for link in self
+        )
+        return FleetSnapshot(views, self.transfers.links, now_s)
