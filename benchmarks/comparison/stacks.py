@@ -96,6 +96,7 @@ def segue_stack(segue_command: Sequence[str], args: Sequence[str] = ()) -> Stack
         command = [
             *segue_command,
             *("up", "--prefill", "1", "--decode", "1", "--model", str(setup.model), "--port", str(port)),
+            *("--disaggregation", "always"),  # The stock stack can do nothing else.
             *("--engine-arg", f"dtype={setup.dtype}", "--kv-cache-gib", str(setup.cache_gib)),
             *("--log-dir", str(setup.log_dir / "segue")),
             *args,

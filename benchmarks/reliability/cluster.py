@@ -95,6 +95,7 @@ def segue_up(model: Path, log_dir: Path, args: Sequence[str], pools: tuple[int, 
     prefill, decode = pools
     command = [
         *(sys.executable, "-m", "segue.cli", "up", "--model", str(model), "--log-dir", str(log_dir)),
+        *("--disaggregation", "always"),
         *("--prefill", str(prefill), "--decode", str(decode)),
         *("--port", str(http_port), "--grpc-port", str(grpc_port)),
         *args,

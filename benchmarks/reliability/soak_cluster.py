@@ -124,7 +124,7 @@ async def soak_cluster(model: Path, run_dir: Path) -> AsyncIterator[SoakCluster]
         device="cpu",
         prefill=PoolSettings(2),
         decode=PoolSettings(2, ("--engine-arg", "max_num_seqs=16")),
-        router_args=("--log-format", "json"),
+        router_args=("--log-format", "json", "--disaggregation", "always"),
         worker_args=("--transport", "grpc", "--lease", f"{LEASE_S:g}", "--log-format", "json"),
         drain_timeout_s=20.0,
     )

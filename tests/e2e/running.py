@@ -90,7 +90,11 @@ def launched(log_dir: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def running_cluster(log_dir: Path, *arguments: str) -> Iterator[Cluster]:
-    """``segue up`` with these arguments, ready; stopped with SIGTERM afterwards."""
+    """``segue up`` with these arguments, ready; stopped with SIGTERM afterwards.
+
+    Every request is handed off: which of the two ways is faster is not what these tests ask.
+    """
+    arguments = ("--disaggregation", "always", *arguments)
     output = log_dir / "up.log"
     with launched(log_dir, "up", "--log-dir", str(log_dir), *arguments) as process:
         deadline_s = time.monotonic() + _STARTUP_S

@@ -200,6 +200,7 @@ class Cluster:
             *("--worker-lease", "15", "--drain-timeout", "5"),
             # A queue is what some cells need.
             *("--max-queue-s", "60"),
+            *("--disaggregation", "always"),
         ]
 
     def _worker_argv(self, name: str) -> list[str]:

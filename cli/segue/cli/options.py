@@ -50,6 +50,22 @@ class LogFormat(StrEnum):
     json = "json"
 
 
+class RoutingChoice(StrEnum):
+    """What a request's workers are chosen by."""
+
+    kv = "kv"
+    load = "load"
+    round_robin = "round-robin"
+
+
+class DisaggregationChoice(StrEnum):
+    """Who computes prompts."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
 class DeviceChoice(StrEnum):
     """What the workers compute on."""
 
@@ -79,6 +95,13 @@ DrainTimeout = Annotated[float, typer.Option(min=0, help="Seconds a drain may ta
 MaxQueue = Annotated[
     float,
     typer.Option("--max-queue-s", min=0.001, help="Requests that would wait longer for the cluster get a 429."),
+]
+RoutingOption = Annotated[
+    RoutingChoice, typer.Option(help="kv: prefix caches weigh too; load: they don't; round-robin: nothing does.")
+]
+DisaggregationOption = Annotated[
+    DisaggregationChoice,
+    typer.Option(help="auto: decode computes a prompt itself where that is faster and harmless; always; never."),
 ]
 DieWithParent = Annotated[int, typer.Option("--die-with-parent", metavar="PID", hidden=True)]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="auto: text on a terminal, JSON elsewhere.")]

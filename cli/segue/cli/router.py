@@ -12,6 +12,8 @@ from segue.cli.model import model_and_served_name
 from segue.cli.options import (
     ApiKeys,
     DieWithParent,
+    DisaggregationChoice,
+    DisaggregationOption,
     DrainTimeout,
     Insecure,
     LimitOption,
@@ -21,6 +23,8 @@ from segue.cli.options import (
     MetricsHost,
     MetricsPort,
     Model,
+    RoutingChoice,
+    RoutingOption,
     ServedName,
     TlsCa,
     TlsCert,
@@ -43,6 +47,11 @@ def router(
     worker_lease: Annotated[float, typer.Option(help="Seconds without a word after which a worker is dropped.")] = 5.0,
     max_concurrent_requests: Annotated[int, typer.Option(help="Beyond it, requests get a 429.")] = 1024,
     max_queue_s: MaxQueue = 5.0,
+    routing: RoutingOption = RoutingChoice.kv,
+    disaggregation: DisaggregationOption = DisaggregationChoice.auto,
+    prefix_index_blocks: Annotated[
+        int, typer.Option(min=1024, help="KV cache blocks the router remembers, at some 110 bytes each.")
+    ] = 4_000_000,
     limit: LimitOption = [],  # noqa: B006 - typer copies it
     max_continuations: Annotated[
         int, typer.Option(min=0, help="How often one answer goes on elsewhere after it lost a worker.")
@@ -86,6 +95,9 @@ def router(
             worker_lease_s=worker_lease,
             max_concurrent_requests=max_concurrent_requests,
             max_queue_s=max_queue_s,
+            routing=routing.value,
+            disaggregation=disaggregation.value,
+            prefix_index_blocks=prefix_index_blocks,
             limits=parse_limits(limit),
             max_continuations=max_continuations,
             continuation_patience_s=continuation_patience_s,

@@ -14,6 +14,8 @@ from segue.cli.options import (
     ApiKeys,
     DeathPolicy,
     DeviceChoice,
+    DisaggregationChoice,
+    DisaggregationOption,
     DrainTimeout,
     EngineArg,
     EngineKind,
@@ -22,6 +24,8 @@ from segue.cli.options import (
     LimitOption,
     MaxQueue,
     Model,
+    RoutingChoice,
+    RoutingOption,
     ServedName,
     SimulatedGpu,
     SimulatedModel,
@@ -60,6 +64,8 @@ def up(
     simulated_speed: SimulatedSpeed = None,
     kv_cache_gib: KvCacheGib = 1.0,
     max_queue_s: MaxQueue = 5.0,
+    routing: RoutingOption = RoutingChoice.kv,
+    disaggregation: DisaggregationOption = DisaggregationChoice.auto,
     limit: LimitOption = [],  # noqa: B006
     drain_timeout: DrainTimeout = 10.0,
     on_death: Annotated[
@@ -114,6 +120,7 @@ def up(
             certs=certs,
             router_args=(
                 *("--served-model-name", name, "--max-queue-s", f"{max_queue_s:g}"),
+                *("--routing", routing.value, "--disaggregation", disaggregation.value),
                 *as_flags("--limit", limit),
                 *_access(api_keys, insecure),
             ),

@@ -29,11 +29,15 @@ from segue.proto.worker_pb2_grpc import add_WorkerHubServicer_to_server
 from segue.router.access.edges import http_middleware
 from segue.router.admission import Admission
 from segue.router.continuation import ContinuationPolicy
+from segue.router.disaggregation import Disaggregation
 from segue.router.dispatcher import Dispatcher
 from segue.router.fleet_service import FleetService
 from segue.router.grpc_api import InferenceService
 from segue.router.models import Models
 from segue.router.openai.server import make_app, make_runner
+from segue.router.placement import Placement
+from segue.router.planner import Policy
+from segue.router.prefix_index import PrefixIndex
 from segue.router.readiness import add_readiness
 from segue.router.scaling.external_scaler import ExternalScaler
 from segue.router.security import open_security
@@ -87,6 +91,8 @@ class _Router:
         continuation = ContinuationPolicy(settings.max_continuations, settings.continuation_patience_s)
         admission = Admission(settings.max_queue_s)
         dispatcher = Dispatcher(links, models.__getitem__, settings.max_concurrent_requests, continuation, admission)
+        policy = Policy(settings.routing, Disaggregation(settings.disaggregation))
+        dispatcher.placement = Placement(links, policy, PrefixIndex(settings.prefix_index_blocks))
         telemetry = Telemetry(settings, links, dispatcher)
         hub = WorkerHub(settings.router_id, settings.worker_lease_s, links, dispatcher, models)
 

@@ -9,7 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from segue.base.ids import new_epoch
 from segue.base.logging import LogFormat
 from segue.base.tls import TlsFiles
+from segue.router.disaggregation import Mode
 from segue.router.limits import Limits
+from segue.router.planner import Routing
+from segue.router.prefix_index import DEFAULT_MOST_BLOCKS
 
 
 class RouterSettings(BaseModel):
@@ -38,6 +41,15 @@ class RouterSettings(BaseModel):
     max_concurrent_requests: int = Field(1024, ge=1, description="Beyond it, requests are refused with 429.")
     max_queue_s: float = Field(
         5.0, gt=0, description="Requests that would wait longer for the cluster are refused with 429."
+    )
+    routing: Routing = Field(
+        "kv", description="kv: prefix caches weigh too; load: they don't; round-robin: nothing does."
+    )
+    disaggregation: Mode = Field(
+        "auto", description="auto: decode computes a prompt itself where that is faster and harmless; always, never."
+    )
+    prefix_index_blocks: int = Field(
+        DEFAULT_MOST_BLOCKS, ge=1024, description="KV cache blocks that the router remembers, some 110 bytes each."
     )
     max_continuations: int = Field(3, ge=0, description="How often one answer goes on after it lost a worker.")
     continuation_patience_s: float = Field(
