@@ -96,9 +96,11 @@ def _parse(text: str) -> SloClass:
     figures: dict[str, float] = {}
     for pair in filter(None, rest.split(",")):
         figure, _, value = pair.strip().partition(":")
-        if figure not in known or figure in figures:
+        if figure in figures:
+            raise SettingsError(f"--slo-class {name}: {figure} is given twice; keep one of them")
+        if figure not in known:
             near = get_close_matches(figure, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}, each once"
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise SettingsError(f"--slo-class {name}: {figure!r} is no figure of a class; {hint}")
         try:
             figures[figure] = float(value)

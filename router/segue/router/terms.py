@@ -55,7 +55,7 @@ def check_terms(asked: Terms, classes: SloClasses, params: TermsParams = FIELDS)
     key = caller_name()
     if key is not None and asked.tenant not in ("", key):
         raise Forbidden(
-            f"{params.tenant} is {asked.tenant!r}, but the API key is {key!r}'s; leave it out or send {key!r}",
+            f"{params.tenant} is {asked.tenant!r}, but the API key belongs to {key!r}; leave it out or send {key!r}",
             param=params.tenant,
         )
     slo_class = classes.find(asked.slo_class, params.slo_class).name

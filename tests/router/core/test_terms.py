@@ -54,7 +54,7 @@ def test_without_keys_the_client_says_who_it_is() -> None:
 def test_with_a_key_the_tenant_is_the_keys() -> None:
     assert with_key("alice").tenant == "alice"
     assert with_key("alice", tenant="alice").tenant == "alice"
-    with pytest.raises(Forbidden, match="tenant is 'bob', but the API key is 'alice's"):
+    with pytest.raises(Forbidden, match="tenant is 'bob', but the API key belongs to 'alice'"):
         with_key("alice", tenant="bob")
 
 
@@ -74,7 +74,7 @@ def test_classes_are_changed_and_added_by_name() -> None:
         ("chat=ttft_s:-1", "0 or more"),
         ("chat=ttft_s:nan", "0 or more"),
         ("Chat!=ttft_s:1", "a name is"),
-        ("chat=ttft_s:1,ttft_s:2", "each once"),
+        ("chat=ttft_s:1,ttft_s:2", "given twice"),
     ],
 )
 def test_a_class_that_is_none_stops_the_start(text: str, message: str) -> None:
