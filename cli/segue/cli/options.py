@@ -103,6 +103,29 @@ DisaggregationOption = Annotated[
     DisaggregationChoice,
     typer.Option(help="auto: decode computes a prompt itself where that is faster and harmless; always; never."),
 ]
+SloClassOption = Annotated[
+    list[str],
+    typer.Option(
+        "--slo-class",
+        metavar="NAME=FIGURES",
+        help="What a class of requests is promised, such as chat=ttft_s:0.5,tokens_per_s:30; see docs/slo.md. "
+        "Repeatable.",
+    ),
+]
+TenantWeight = Annotated[
+    list[str],
+    typer.Option(
+        "--tenant-weight",
+        metavar="NAME=WEIGHT",
+        help="A tenant's share when requests wait, against 1 of those not named. Repeatable.",
+    ),
+]
+Prices = Annotated[
+    Path | None, typer.Option("--prices", metavar="FILE", help="What tokens cost, as TOML or JSON; see docs/slo.md.")
+]
+UsageLog = Annotated[
+    Path | None, typer.Option("--usage-log", metavar="FILE", help="Gets a JSON line for each request.")
+]
 DieWithParent = Annotated[int, typer.Option("--die-with-parent", metavar="PID", hidden=True)]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="auto: text on a terminal, JSON elsewhere.")]
 EngineArg = Annotated[
@@ -228,6 +251,23 @@ def simulated_args(engine: EngineKind, gpu: str, model: str, speed: float | None
         if value and engine is not EngineKind.simulated:
             raise typer.BadParameter("it is for --engine simulated alone", param_hint=option)
     return [f"{name}={value}" for name, (_, value) in given.items() if value]
+
+
+def parse_tenant_weights(pairs: Iterable[str]) -> dict[str, float]:
+    """Raises typer.BadParameter: not NAME=WEIGHT, not a number above 0, or a name given twice."""
+    weights: dict[str, float] = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            weight = float(value)
+        except ValueError:
+            weight = 0.0
+        if not name or name in weights or not 0 < weight < float("inf"):
+            raise typer.BadParameter(
+                f"{pair!r} is not NAME=WEIGHT with a number above 0, each name once", param_hint="--tenant-weight"
+            )
+        weights[name] = weight
+    return weights
 
 
 def as_flags(option: str, pairs: Iterable[str]) -> tuple[str, ...]:

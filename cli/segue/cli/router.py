@@ -25,11 +25,16 @@ from segue.cli.options import (
     Model,
     RoutingChoice,
     RoutingOption,
+    Prices,
     ServedName,
+    SloClassOption,
+    TenantWeight,
     TlsCa,
     TlsCert,
     TlsKey,
+    UsageLog,
     parse_limits,
+    parse_tenant_weights,
     start_process,
     tls_files,
 )
@@ -52,7 +57,15 @@ def router(
     prefix_index_blocks: Annotated[
         int, typer.Option(min=1024, help="KV cache blocks the router remembers, at some 110 bytes each.")
     ] = 4_000_000,
-    limit: LimitOption = [],  # noqa: B006 - typer copies it
+    slo_class: SloClassOption = [],  # noqa: B006 - typer copies it
+    max_queued_requests: Annotated[
+        int, typer.Option(min=0, help="Requests of one class that may wait. 0: half of --max-concurrent-requests.")
+    ] = 0,
+    max_queued_tokens: Annotated[int, typer.Option(min=1, help="Prompt tokens of one class that may wait.")] = 4194304,
+    tenant_weight: TenantWeight = [],  # noqa: B006
+    prices: Prices = None,
+    usage_log: UsageLog = None,
+    limit: LimitOption = [],  # noqa: B006
     max_continuations: Annotated[
         int, typer.Option(min=0, help="How often one answer goes on elsewhere after it lost a worker.")
     ] = 3,
@@ -81,6 +94,7 @@ def router(
     with settings_errors():
         from segue.router.main import run
         from segue.router.settings import RouterSettings
+        from segue.router.slo import parse_slo_classes
 
         path, name = model_and_served_name(model, served_model_name)
         settings = RouterSettings(
@@ -98,6 +112,12 @@ def router(
             routing=routing.value,
             disaggregation=disaggregation.value,
             prefix_index_blocks=prefix_index_blocks,
+            slo_classes=parse_slo_classes(slo_class),
+            max_queued_requests=max_queued_requests,
+            max_queued_tokens=max_queued_tokens,
+            tenant_weights=parse_tenant_weights(tenant_weight),
+            prices_file=prices,
+            usage_log=usage_log,
             limits=parse_limits(limit),
             max_continuations=max_continuations,
             continuation_patience_s=continuation_patience_s,

@@ -10,11 +10,13 @@ which it is given back:
   the time that a request was seen to stay;
 - blocks of decode's KV cache: what the assigned requests will need beyond what there is, given back likewise.
 
-The wait is the longest of them on the best worker of each pool. More load never makes it shorter, and without load it
-is zero: an idle cluster refuses nobody.
+Requests that wait in the router's own queue and would go first count as work ahead, poured over all workers of the pool
+so that they end alike. The wait is the longest of the three. More load never makes it shorter, and without load it is
+zero: an idle cluster refuses nobody.
 
-This decides over the cluster as a whole, first come first served. Classes of requests, priorities and tenants' shares
-would be further fields of :class:`Demand` and further bounds beside ``max_queue_s``.
+How long a request may wait is its class's promise less what its own prefill takes, and never more than ``max_queue_s``
+or its own deadline. A prompt that takes most of the promised time by itself gets half as long again as that; else
+nobody would ever answer it.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from dataclasses import dataclass
 
 from segue.proto.worker_pb2 import Role
 from segue.router.fleet import FleetSnapshot, WorkerView
+from segue.router.queueing.waiting import DEFAULT_BOUNDS, NOTHING_AHEAD, Ahead, QueueBounds
+from segue.router.slo import DEFAULT_CLASSES, SloClass, SloClasses
 
 # Taken for a worker that has not answered yet. Too fast rather than too slow: its first answer corrects it.
 _FIRST_PREFILL_TOKENS_PER_S = 16_384.0
@@ -31,6 +35,7 @@ _FIRST_DECODE_S = 1.0
 _FIRST_DECODE_TOKENS = 256.0
 
 _RETRY_MIN_S, _RETRY_MAX_S = 0.25, 60.0
+_STRETCH = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,91 +72,175 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The policy: refuse whoever would wait longer than ``max_queue_s`` or than its own deadline allows."""
+    """The policy: refuse whoever would wait longer than its class, ``max_queue_s`` or its own deadline allows.
+
+    ``bounds`` are those of the queue in which the others wait.
+    """
 
     max_queue_s: float = 5.0
+    classes: SloClasses = DEFAULT_CLASSES
+    bounds: QueueBounds = DEFAULT_BOUNDS
 
-    def refusal(self, fleet: FleetSnapshot, demand: Demand) -> Refusal | None:
+    def refusal(
+        self, fleet: FleetSnapshot, demand: Demand, slo_class: SloClass, ahead: Ahead = NOTHING_AHEAD
+    ) -> Refusal | None:
         """None: take it."""
-        wait = predicted_wait(fleet, demand)
-        limit_s = min(self.max_queue_s, demand.timeout_s)
+        wait = predicted_wait(fleet, demand, ahead)
+        limit_s, bound = self._limit(fleet, demand, slo_class)
         if wait.seconds <= limit_s:
             return None
-        bound = "--max-queue-s is" if self.max_queue_s <= demand.timeout_s else "the request's deadline leaves"
         # The queue shortens by a second a second. To come back when it is half empty leaves room for others who do.
-        retry_after_s = min(_RETRY_MAX_S, max(_RETRY_MIN_S, wait.seconds - self.max_queue_s / 2))
+        half_s = limit_s / 2 if slo_class.interactive else 0.0
+        retry_after_s = min(_RETRY_MAX_S, max(_RETRY_MIN_S, wait.seconds - half_s))
         return Refusal(
-            f"the cluster is busy: the wait for {wait.what} would be {wait.seconds:.1f} s and {bound} {limit_s:g} s; "
+            f"the cluster is busy: the wait for {wait.what} would be {wait.seconds:.1f} s and {bound} {limit_s:.3g} s; "
             f"try again in {retry_after_s:.1f} s",
             retry_after_s,
         )
 
+    def _limit(self, fleet: FleetSnapshot, demand: Demand, slo_class: SloClass) -> tuple[float, str]:
+        """The longest wait, and what bounds it."""
+        limits = [(demand.timeout_s, "the request's deadline leaves")]
+        if slo_class.interactive:
+            own_s = prefill_s(fleet, demand.prompt_tokens)
+            limits.append((target_s(slo_class, own_s) - own_s, f"class {slo_class.name} leaves"))
+            limits.append((self.max_queue_s, "--max-queue-s is"))
+        return min(limits)
 
-def predicted_wait(fleet: FleetSnapshot, demand: Demand) -> Wait:
+
+def target_s(slo_class: SloClass, own_s: float) -> float:
+    """The TTFT that a request is held to, if its own prefill takes ``own_s``."""
+    return max(slo_class.ttft_s, _STRETCH * own_s)
+
+
+def prefill_s(fleet: FleetSnapshot, prompt_tokens: int) -> float:
+    """How long the fastest worker would take for a prompt, with nothing else to do."""
+    workers = usable(fleet.ready(Role.ROLE_PREFILL))
+    return prompt_tokens / max(map(prefill_rate, workers), default=_FIRST_PREFILL_TOKENS_PER_S)
+
+
+def predicted_wait(fleet: FleetSnapshot, demand: Demand, ahead: Ahead = NOTHING_AHEAD) -> Wait:
     """How long this request would be held up by others. 0 where a pool is empty: whoever plans says so better."""
-    prefill = _shortest(
-        _unless_idle(worker, _prefill_wait(worker)) for worker in _usable(fleet.ready(Role.ROLE_PREFILL))
+    prefill, decode = usable(fleet.ready(Role.ROLE_PREFILL)), usable(fleet.ready(Role.ROLE_DECODE))
+    return max(
+        (
+            Wait(_level([_prefill_queue(worker) for worker in prefill], ahead.prompt_tokens), "prefill"),
+            Wait(_places_wait_s(decode, demand, ahead), "a place in decode"),
+            Wait(_blocks_wait_s(decode, demand, ahead), "KV cache blocks in decode"),
+        ),
+        key=lambda wait: wait.seconds,
     )
-    decode = _shortest(
-        _unless_idle(worker, _decode_wait(worker, demand)) for worker in _usable(fleet.ready(Role.ROLE_DECODE))
-    )
-    return max(prefill, decode, key=lambda wait: wait.seconds)
 
 
-def _usable(ready: Sequence[WorkerView]) -> Sequence[WorkerView]:
+def usable(ready: Sequence[WorkerView]) -> Sequence[WorkerView]:
     """Without those whose breakers are open, which stand idle because the planner spares them."""
     return [worker for worker in ready if not worker.spared] or ready
 
 
-def _shortest(waits: Iterable[Wait]) -> Wait:
-    return min(waits, key=lambda wait: wait.seconds, default=Wait(0.0, "a worker"))
+def queued_tokens(worker: WorkerView) -> int:
+    """Prompt tokens ahead of a prefill worker. What we sent is known at once; what the worker says is older but covers
+    what other routers sent.
 
-
-def _unless_idle(worker: WorkerView, predicted: Wait) -> Wait:
-    """No wait where nothing of ours is under way. An engine that does nothing reports nothing new: what it said last
-    may be of a load that is gone, and whoever refuses by it would never learn better. One request finds out.
+    None where nothing of ours is under way. An engine that does nothing reports nothing new: what it said last may be
+    of a load that is gone, and whoever refuses by it would never learn better. One request finds out.
     """
-    return predicted if worker.assigned_requests else Wait(0.0, predicted.what)
+    return max(worker.assigned_tokens, worker.load.waiting_tokens) if worker.assigned_requests else 0
 
 
-def _prefill_wait(worker: WorkerView) -> Wait:
-    # What we sent is known at once; what the worker says is older but covers what other routers sent.
-    queued_tokens = max(worker.assigned_tokens, worker.load.waiting_tokens)
-    rate = worker.rates.prefill_tokens_per_s or _FIRST_PREFILL_TOKENS_PER_S
-    return Wait(queued_tokens / rate, "prefill")
+def prefill_rate(worker: WorkerView) -> float:
+    return worker.rates.prefill_tokens_per_s or _FIRST_PREFILL_TOKENS_PER_S
 
 
-def _decode_wait(worker: WorkerView, demand: Demand) -> Wait:
-    places = Wait(_places_wait_s(worker), "a place in decode")
-    blocks = Wait(_blocks_wait_s(worker, demand), "KV cache blocks in decode")
-    return max(places, blocks, key=lambda wait: wait.seconds)
-
-
-def _places_wait_s(worker: WorkerView) -> float:
-    capacity = worker.facts.max_running_requests
-    if not capacity:
-        return 0.0
-    return _wait_s(_decode_requests(worker) + 1, capacity, worker)
-
-
-def _blocks_wait_s(worker: WorkerView, demand: Demand) -> float:
-    capacity, block_tokens = worker.facts.kv_blocks, worker.facts.layout.block_tokens
-    requests = _decode_requests(worker)
-    if not (capacity and block_tokens and requests):
-        return 0.0
-    # What requests will have written by their end. Few reach the most they may: their mean counts.
-    mean_output = worker.rates.decode_tokens or _FIRST_DECODE_TOKENS
-    needed = requests + (worker.assigned_tokens + requests * mean_output) / block_tokens
-    taken = max(needed, capacity - worker.load.free_blocks)
-    output = min(demand.output_tokens, mean_output) if demand.output_tokens else mean_output
-    asked = demand.n * (1 + (demand.prompt_tokens + output) / block_tokens)
-    return _wait_s(taken + asked, capacity, worker)
-
-
-def _decode_requests(worker: WorkerView) -> int:
+def decode_requests(worker: WorkerView) -> int:
+    """What a decode worker has; none, likewise, where nothing of ours is under way."""
+    if not worker.assigned_requests:
+        return 0
     return max(worker.assigned_requests, worker.load.running_requests + worker.load.waiting_requests)
 
 
-def _wait_s(wanted: float, capacity: int, worker: WorkerView) -> float:
-    """Until ``wanted`` fits: all of ``capacity`` is given back once in the time that a request stays."""
-    return max(0.0, wanted - capacity) / capacity * (worker.rates.decode_s or _FIRST_DECODE_S)
+def blocks_taken(worker: WorkerView) -> float:
+    """Of a decode worker's KV cache, what its requests will have written by their end. Few reach the most they may:
+    their mean counts."""
+    if not worker.assigned_requests:
+        return 0.0
+    requests, block_tokens = decode_requests(worker), worker.facts.layout.block_tokens
+    needed = requests + (worker.assigned_tokens + requests * _mean_output(worker)) / block_tokens
+    return max(needed, worker.facts.kv_blocks - worker.load.free_blocks)
+
+
+def blocks_asked(worker: WorkerView, demand: Demand) -> float:
+    """What a request will need of a decode worker's KV cache."""
+    mean_output = _mean_output(worker)
+    output = min(demand.output_tokens, mean_output) if demand.output_tokens else mean_output
+    return demand.n * (1 + (demand.prompt_tokens + output) / worker.facts.layout.block_tokens)
+
+
+def expected_output(decode: Sequence[WorkerView], demand: Demand) -> int:
+    """How many tokens the answers will probably have."""
+    mean = max(map(_mean_output, decode), default=_FIRST_DECODE_TOKENS)
+    return int(demand.n * (min(demand.output_tokens, mean) if demand.output_tokens else mean))
+
+
+def _mean_output(worker: WorkerView) -> float:
+    return worker.rates.decode_tokens or _FIRST_DECODE_TOKENS
+
+
+def _prefill_queue(worker: WorkerView) -> tuple[float, float]:
+    rate = prefill_rate(worker)
+    return queued_tokens(worker) / rate, rate
+
+
+def _places_wait_s(decode: Sequence[WorkerView], demand: Demand, ahead: Ahead) -> float:
+    if _takes_anything(decode, ahead):
+        return 0.0
+    return _level([_places_queue(worker) for worker in decode], ahead.requests + demand.n)
+
+
+def _takes_anything(decode: Sequence[WorkerView], ahead: Ahead) -> bool:
+    """A worker that has nothing takes a request whatever that needs."""
+    return not ahead.requests and not all(worker.assigned_requests for worker in decode)
+
+
+def _places_queue(worker: WorkerView) -> tuple[float, float] | None:
+    """All places are given back once in the time that a request stays."""
+    capacity = worker.facts.max_running_requests
+    if not capacity:
+        return None
+    rate = capacity / (worker.rates.decode_s or _FIRST_DECODE_S)
+    return (decode_requests(worker) - capacity) / rate, rate
+
+
+def _blocks_wait_s(decode: Sequence[WorkerView], demand: Demand, ahead: Ahead) -> float:
+    known = [worker for worker in decode if worker.facts.kv_blocks and worker.facts.layout.block_tokens]
+    if len(known) < len(decode) or not known or _takes_anything(known, ahead):
+        return 0.0
+    return _level(
+        [_blocks_queue(worker) for worker in known],
+        ahead.blocks + min(blocks_asked(worker, demand) for worker in known),
+    )
+
+
+def _blocks_queue(worker: WorkerView) -> tuple[float, float]:
+    capacity = worker.facts.kv_blocks
+    rate = capacity / (worker.rates.decode_s or _FIRST_DECODE_S)
+    return (blocks_taken(worker) - capacity) / rate, rate
+
+
+def _level(queues: Iterable[tuple[float, float] | None], work: float) -> float:
+    """When the last of ``work`` begins, poured over workers that are free in so many seconds (negative: that much is
+    free now) and do so much a second. 0 at the least, and where some worker (None) has no bound."""
+    known = []
+    for queue in queues:
+        if queue is None:
+            return 0.0
+        known.append(queue)
+    if not known:
+        return 0.0
+    known.sort()
+    level, rate = known[0][0], 0.0
+    for ready_s, own_rate in known:
+        room = (ready_s - level) * rate
+        if rate and room >= work:
+            break
+        level, work, rate = ready_s, work - room, rate + own_rate
+    return max(0.0, level + work / rate)

@@ -54,6 +54,7 @@ class ChoiceSpec:
     prompt: tuple[int, ...]
     sampling: SamplingParams
     deadline_s: float
+    priority: int = 0
 
 
 class ChoiceRun:
@@ -73,7 +74,7 @@ class ChoiceRun:
         self._claimed: list[Ticket] = []
         self._spec = spec
         self._text = text
-        self._legs = Legs(spec.prompt, spec.sampling, exact=self.path == Path.PATH_EXACT)
+        self._legs = Legs(spec.prompt, spec.sampling, exact=self.path == Path.PATH_EXACT, priority=spec.priority)
         self._leg = 0
         self._output: list[int] = []
         self._to_replay = 0

@@ -7,26 +7,29 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
-from segue.base.errors import Overloaded, SegueError, Unavailable
+from segue.base.errors import DeadlineExceeded, Overloaded, SegueError, Unavailable
 from segue.base.logging import get_logger
 from segue.proto.inference_pb2 import Cost, Usage
-from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
 from segue.proto.worker_pb2 import KvEvents, RequestOutput, Role, StepTokens, WorkerState
 from segue.router.accounting.prices import PriceTable
-from segue.router.actions import Abort, Action, Emit, Fail, Move, Release, Replan, Send
+from segue.router.actions import Abort, Action, Emit, Fail, Release, Replan, Send
 from segue.router.admission import Admission, Demand
 from segue.router.charges import Charges
 from segue.router.choice_run import ChoiceRun, ChoiceSpec, Phase
 from segue.router.continuation import ContinuationPolicy, GiveUp, Interruption, Resume, Wait
+from segue.router.fleet import FleetSnapshot
 from segue.router.legs import choice_sampling
+from segue.router.limits import shown_s
 from segue.router.placement import Placement
 from segue.router.planner import Plan
 from segue.router.records import Interrupted, RequestRecord, RouterObserver
 from segue.router.request import Request
 from segue.router.service import Generation, ResponseSink, ServedModel
+from segue.router.telling import renew_leases, tell
 from segue.router.text.choice import ChoiceText
 from segue.router.token_streams import TokenStreams
+from segue.router.waiting_room import WaitingRoom, require_decode
 from segue.router.worker_links import WorkerLink, WorkerLinks
 
 log = get_logger("router")
@@ -49,10 +52,11 @@ class Dispatcher:
         self.placement = Placement(links)  # Whoever makes the process may set another before requests come.
         self._model = model
         self._max_concurrent_requests = max_concurrent_requests
+        self._continuation = continuation or ContinuationPolicy()
         self._admission = admission or Admission()
         self.observer = RouterObserver()  # Whoever makes the process sets it before requests come.
         self.prices: PriceTable | None = None  # Likewise.
-        self._continuation = continuation or ContinuationPolicy()
+        self._waiting = WaitingRoom(links, self._admission, self._begin, self._continuation.patience_s)
         self._requests: dict[str, Request] = {}
         self._runs: dict[str, tuple[Request, ChoiceRun]] = {}  # By the id of their present leg.
         self._streams = TokenStreams()
@@ -63,28 +67,40 @@ class Dispatcher:
 
     def admit(self, demand: Demand) -> None:
         with self._refusals(demand):
-            if self._draining:
-                raise Unavailable("this router is shutting down; send the request to another one")
-            if len(self._requests) >= self._max_concurrent_requests:
-                raise Overloaded(
-                    f"{len(self._requests)} requests are running, which is this router's limit; try again in a second"
-                )
-            if (refusal := self._admission.refusal(self._links.snapshot(), demand)) is not None:
-                raise Overloaded(refusal.reason, retry_after_s=refusal.retry_after_s)
+            self._check(demand, self._links.snapshot())
 
     def start(self, generation: Generation, sink: ResponseSink) -> Request:
-        demand = generation.demand()
-        self.admit(demand)
-        now_s = time.monotonic()
+        demand, fleet = generation.demand(), self._links.snapshot()
         request = Request(self, generation, sink)
         with self._refusals(demand):
-            plans = [self._place(request, index, now_s) for index in range(generation.n)]
+            self._check(demand, fleet)
+            require_decode(fleet)
         self._requests[request.request_id] = request
         self._idle.clear()
         request.start_timer()
-        for run, first in zip(request.runs, plans, strict=True):
-            self._go_on(request, run, first)
+        self._waiting.enter(request, fleet)
         return request
+
+    def _check(self, demand: Demand, fleet: FleetSnapshot) -> None:
+        if self._draining:
+            raise Unavailable("this router is shutting down; send the request to another one")
+        if len(self._requests) >= self._max_concurrent_requests:
+            raise Overloaded(
+                f"{len(self._requests)} requests are running or waiting, which is this router's limit; try again in a "
+                "second"
+            )
+        self._waiting.check(demand, fleet)
+
+    def _begin(self, request: Request) -> None:
+        """Its turn has come."""
+        try:
+            plans = [self._place(request, index) for index in range(request.generation.n)]
+        except Unavailable as error:
+            request.fail(error)
+            return
+        for run, first in zip(request.runs, plans, strict=True):
+            if not request.over:
+                self._go_on(request, run, first)
 
     # From the workers
 
@@ -118,6 +134,7 @@ class Dispatcher:
             if run.output_tokens > had:
                 self._tell_tokens(request.slo_class, run, had, (link.worker_id, now_s - since_s))
             self._do(request, run, actions)
+        self._waiting.look_soon()
 
     def on_kv_events(self, link: WorkerLink, events: KvEvents) -> None:
         self.placement.on_kv_events(link, events)
@@ -131,6 +148,7 @@ class Dispatcher:
 
     def on_worker_state(self, link: WorkerLink) -> None:
         """Move running requests off decode workers that drain, as soon as there is another one."""
+        self._waiting.look_soon()
         decode = [link for link in self._links if link.register.role == Role.ROLE_DECODE]
         draining = {link.worker_id for link in decode if link.status.state == WorkerState.WORKER_STATE_DRAINING}
         if not draining or not any(link.ready for link in decode):
@@ -145,6 +163,7 @@ class Dispatcher:
         """Abort what still runs of a request and forget it."""
         if self._requests.pop(request.request_id, None) is None:
             return
+        self._waiting.leave(request.request_id)
         for run in request.runs:
             actions = run.cancel()
             self._runs.pop(run.leg_id, None)
@@ -159,10 +178,16 @@ class Dispatcher:
         """Take a run off its workers' load figures."""
         self._charges.settle(run)
         self.placement.prefilled(run.run_id)
+        self._waiting.computed(run.run_id)
 
     def expire(self, request: Request) -> None:
+        timeout_s = request.generation.timeout_s
+        if not request.runs:
+            request.fail(
+                DeadlineExceeded(f"the request's {shown_s(timeout_s)} s passed before a worker had room for it")
+            )
         for run in request.runs:
-            self._do(request, run, run.on_deadline(request.generation.timeout_s))
+            self._do(request, run, run.on_deadline(timeout_s))
 
     def cost(self, model: str, usage: Usage) -> Cost | None:
         return None if self.prices is None else self.prices.cost(model, usage)
@@ -188,17 +213,11 @@ class Dispatcher:
             self.renew(time.monotonic())
 
     def renew(self, now_s: float) -> None:
-        due: dict[str, list[Ticket]] = {}
-        for _, run in self._runs.values():
-            if run.held is not None and run.held.due_for_renewal(now_s):
-                run.held.asked(now_s)
-                due.setdefault(run.held.ticket.producer_id, []).append(run.held.ticket)
-        for producer_id, tickets in due.items():
-            if (link := self._links.get(producer_id)) is not None:
-                link.renew(tickets)
+        renew_leases(self._links, (run.held for _, run in self._runs.values() if run.held is not None), now_s)
 
     @property
     def running_requests(self) -> int:
+        """With those that wait."""
         return len(self._requests)
 
     @property
@@ -208,6 +227,11 @@ class Dispatcher:
     @property
     def draining(self) -> bool:
         return self._draining
+
+    @property
+    def waiting(self) -> WaitingRoom:
+        """What waits for a worker, for whoever reports or scales."""
+        return self._waiting
 
     @contextmanager
     def _refusals(self, demand: Demand) -> Iterator[None]:
@@ -241,44 +265,25 @@ class Dispatcher:
                         self._charges.prefilled(run)
                         if run.plan.prefill_id is not None:
                             self.placement.prefilled(run.run_id)
+                        self._waiting.computed(run.run_id)
                 case _:
                     self._act(action)
 
     def _act(self, action: Action) -> bool:
-        """Tell a worker; False if it is gone, or takes nothing new."""
-        match action:
-            case Send(worker_id=worker_id) | Abort(worker_id=worker_id) | Release(worker_id=worker_id):
-                link = self._links.get(worker_id)
-            case Move(worker_id=worker_id):
-                link = self._links.get(worker_id)
-            case _:
-                return True
-        if link is None:
-            return False
-        match action:
-            case Send(submit=submit):
-                if not link.ready:
-                    return False
-                link.submit(submit)
-            case Abort(request_id=request_id):
-                link.abort(request_id)
-            case Release(ticket=ticket):
-                link.release(ticket, "cancelled")
-            case Move(request_id=request_id):
-                link.move(request_id)
-        return True
+        return tell(self._links, action)
 
-    def _place(self, request: Request, index: int, now_s: float) -> Plan:
+    def _place(self, request: Request, index: int) -> Plan:
         """Add one of the n answers to a request, and say which workers are the best now. Raises Unavailable."""
         generation = request.generation
         codec = self._model(generation.model).codec
         sampling = choice_sampling(generation.sampling, index)
         spec = ChoiceSpec(
-            run_id=f"{request.request_id}-{index}",
+            run_id=request.run_id(index),
             index=index,
             prompt=generation.prompt,
             sampling=sampling,
-            deadline_s=now_s + generation.timeout_s,
+            deadline_s=request.accepted_s + generation.timeout_s,
+            priority=self._waiting.engine_priority(generation),
         )
         if request.routed is None:
             request.routed = self.placement.prompt(generation.prompt, sampling.max_tokens)
@@ -287,7 +292,7 @@ class Dispatcher:
         if generation.explain and index == 0:
             request.decision = self.placement.explain(fleet, ask, found)
         text = ChoiceText(codec, stops=sampling.stop, min_tokens=sampling.min_tokens, prompt=spec.prompt)
-        run = ChoiceRun(spec, text, now_s)
+        run = ChoiceRun(spec, text, request.accepted_s)
         request.runs.append(run)
         self._charges.charge(run, found)
         return found

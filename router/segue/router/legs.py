@@ -43,6 +43,7 @@ class Legs:
     prompt: tuple[int, ...]
     sampling: SamplingParams
     exact: bool
+    priority: int = 0
 
     def prefill(self, leg_id: str, output: Sequence[int], timeout_s: float) -> Submit:
         """One token, and the KV cache of what is before it.
@@ -61,6 +62,7 @@ class Legs:
             input_token_ids=self.prompt if self.exact else (*self.prompt, *output),
             sampling=leg,
             timeout_s=timeout_s,
+            priority=self.priority,
             offer_kv=self.sampling.max_tokens - len(output) > 1 or bool(self.exact and output),
         )
 
@@ -71,6 +73,7 @@ class Legs:
             input_token_ids=self.prompt if self.exact else (*self.prompt, *output),
             sampling=decode_sampling(self.sampling, 0 if self.exact else len(output)),
             timeout_s=timeout_s,
+            priority=self.priority,
             ticket=ticket,
             forced_token_ids=output if self.exact else (),
         )

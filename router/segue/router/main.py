@@ -89,7 +89,7 @@ class _Router:
         models = Models(settings.model_name, codec, created_unix_s=int(time.time()))
         links = WorkerLinks()
         continuation = ContinuationPolicy(settings.max_continuations, settings.continuation_patience_s)
-        admission = Admission(settings.max_queue_s)
+        admission = Admission(settings.max_queue_s, settings.slo_classes, settings.queue_bounds)
         dispatcher = Dispatcher(links, models.__getitem__, settings.max_concurrent_requests, continuation, admission)
         policy = Policy(settings.routing, Disaggregation(settings.disaggregation))
         dispatcher.placement = Placement(links, policy, PrefixIndex(settings.prefix_index_blocks))
@@ -100,11 +100,11 @@ class _Router:
         add_WorkerHubServicer_to_server(hub, workers)
         guards: list[AsyncGuard | RefuseUndecodable] = [*security.public_guards, RefuseUndecodable()]
         public = _new_server(limits.max_body_bytes, guards, limits.max_header_bytes)
-        add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits), public)
+        add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits, settings.slo_classes), public)
         add_FleetServicer_to_server(FleetService(telemetry.state), public)
         health = await _add_health_and_reflection(public)
 
-        app = make_app(dispatcher, models, limits)
+        app = make_app(dispatcher, models, limits, settings.slo_classes)
         add_readiness(app, links)
         telemetry.add_to(app)
         if security.gate is not None:

@@ -56,6 +56,10 @@ class Request:
         self._unechoed = set(range(generation.n)) if generation.echo else set[int]()
         self._timer: asyncio.TimerHandle | None = None
 
+    def run_id(self, index: int) -> str:
+        """What one of the n answers is called in the ids of its legs."""
+        return f"{self.request_id}-{index}"
+
     def start_timer(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self.generation.timeout_s, self._owner.expire, self)

@@ -13,12 +13,14 @@ from segue.router.disaggregation import Mode
 from segue.router.limits import Limits
 from segue.router.planner import Routing
 from segue.router.prefix_index import DEFAULT_MOST_BLOCKS
+from segue.router.queueing.waiting import QueueBounds
+from segue.router.slo import DEFAULT_CLASSES, SloClasses
 
 
 class RouterSettings(BaseModel):
     """One router. Unknown fields are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     model: str = Field(description="Local directory or hub id; only its tokenizer and configuration are read.")
     served_model_name: str = Field("", description="Name clients use; empty: the model's own.")
@@ -51,6 +53,16 @@ class RouterSettings(BaseModel):
     prefix_index_blocks: int = Field(
         DEFAULT_MOST_BLOCKS, ge=1024, description="KV cache blocks that the router remembers, some 110 bytes each."
     )
+    slo_classes: SloClasses = Field(
+        DEFAULT_CLASSES, description="What requests may be promised; the first is the default."
+    )
+    max_queued_requests: int = Field(
+        0, ge=0, description="Requests of one class that may wait; 0: half of max_concurrent_requests."
+    )
+    max_queued_tokens: int = Field(4 * 1024 * 1024, ge=1, description="Prompt tokens of one class that may wait.")
+    tenant_weights: dict[str, float] = Field({}, description="Tenants' shares when requests wait; others have 1.")
+    prices_file: Path | None = Field(None, description="What tokens cost, as TOML or JSON.")
+    usage_log: Path | None = Field(None, description="Gets a JSON line for each request.")
     max_continuations: int = Field(3, ge=0, description="How often one answer goes on after it lost a worker.")
     continuation_patience_s: float = Field(
         10.0, ge=0, description="Seconds an interrupted answer waits for a pool that has no worker."
@@ -67,6 +79,12 @@ class RouterSettings(BaseModel):
     api_keys: str = Field("", repr=False, description="More of them, in the file's form.")
     router_id: str = Field(default_factory=lambda: "router-" + new_epoch()[:6])
     log_format: LogFormat = "auto"
+
+    @property
+    def queue_bounds(self) -> QueueBounds:
+        """Of the requests that wait for a worker."""
+        requests = self.max_queued_requests or max(1, self.max_concurrent_requests // 2)
+        return QueueBounds(requests, self.max_queued_tokens, weights=self.tenant_weights)
 
     @property
     def model_name(self) -> str:

@@ -32,6 +32,7 @@ from segue.proto.worker_pb2 import (
     WorkerState,
 )
 from segue.proto.worker_pb2_grpc import WorkerHubStub, add_WorkerHubServicer_to_server
+from segue.router.admission import Admission
 from segue.router.continuation import ContinuationPolicy
 from segue.router.dispatcher import Dispatcher
 from segue.router.grpc_api import InferenceService
@@ -289,10 +290,11 @@ async def running_router(
     max_concurrent_requests: int = 64,
     limits: Limits | None = None,
     continuation: ContinuationPolicy | None = None,
+    admission: Admission | None = None,
 ) -> AsyncIterator[Router]:
     links = WorkerLinks()
     models = Models(MODEL, codec, created_unix_s=7)
-    dispatcher = Dispatcher(links, models.__getitem__, max_concurrent_requests, continuation or IMPATIENT)
+    dispatcher = Dispatcher(links, models.__getitem__, max_concurrent_requests, continuation or IMPATIENT, admission)
     hub_server, public_server = grpc.aio.server(), grpc.aio.server(interceptors=[RefuseUndecodable()])
     add_WorkerHubServicer_to_server(WorkerHub("router-1", lease_s, links, dispatcher, models), hub_server)
     add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits or Limits()), public_server)

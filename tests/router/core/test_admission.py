@@ -12,7 +12,10 @@ from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
 from segue.router.admission import Admission, Demand, predicted_wait
 from segue.router.fleet import FleetSnapshot, WorkerView
 from segue.router.rates import UNMEASURED, Rates
+from segue.router.slo import SloClass
 
+# Promises so little that only the bound in question refuses.
+PATIENT = SloClass("patient", ttft_s=1e6)
 DEMAND = Demand(timeout_s=600.0, prompt_tokens=100, output_tokens=50)
 PREFILL, DECODE = Role.ROLE_PREFILL, Role.ROLE_DECODE
 
@@ -92,7 +95,7 @@ def fleets(draw: st.DrawFn, *, idle: bool) -> FleetSnapshot:
 @settings(deadline=None)
 @given(fleets(idle=True), demands)
 def test_an_idle_cluster_refuses_nobody(idle: FleetSnapshot, demand: Demand) -> None:
-    assert Admission().refusal(idle, demand) is None
+    assert Admission().refusal(idle, demand, PATIENT) is None
 
 
 @settings(max_examples=200, deadline=None)
@@ -117,8 +120,8 @@ def test_more_load_never_turns_a_refusal_into_a_yes(data: st.DataObject) -> None
         )
     after = FleetSnapshot(tuple(more))
     assert predicted_wait(after, demand).seconds >= predicted_wait(before, demand).seconds
-    if Admission().refusal(before, demand) is not None:
-        assert Admission().refusal(after, demand) is not None
+    if Admission().refusal(before, demand, PATIENT) is not None:
+        assert Admission().refusal(after, demand, PATIENT) is not None
 
 
 @settings(deadline=None)
@@ -129,7 +132,7 @@ def test_admitting_ends_if_nothing_is_answered(idle: FleetSnapshot, demand: Dema
     workers = list(idle.workers)
     for _ in range(12):
         # In batches, as sizes are of any magnitude: thousands of requests are no bound that anyone would notice.
-        if Admission().refusal(FleetSnapshot(tuple(workers)), demand) is not None:
+        if Admission().refusal(FleetSnapshot(tuple(workers)), demand, PATIENT) is not None:
             return
         workers = [
             dataclasses.replace(
@@ -145,7 +148,7 @@ def test_admitting_ends_if_nothing_is_answered(idle: FleetSnapshot, demand: Dema
 @settings(deadline=None)
 @given(fleets(idle=False), demands)
 def test_a_refusal_says_when_to_come_back(busy: FleetSnapshot, demand: Demand) -> None:
-    refusal = Admission().refusal(busy, demand)
+    refusal = Admission().refusal(busy, demand, PATIENT)
     if refusal is not None:
         assert 0 < refusal.retry_after_s <= 60
         assert "try again in" in refusal.reason
@@ -154,34 +157,39 @@ def test_a_refusal_says_when_to_come_back(busy: FleetSnapshot, demand: Demand) -
 def test_prompt_tokens_queued_ahead_are_weighed_by_the_measured_rate() -> None:
     rates = Rates(prefill_tokens_per_s=1_000.0)
     decode = worker(DECODE)
-    assert Admission(2.0).refusal(fleet(worker(PREFILL, requests=1, tokens=2_000, rates=rates), decode), DEMAND) is None
-    refusal = Admission(2.0).refusal(fleet(worker(PREFILL, requests=1, tokens=6_000, rates=rates), decode), DEMAND)
+    assert (
+        Admission(2.0).refusal(fleet(worker(PREFILL, requests=1, tokens=2_000, rates=rates), decode), DEMAND, PATIENT)
+        is None
+    )
+    refusal = Admission(2.0).refusal(
+        fleet(worker(PREFILL, requests=1, tokens=6_000, rates=rates), decode), DEMAND, PATIENT
+    )
     assert refusal is not None
     assert "the wait for prefill would be 6.0 s and --max-queue-s is 2 s" in refusal.reason
     assert refusal.retry_after_s == 5.0
     faster = dataclasses.replace(worker(PREFILL, requests=1, tokens=6_000), rates=Rates(prefill_tokens_per_s=6_000.0))
-    assert Admission(2.0).refusal(fleet(faster, decode), DEMAND) is None
+    assert Admission(2.0).refusal(fleet(faster, decode), DEMAND, PATIENT) is None
 
 
 def test_a_free_worker_of_the_pool_is_enough() -> None:
     full = worker(PREFILL, 0, requests=1, tokens=10**6)
-    assert Admission().refusal(fleet(full, worker(PREFILL, 1), worker(DECODE)), DEMAND) is None
+    assert Admission().refusal(fleet(full, worker(PREFILL, 1), worker(DECODE)), DEMAND, PATIENT) is None
 
 
 def test_a_worker_that_is_spared_is_no_room() -> None:
     spared, full = dataclasses.replace(worker(PREFILL, 0), spared=True), worker(PREFILL, 1, requests=1, tokens=10**6)
-    assert Admission().refusal(fleet(spared, full, worker(DECODE)), DEMAND) is not None
-    assert Admission().refusal(fleet(spared, worker(DECODE)), DEMAND) is None
+    assert Admission().refusal(fleet(spared, full, worker(DECODE)), DEMAND, PATIENT) is not None
+    assert Admission().refusal(fleet(spared, worker(DECODE)), DEMAND, PATIENT) is None
 
 
 def test_prompt_tokens_of_other_routers_count() -> None:
     prefill = worker(PREFILL, requests=1, load=Load(waiting_tokens=10**6))
-    assert Admission().refusal(fleet(prefill, worker(DECODE)), DEMAND) is not None
+    assert Admission().refusal(fleet(prefill, worker(DECODE)), DEMAND, PATIENT) is not None
 
 
 def test_a_load_that_a_worker_reported_last_before_it_fell_idle_refuses_nobody() -> None:
     stale = Load(running_requests=16, waiting_requests=900, waiting_tokens=10**6)
-    assert Admission().refusal(fleet(worker(PREFILL, load=stale), worker(DECODE, load=stale)), DEMAND) is None
+    assert Admission().refusal(fleet(worker(PREFILL, load=stale), worker(DECODE, load=stale)), DEMAND, PATIENT) is None
 
 
 def test_a_full_decode_worker_is_waited_for_as_long_as_its_places_take_to_come_free() -> None:
@@ -202,11 +210,11 @@ def test_blocks_are_counted_as_they_will_be_at_the_requests_ends() -> None:
 
 def test_a_deadline_that_would_pass_in_the_queue_is_refused_at_once() -> None:
     busy = fleet(worker(PREFILL, requests=1, tokens=3_000, rates=Rates(prefill_tokens_per_s=1_000.0)), worker(DECODE))
-    assert Admission(5.0).refusal(busy, DEMAND) is None
-    refusal = Admission(5.0).refusal(busy, dataclasses.replace(DEMAND, timeout_s=1.0))
+    assert Admission(5.0).refusal(busy, DEMAND, PATIENT) is None
+    refusal = Admission(5.0).refusal(busy, dataclasses.replace(DEMAND, timeout_s=1.0), PATIENT)
     assert refusal is not None
     assert "the request's deadline leaves 1 s" in refusal.reason
 
 
 def test_an_empty_pool_is_the_planners_to_refuse() -> None:
-    assert Admission().refusal(fleet(), DEMAND) is None
+    assert Admission().refusal(fleet(), DEMAND, PATIENT) is None

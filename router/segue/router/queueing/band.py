@@ -1,0 +1,95 @@
+"""Waiting requests that compete with each other, in the order in which they may start."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping
+
+from segue.router.queueing.fair_share import FairShare
+from segue.router.queueing.waiting import Waiting
+
+# One line is a heap of (priority, due, number, request id).
+_Key = tuple[int, float, int, str]
+_Line = tuple[str, str, bool]
+
+_GARBAGE = 64
+
+
+class Band:
+    """Lines by tenant, class and length; a line's head is its next one by priority, then by when it is due.
+
+    Among the heads of the tenants whose turn it is, priority decides within a class, and between classes who is due
+    first.
+    """
+
+    def __init__(self, weights: Mapping[str, float], slack_tokens: float) -> None:
+        self._share = FairShare(weights, slack_tokens)
+        self._waiting: dict[str, tuple[Waiting, int]] = {}
+        self._lines: dict[_Line, list[_Key]] = {}
+        self._by_tenant: dict[str, set[_Line]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._waiting
+
+    def __getitem__(self, request_id: str) -> Waiting:
+        return self._waiting[request_id][0]
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return (waiting for waiting, _ in self._waiting.values())
+
+    def add(self, waiting: Waiting, number: int) -> None:
+        """``number`` grows with each request: of two that are equal otherwise the earlier one is first."""
+        line = (waiting.tenant, waiting.slo_class.name, waiting.long)
+        self._waiting[waiting.request_id] = waiting, number
+        heapq.heappush(self._lines.setdefault(line, []), (waiting.priority, waiting.due_s, number, waiting.request_id))
+        self._by_tenant.setdefault(waiting.tenant, set()).add(line)
+        self._share.enter(waiting.tenant)
+
+    def remove(self, request_id: str, *, started: bool = False) -> tuple[Waiting, int]:
+        """With its number. What is ``started`` counts in its tenant's share."""
+        waiting, number = self._waiting.pop(request_id)
+        self._share.leave(waiting.tenant, waiting.tokens if started else 0.0)
+        self._tidy((waiting.tenant, waiting.slo_class.name, waiting.long))
+        return waiting, number
+
+    def head(self, may: Callable[[Waiting], bool]) -> Waiting | None:
+        """Who is next of those that ``may`` start at all; None if nobody may.
+
+        Tenants that are not in turn come behind those that are, as room that only they can use is for them.
+        """
+        in_turn = self._share.in_turn()
+        found = self._first(in_turn, may)
+        if found is None and len(in_turn) < len(self._by_tenant):
+            behind = sorted(set(self._by_tenant) - set(in_turn), key=lambda tenant: (self._share.lead(tenant), tenant))
+            found = next((head for tenant in behind if (head := self._first([tenant], may)) is not None), None)
+        return found
+
+    def _first(self, tenants: list[str], may: Callable[[Waiting], bool]) -> Waiting | None:
+        by_class: dict[str, _Key] = {}
+        for tenant in tenants:
+            for line in self._by_tenant[tenant]:
+                key = self._lines[line][0]
+                best = by_class.get(line[1])
+                if (best is None or key < best) and may(self._waiting[key[3]][0]):
+                    by_class[line[1]] = key
+        if not by_class:
+            return None
+        return self._waiting[min(by_class.values(), key=lambda key: key[1:])[3]][0]
+
+    def _tidy(self, line: _Line) -> None:
+        """A line begins with one that waits. Who left from its middle stays in the heap until then."""
+        heap = self._lines[line]
+        if len(heap) > _GARBAGE and len(heap) > 2 * len(self._waiting):
+            heap[:] = [key for key in heap if key[3] in self._waiting]
+            heapq.heapify(heap)
+        while heap and heap[0][3] not in self._waiting:
+            heapq.heappop(heap)
+        if not heap:
+            del self._lines[line]
+            lines = self._by_tenant[line[0]]
+            lines.discard(line)
+            if not lines:
+                del self._by_tenant[line[0]]

@@ -1,0 +1,85 @@
+"""When a waiting request may start: as long as workers have little work ahead. A pure function over the fleet.
+
+Workers get just enough to stay busy until the router has heard from them and answered; what is beyond that waits in the
+router, where it can still be put in order, or taken back for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from segue.proto.worker_pb2 import Role
+from segue.router.admission import blocks_taken, decode_requests, prefill_rate, queued_tokens, usable
+from segue.router.fleet import FleetSnapshot, WorkerView
+from segue.router.queueing.waiting import Room, Rooms
+
+# Work ahead of a prefill worker. Measured: see docs/slo.md.
+AHEAD_S = 0.15
+AHEAD_MIN_TOKENS = 1024
+# Places in decode that are given out before they are free: about what prefill and hand-off take.
+DECODE_AHEAD_S = 0.25
+_DECODE_AHEAD_MIN = 2.0
+# What batch leaves of either.
+_BATCH_SHARE = 0.9
+_BATCH_AHEAD_SHARE = 0.5
+# Of the prefill workers, how many may have long prompts at one time; with more than one, one is always left.
+_LONG_SHARE = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class LongWork:
+    """Long prompts that are being computed."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
+def rooms(fleet: FleetSnapshot, long: LongWork) -> Rooms:
+    """No room where decode has no worker; whoever looks for one says so better."""
+    decode = usable(fleet.ready(Role.ROLE_DECODE))
+    prefill = usable(fleet.ready(Role.ROLE_PREFILL))
+    may_long = not prefill or long.requests < max(1, int(min(len(prefill) - 1, _LONG_SHARE * len(prefill))))
+    whole, part = _prefill_room(prefill, long, 1.0), _prefill_room(prefill, long, _BATCH_AHEAD_SHARE)
+    return Rooms(
+        Room(whole, whole and may_long, _places(decode, 1.0), _blocks(decode, 1.0)),
+        Room(part, part and may_long, _places(decode, _BATCH_SHARE), _blocks(decode, _BATCH_SHARE)),
+    )
+
+
+def _prefill_room(prefill: Sequence[WorkerView], long: LongWork, share: float) -> bool:
+    """Whether some worker has less ahead than it may. Without any, decode computes prompts itself.
+
+    An only worker can't be kept free of a long prompt. What is behind that is up to the engine, which may take both in
+    turn, chunk by chunk; so the long prompt doesn't count.
+    """
+    passed = long.tokens if len(prefill) == 1 else 0
+    return not prefill or any(
+        max(0, queued_tokens(worker) - passed) < share * max(AHEAD_S * prefill_rate(worker), AHEAD_MIN_TOKENS)
+        for worker in prefill
+    )
+
+
+def _places(decode: Sequence[WorkerView], share: float) -> float:
+    """Answers that may be begun; a worker that has none of ours takes one request however many answers it wants."""
+    total = 0.0
+    for worker in decode:
+        capacity = worker.facts.max_running_requests
+        if not capacity or not worker.assigned_requests:
+            return math.inf
+        ahead = max(_DECODE_AHEAD_MIN, capacity * DECODE_AHEAD_S / (worker.rates.decode_s or 1.0)) if share == 1 else 0
+        total += max(0.0, share * capacity + min(ahead, capacity) - decode_requests(worker))
+    return total
+
+
+def _blocks(decode: Sequence[WorkerView], share: float) -> float:
+    """The most that one worker has free, by what its requests will have written by their ends."""
+    return max((_free_blocks(worker, share) for worker in decode), default=0.0)
+
+
+def _free_blocks(worker: WorkerView, share: float) -> float:
+    capacity = worker.facts.kv_blocks
+    if not capacity or not worker.facts.layout.block_tokens or not worker.assigned_requests:
+        return math.inf
+    return share * capacity - blocks_taken(worker)

@@ -1,0 +1,47 @@
+"""What goes from the core to workers: actions on their way, and the leases of KV caches that nobody has claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from segue.kv_transfer.held_ticket import HeldTicket
+from segue.proto.kv_transfer_pb2 import Ticket
+from segue.router.actions import Abort, Action, Move, Release, Send
+from segue.router.worker_links import WorkerLinks
+
+
+def tell(links: WorkerLinks, action: Action) -> bool:
+    """Tell a worker; False if it is gone, or takes nothing new. What is not for workers is none of ours."""
+    match action:
+        case Send(worker_id=worker_id) | Abort(worker_id=worker_id) | Release(worker_id=worker_id):
+            link = links.get(worker_id)
+        case Move(worker_id=worker_id):
+            link = links.get(worker_id)
+        case _:
+            return True
+    if link is None:
+        return False
+    match action:
+        case Send(submit=submit):
+            if not link.ready:
+                return False
+            link.submit(submit)
+        case Abort(request_id=request_id):
+            link.abort(request_id)
+        case Release(ticket=ticket):
+            link.release(ticket, "cancelled")
+        case Move(request_id=request_id):
+            link.move(request_id)
+    return True
+
+
+def renew_leases(links: WorkerLinks, held: Iterable[HeldTicket], now_s: float) -> None:
+    """Ask producers to renew those that are due, each producer once."""
+    due: dict[str, list[Ticket]] = {}
+    for ticket in held:
+        if ticket.due_for_renewal(now_s):
+            ticket.asked(now_s)
+            due.setdefault(ticket.ticket.producer_id, []).append(ticket.ticket)
+    for producer_id, tickets in due.items():
+        if (link := links.get(producer_id)) is not None:
+            link.renew(tickets)

@@ -1,0 +1,171 @@
+"""Where requests wait for a worker: the queue, told of time and of room, on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from segue.base.errors import Overloaded, Unavailable
+from segue.proto.worker_pb2 import Role
+from segue.router.admission import (
+    Admission,
+    Demand,
+    blocks_asked,
+    expected_output,
+    prefill_s,
+    target_s,
+    usable,
+)
+from segue.router.fleet import FleetSnapshot
+from segue.router.planner import plan
+from segue.router.prediction import Ask
+from segue.router.queueing.queue import AdmissionQueue
+from segue.router.queueing.room import LongWork, rooms
+from segue.router.queueing.waiting import Waiting
+from segue.router.request import Request
+from segue.router.service import Generation
+from segue.router.slo import SloClass
+from segue.router.terms import MAX_PRIORITY
+from segue.router.worker_links import WorkerLinks
+
+# Workers' loads change between the events that we are told of.
+_LOOK_S = 0.05
+# What takes longer to prefill would hold others up by more than they should notice.
+_LONG_S = 0.25
+_RETRY_S = 1.0
+
+
+class WaitingRoom:
+    """Every request passes through it; with room on the workers, without a wait.
+
+    ``start`` is called with each request whose turn it is, on the event loop. ``patience_s`` is how long requests wait
+    for a decode worker when there is none at all.
+    """
+
+    def __init__(
+        self, links: WorkerLinks, admission: Admission, start: Callable[[Request], None], patience_s: float
+    ) -> None:
+        self._links = links
+        self._admission = admission
+        self._start = start
+        self._patience_s = patience_s
+        self._queue = AdmissionQueue(admission.bounds)
+        self._requests: dict[str, Request] = {}
+        self._long: dict[str, int] = {}  # Prompt tokens by the id of the answer that is being prefilled.
+        self._deserted_s: float | None = None
+        self._look: asyncio.Handle | None = None
+        self._soon = False
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def queued(self, slo_class: str) -> int:
+        """How many of a class wait."""
+        return self._queue.queued(slo_class)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens of all that wait."""
+        return self._queue.queued_tokens
+
+    def check(self, demand: Demand, fleet: FleetSnapshot) -> None:
+        """Raises Overloaded: this request may not wait, or would wait too long."""
+        slo_class = self._class_of(demand)
+        due_s = time.monotonic() + target_s(slo_class, prefill_s(fleet, demand.prompt_tokens))
+        ahead = self._queue.ahead(due_s, interactive=slo_class.interactive)
+        if (refusal := self._admission.refusal(fleet, demand, slo_class, ahead)) is not None:
+            raise Overloaded(refusal.reason, retry_after_s=refusal.retry_after_s)
+        if (full := self._queue.full(slo_class.name, demand.tenant, demand.prompt_tokens)) is not None:
+            raise Overloaded(f"the queue is full: {full}; try again in a second", retry_after_s=_RETRY_S)
+
+    def enter(self, request: Request, fleet: FleetSnapshot) -> None:
+        """Wait for a turn; perhaps it is now."""
+        self._requests[request.request_id] = request
+        self._queue.offer(self._waiting(request, fleet))
+        self._let_in()
+
+    def leave(self, request_id: str) -> None:
+        """Its request is over, whether it waited or not."""
+        if self._requests.pop(request_id, None) is not None:
+            self._queue.cancel(request_id)
+
+    def computed(self, run_id: str) -> None:
+        """An answer's prompt is computed, or need not be."""
+        self._long.pop(run_id, None)
+
+    def look_soon(self) -> None:
+        """Something has changed that may have made room."""
+        if self._queue and not self._soon:
+            self._soon = True
+            asyncio.get_running_loop().call_soon(self._let_in)
+
+    def engine_priority(self, generation: Generation) -> int:
+        """As engines take it that schedule by priority: lower is sooner. Batch comes behind everything else."""
+        interactive = self._class_of(generation.demand()).interactive
+        return generation.priority if interactive else generation.priority + 2 * MAX_PRIORITY
+
+    def _class_of(self, demand: Demand) -> SloClass:
+        return self._admission.classes.find(demand.slo_class)
+
+    def _waiting(self, request: Request, fleet: FleetSnapshot) -> Waiting:
+        generation, demand = request.generation, request.generation.demand()
+        slo_class = self._class_of(demand)
+        decode = usable(fleet.ready(Role.ROLE_DECODE))
+        own_s = prefill_s(fleet, demand.prompt_tokens)
+        promise_s = target_s(slo_class, own_s) if slo_class.interactive else slo_class.yield_s
+        return Waiting(
+            request_id=request.request_id,
+            slo_class=slo_class,
+            tenant=generation.tenant,
+            priority=generation.priority,
+            prompt_tokens=demand.prompt_tokens,
+            tokens=demand.prompt_tokens + expected_output(decode, demand),
+            n=demand.n,
+            blocks=min((blocks_asked(one, demand) for one in decode if one.facts.layout.block_tokens), default=0.0),
+            long=own_s > _LONG_S,
+            due_s=request.accepted_s + promise_s,
+            start_by_s=request.accepted_s + promise_s - own_s,
+        )
+
+    def _let_in(self) -> None:
+        """Start all whose turn it is."""
+        self._soon = False
+        while self._queue:
+            fleet = self._links.snapshot()
+            now_s = time.monotonic()
+            long = LongWork(len(self._long), sum(self._long.values()))
+            waiting = self._queue.next(now_s, rooms(fleet, long))
+            if waiting is None:
+                self._desert(fleet, now_s)
+                break
+            request = self._requests.pop(waiting.request_id)
+            if waiting.long:
+                self._long |= {request.run_id(index): waiting.prompt_tokens for index in range(waiting.n)}
+            self._start(request)
+        self._look_later()
+
+    def _desert(self, fleet: FleetSnapshot, now_s: float) -> None:
+        """End those who wait for a pool that has had no worker for too long."""
+        if fleet.ready(Role.ROLE_DECODE):
+            self._deserted_s = None
+            return
+        self._deserted_s = self._deserted_s or now_s
+        if now_s - self._deserted_s < self._patience_s:
+            return
+        try:
+            require_decode(fleet)
+        except Unavailable as none:
+            for request in list(self._requests.values()):
+                request.fail(Unavailable(f"after {now_s - request.accepted_s:.1f} s in the queue {none}"))
+
+    def _look_later(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+        self._look = asyncio.get_running_loop().call_later(_LOOK_S, self._let_in) if self._queue else None
+
+
+def require_decode(fleet: FleetSnapshot) -> None:
+    """Raises Unavailable where no decode worker is ready, with what there is."""
+    if not fleet.ready(Role.ROLE_DECODE):
+        plan(fleet, Ask())

@@ -1,0 +1,297 @@
+"""The queue in front of the workers: nobody lost or started twice, and who starts when."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from segue.router.queueing.fair_share import FairShare
+from segue.router.queueing.queue import OTHERS_TURN, AdmissionQueue
+from segue.router.queueing.waiting import QueueBounds, Room, Rooms, Waiting
+from segue.router.slo import BATCH, CHAT, DOCUMENTS, SloClass
+
+ALL = Room(short=True, long=True)
+SHORT = Room(short=True, long=False)
+NONE = Room(short=False, long=False, places=0, blocks=0)
+OPEN = Rooms(ALL, ALL)
+SLACK_TOKENS = 8192
+
+UNHURRIED = SloClass("unhurried", ttft_s=1e6)
+
+
+def waiting(
+    request_id: str,
+    slo_class: SloClass = UNHURRIED,
+    *,
+    at_s: float = 0.0,
+    tenant: str = "",
+    priority: int = 0,
+    tokens: int = 100,
+    long: bool = False,
+    n: int = 1,
+) -> Waiting:
+    due_s = at_s + (slo_class.ttft_s if slo_class.interactive else slo_class.yield_s)
+    return Waiting(request_id, slo_class, tenant, priority, tokens, tokens, n, float(n), long, due_s, due_s)
+
+
+def drain(queue: AdmissionQueue, now_s: float = 0.0, rooms: Rooms = OPEN) -> list[str]:
+    started = []
+    while (one := queue.next(now_s, rooms)) is not None:
+        started.append(one.request_id)
+    return started
+
+
+classes = st.sampled_from([CHAT, DOCUMENTS, BATCH])
+rooms = st.builds(
+    Room,
+    short=st.booleans(),
+    long=st.booleans(),
+    places=st.integers(0, 4),
+    blocks=st.sampled_from([0.0, 2.0, math.inf]),
+)
+
+
+class Queueing(RuleBasedStateMachine):
+    """Any order of offers, cancels, time and room, against plain sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bounds = QueueBounds(requests=12, tokens=2000)
+        self.queue = AdmissionQueue(self.bounds)
+        self.now_s = 0.0
+        self.waiting: dict[str, Waiting] = {}
+        self.offered: set[str] = set()
+        self.gone: set[str] = set()
+        self.aged_in_a_row = 0
+
+    @rule(
+        slo_class=classes,
+        tenant=st.sampled_from(["", "a", "b"]),
+        priority=st.integers(-2, 2),
+        tokens=st.integers(1, 900),
+        long=st.booleans(),
+        n=st.integers(1, 3),
+    )
+    def offer(self, slo_class: SloClass, tenant: str, priority: int, tokens: int, long: bool, n: int) -> None:
+        if self.queue.full(slo_class.name, tenant, tokens) is not None:
+            return
+        one = waiting(
+            str(len(self.offered)),
+            slo_class,
+            at_s=self.now_s,
+            tenant=tenant,
+            priority=priority,
+            tokens=tokens,
+            long=long,
+            n=n,
+        )
+        self.queue.offer(one)
+        self.offered.add(one.request_id)
+        self.waiting[one.request_id] = one
+
+    @rule(seconds=st.sampled_from([0.01, 0.4, 3.0, 70.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.waiting)))
+        assert self.queue.cancel(request_id)
+        assert not self.queue.cancel(request_id)
+        del self.waiting[request_id]
+        self.gone.add(request_id)
+
+    @rule(interactive=rooms, batch=rooms)
+    def room(self, interactive: Room, batch: Room) -> None:
+        one = self.queue.next(self.now_s, Rooms(interactive, batch))
+        if one is None:
+            self.assert_nobody_could(interactive)
+            return
+        assert one.request_id not in self.gone
+        assert self.waiting.pop(one.request_id) is one
+        self.gone.add(one.request_id)
+        assert (interactive if one.slo_class.interactive else batch).takes(one)
+        if not one.slo_class.interactive:
+            self.assert_batch_yields(one, interactive)
+
+    def assert_batch_yields(self, one: Waiting, room: Room) -> None:
+        """Unless it has waited its time, no interactive request that fits is passed over for it."""
+        if one.due_s > self.now_s:
+            assert not [other for other in self.waiting.values() if other.slo_class.interactive and room.takes(other)]
+
+    def assert_nobody_could(self, room: Room) -> None:
+        """With places and blocks for all, whoever is left has a length that there is no room for."""
+        if room.places >= 3 and room.blocks == math.inf:
+            left = [other for other in self.waiting.values() if other.slo_class.interactive]
+            assert not [other for other in left if room.takes(other)]
+
+    @rule()
+    def everybody_starts(self) -> None:
+        started = drain(self.queue, self.now_s)
+        assert sorted(started) == sorted(self.waiting)
+        self.gone |= set(started)
+        self.waiting.clear()
+
+    @invariant()
+    def holds_what_was_offered_and_has_not_left(self) -> None:
+        assert len(self.queue) == len(self.waiting)
+        assert all(request_id in self.queue for request_id in self.waiting)
+        assert self.queue.queued_tokens == sum(one.prompt_tokens for one in self.waiting.values())
+
+    @invariant()
+    def is_bounded(self) -> None:
+        for slo_class in (CHAT, DOCUMENTS, BATCH):
+            of_class = [one for one in self.waiting.values() if one.slo_class is slo_class]
+            assert self.queue.queued(slo_class.name) == len(of_class) <= self.bounds.requests
+            assert sum(one.prompt_tokens for one in of_class) <= self.bounds.tokens
+            for tenant in ("a", "b"):
+                own = [one for one in of_class if one.tenant == tenant]
+                assert len(own) <= self.bounds.requests / 2
+                assert len(own) <= 1 or sum(one.prompt_tokens for one in own) <= self.bounds.tokens / 2
+
+
+Queueing.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestQueueing = Queueing.TestCase
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(-2, 2), st.integers(0, 100)), max_size=20))
+def test_in_a_class_priority_decides_and_then_the_nearest_deadline(asked: list[tuple[int, int]]) -> None:
+    queue = AdmissionQueue()
+    for number, (priority, at_s) in enumerate(asked):
+        queue.offer(waiting(str(number), at_s=at_s, priority=priority))
+    expected = sorted(range(len(asked)), key=lambda number: (*asked[number], number))
+    assert drain(queue) == [str(number) for number in expected]
+
+
+def test_between_classes_whose_first_token_is_due_first_starts() -> None:
+    queue = AdmissionQueue()
+    queue.offer(waiting("document", DOCUMENTS, at_s=0.0))
+    queue.offer(waiting("chat", CHAT, at_s=1.0))
+    queue.offer(waiting("later chat", CHAT, at_s=1.8))
+    assert drain(queue, 0.0) == ["chat", "document", "later chat"]
+
+
+def test_batch_takes_what_is_left() -> None:
+    queue = AdmissionQueue()
+    for number in range(3):
+        queue.offer(waiting(f"batch {number}", BATCH))
+        queue.offer(waiting(f"chat {number}", CHAT))
+    assert drain(queue) == ["chat 0", "chat 1", "chat 2", "batch 0", "batch 1", "batch 2"]
+
+
+def test_a_batch_request_that_has_yielded_long_enough_gets_one_start_in_eight() -> None:
+    queue = AdmissionQueue()
+    for number in range(2):
+        queue.offer(waiting(f"batch {number}", BATCH))
+    for number in range(30):
+        queue.offer(waiting(f"chat {number}"))
+    started = drain(queue, now_s=BATCH.yield_s + 1)
+    assert [started.index("batch 0"), started.index("batch 1")] == [OTHERS_TURN - 1, 2 * OTHERS_TURN - 1]
+
+
+def test_who_is_too_late_lets_those_pass_who_can_be_in_time() -> None:
+    queue = AdmissionQueue()
+    queue.offer(waiting("late", CHAT, at_s=0.0))
+    queue.offer(waiting("in time", CHAT, at_s=0.9))
+    queue.offer(waiting("batch", BATCH, at_s=0.0))
+    assert drain(queue, now_s=1.0) == ["in time", "late", "batch"]
+
+
+def test_who_is_too_late_is_not_starved() -> None:
+    queue = AdmissionQueue()
+    queue.offer(waiting("late", CHAT, at_s=-1.0, priority=5))
+    for number in range(30):
+        queue.offer(waiting(f"chat {number}", priority=-5))
+    assert drain(queue, now_s=0.0).index("late") == OTHERS_TURN - 1
+
+
+def test_a_long_prompt_without_room_is_passed_by_short_ones() -> None:
+    queue = AdmissionQueue()
+    queue.offer(waiting("long", at_s=0.0, long=True))
+    queue.offer(waiting("short", at_s=1.0))
+    assert drain(queue, rooms=Rooms(SHORT, SHORT)) == ["short"]
+    assert drain(queue) == ["long"]
+
+
+def test_who_wants_many_places_is_not_passed_by_those_who_want_few() -> None:
+    queue = AdmissionQueue()
+    queue.offer(waiting("eight", at_s=0.0, n=8))
+    queue.offer(waiting("one", at_s=1.0))
+    tight = Room(short=True, long=True, places=2)
+    assert drain(queue, rooms=Rooms(tight, tight)) == []
+    assert drain(queue) == ["eight", "one"]
+
+
+costs = st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(1, 3000)), min_size=30, max_size=120)
+
+
+@settings(max_examples=40, deadline=None)
+@given(costs, st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from([0.5, 3.0])), st.data())
+def test_tenants_that_keep_waiting_get_tokens_by_their_weights(
+    asked: list[tuple[str, int]], weights: dict[str, float], data: st.DataObject
+) -> None:
+    queue = AdmissionQueue(QueueBounds(weights=weights))
+    left: Counter[str] = Counter()
+    for number, (tenant, tokens) in enumerate(asked):
+        at_s = data.draw(st.floats(0, 10))  # Deadlines are anybody's; shares hold all the same.
+        queue.offer(waiting(str(number), at_s=at_s, tenant=tenant, tokens=tokens))
+        left[tenant] += 1
+    got: Counter[str] = Counter()
+    while (one := queue.next(0.0, OPEN)) is not None:
+        left[one.tenant] -= 1
+        got[one.tenant] += one.tokens
+        behind = [tenant for tenant, count in left.items() if count]
+        by_weight = [got[tenant] / weights.get(tenant, 1.0) for tenant in behind]
+        if len(behind) == len({tenant for tenant, _ in asked}):
+            assert max(by_weight) - min(by_weight) <= SLACK_TOKENS + 3000 / min(weights.get(one, 1.0) for one in behind)
+
+
+def test_a_tenant_that_comes_back_has_saved_nothing_up() -> None:
+    share = FairShare({}, slack_tokens=100)
+    for _ in range(50):
+        share.enter("busy")
+    share.enter("guest")
+    share.leave("guest", 10)
+    for _ in range(20):
+        share.leave("busy", 1000)
+    share.enter("guest")
+    assert share.lead("guest") == share.lead("busy") == 0
+
+
+def test_who_is_refused_is_told_the_bound() -> None:
+    queue = AdmissionQueue(QueueBounds(requests=4, tokens=1000))
+    queue.offer(waiting("0", CHAT, tenant="alice"))
+    queue.offer(waiting("1", CHAT, tenant="alice"))
+    assert queue.full("chat", "alice", 10) == "2 requests of alice in class chat wait, and no more than 2 may"
+    assert queue.full("chat", "bob", 700) is None
+    assert queue.full("chat", "", 900) == "200 prompt tokens of class chat wait, and no more than 1000 may"
+    assert queue.full("documents", "alice", 10_000) is None
+
+
+def test_what_is_ahead_is_what_would_start_before() -> None:
+    queue = AdmissionQueue()
+    queue.offer(waiting("document", DOCUMENTS, at_s=0.0, tokens=1000))
+    queue.offer(waiting("chat", CHAT, at_s=0.0, tokens=10))
+    queue.offer(waiting("batch", BATCH, at_s=0.0, tokens=100_000))
+    assert queue.ahead(0.6, interactive=True).prompt_tokens == 10
+    assert queue.ahead(2.1, interactive=True).prompt_tokens == 1010
+    assert queue.ahead(0.0, interactive=False).prompt_tokens == 101_010
+
+
+def test_cancelled_requests_leave_nothing_behind() -> None:
+    queue = AdmissionQueue(QueueBounds(requests=10_000))
+    stays = dataclasses.replace(waiting("stays"), priority=-1)
+    queue.offer(stays)
+    for number in range(2_000):
+        queue.offer(waiting(str(number)))
+        queue.cancel(str(number))
+    kept = sum(len(heap) for heap in queue._in_time._lines.values()) + len(queue._in_time_ends)
+    assert kept < 300
+    assert drain(queue) == ["stays"]
