@@ -23,6 +23,7 @@ from segue.cli.options import (
     SimulatedGpu,
     SimulatedModel,
     SimulatedSpeed,
+    SloClassOption,
     as_flags,
     parse_engine_args,
     parse_limits,
@@ -51,6 +52,7 @@ def simulate(
     grpc_port: Annotated[int, typer.Option(help="Public gRPC; 0 chooses a free one.")] = 0,
     max_concurrent_requests: Annotated[int, typer.Option(help="Beyond it, requests get a 429.")] = 100_000,
     max_queue_s: MaxQueue = 60.0,
+    slo_class: SloClassOption = [],  # noqa: B006
     limit: LimitOption = [],  # noqa: B006
     router_arg: Annotated[
         list[str], typer.Option("--router-arg", metavar="WORD", help="Handed on to segue router. Repeatable.")
@@ -88,6 +90,8 @@ def simulate(
             router_args=(
                 *("--served-model-name", name, "--max-queue-s", f"{max_queue_s:g}"),
                 *("--max-concurrent-requests", str(max_concurrent_requests)),
+                # Without classes of its own a simulation refuses for --max-queue-s alone.
+                *as_flags("--slo-class", slo_class or [f"chat=ttft_s:{max_queue_s:g},tokens_per_s:30"]),
                 *as_flags("--limit", limit),
                 *router_arg,
             ),

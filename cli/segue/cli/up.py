@@ -24,14 +24,18 @@ from segue.cli.options import (
     LimitOption,
     MaxQueue,
     Model,
+    Prices,
     RoutingChoice,
     RoutingOption,
     ServedName,
     SimulatedGpu,
     SimulatedModel,
     SimulatedSpeed,
+    SloClassOption,
+    TenantWeight,
     Transport,
     TransportOption,
+    UsageLog,
     as_flags,
     parse_engine_args,
     parse_limits,
@@ -66,6 +70,10 @@ def up(
     max_queue_s: MaxQueue = 5.0,
     routing: RoutingOption = RoutingChoice.kv,
     disaggregation: DisaggregationOption = DisaggregationChoice.auto,
+    slo_class: SloClassOption = [],  # noqa: B006
+    tenant_weight: TenantWeight = [],  # noqa: B006
+    prices: Prices = None,
+    usage_log: UsageLog = None,
     limit: LimitOption = [],  # noqa: B006
     drain_timeout: DrainTimeout = 10.0,
     on_death: Annotated[
@@ -121,6 +129,10 @@ def up(
             router_args=(
                 *("--served-model-name", name, "--max-queue-s", f"{max_queue_s:g}"),
                 *("--routing", routing.value, "--disaggregation", disaggregation.value),
+                *as_flags("--slo-class", slo_class),
+                *as_flags("--tenant-weight", tenant_weight),
+                *(() if prices is None else ("--prices", str(prices))),
+                *(() if usage_log is None else ("--usage-log", str(usage_log))),
                 *as_flags("--limit", limit),
                 *_access(api_keys, insecure),
             ),

@@ -58,6 +58,10 @@ class Ports:
     worker: int
 
 
+# Ten times the time to first token that classes have elsewhere.
+CPU_SLO_CLASSES = ("chat=ttft_s:5,tokens_per_s:30", "documents=ttft_s:20,tokens_per_s:50")
+
+
 @dataclass(frozen=True)
 class LocalCluster:
     """What to run. ``model`` is a path or hub id; ``run_dir`` gets one log file a process and must exist.
@@ -109,12 +113,20 @@ def process_specs(cluster: LocalCluster, machine: Machine, inherited: Mapping[st
         *_common_args(cluster),
         *_tls_args(cluster, "router"),
         *_public_tls_args(cluster),
+        *_slo_args(cluster),
         *cluster.router_args,
     )
     router = ProcessSpec("router", router_argv, dict(inherited), cluster.run_dir / "router.log")
     if cluster.shared_processes:
         return [router, *_shared_specs(cluster, inherited)]
     return [router, *(worker_spec(cluster, worker, machine, inherited) for worker in cluster.workers())]
+
+
+def _slo_args(cluster: LocalCluster) -> tuple[str, ...]:
+    """A CPU is no GPU: held to a GPU's time to first token, it would refuse most of what it can answer."""
+    if cluster.device != "cpu" or "--slo-class" in cluster.router_args:
+        return ()
+    return tuple(word for one in CPU_SLO_CLASSES for word in ("--slo-class", one))
 
 
 def worker_spec(
