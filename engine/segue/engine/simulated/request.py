@@ -9,7 +9,12 @@ from collections.abc import Collection
 from segue.base.block_hash import NO_PARENT, block_hashes
 from segue.engine.simulated.tokens import TokenStream
 from segue.proto.kv_transfer_pb2 import Ticket
-from segue.proto.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, FinishReason
+from segue.proto.sampling_pb2 import (
+    FINISH_REASON_LENGTH,
+    FINISH_REASON_STOP,
+    FINISH_REASON_UNSPECIFIED,
+    FinishReason,
+)
 from segue.proto.worker_pb2 import Submit, Transfer
 
 
@@ -100,7 +105,7 @@ class SimRequest:
             return FINISH_REASON_STOP
         if self.generated >= self._max_tokens:
             return FINISH_REASON_LENGTH
-        return FinishReason.FINISH_REASON_UNSPECIFIED
+        return FINISH_REASON_UNSPECIFIED
 
     @property
     def stop_token_id(self) -> int | None:
