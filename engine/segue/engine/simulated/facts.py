@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def engine_facts(
 def block_layout(settings: EngineSettings, simulation: SimulationSettings) -> BlockLayout:
     """Named so that a simulated engine never exchanges blocks with a real one."""
     shape, timing = SHAPES[simulation.model_shape], simulation.timing
-    fingerprint = model_fingerprint(settings.model, None)
+    fingerprint = _fingerprint(settings.model)
     return BlockLayout(
         model=f"simulated-{shape.name}-{fingerprint}",
         dtype="bfloat16" if timing.kv_element_bytes == 2 else "fp8",
@@ -97,6 +98,12 @@ def block_layout(settings: EngineSettings, simulation: SimulationSettings) -> Bl
         order="simulated",
         tensor_parallel=1,
     )
+
+
+@cache
+def _fingerprint(model: str) -> str:
+    """Once for all engines of a process: it reads megabytes."""
+    return model_fingerprint(model, None)
 
 
 def _read_json(model: str, name: str) -> dict[str, Any] | None:
