@@ -111,11 +111,12 @@ def up(
         parse_limits(limit)
         parse_engine_args([*engine_arg, *own], option)
     with settings_errors():
+        simulated = ""
         if engine is EngineKind.simulated:
             from segue.engine.simulated.settings import simulation_settings
 
-            for own in pools.values():
-                simulation_settings(parse_engine_args([*engine_arg, *own]))
+            gpus = [simulation_settings(parse_engine_args([*engine_arg, *own])).gpu for own in pools.values()]
+            simulated = f"simulated {' and '.join(dict.fromkeys(gpus))}"
         path, name = model_and_served_name(model, served_model_name)
         cluster = LocalCluster(
             model=path,
@@ -149,8 +150,7 @@ def up(
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    device_name = "nothing: simulated engines" if engine is EngineKind.simulated else cluster.device
-    say(f"model {path}, {prefill} prefill and {decode} decode worker(s) on {device_name}")
+    say(f"model {path}, {prefill} prefill and {decode} decode worker(s) on {simulated or cluster.device}")
     say(f"log files in {cluster.run_dir}")
 
     async def serve() -> None:
