@@ -9,6 +9,7 @@ from segue.cli import (
     certs,
     demo,
     diagnose,
+    explain,
     fleet,
     keys,
     loadtest,
@@ -40,6 +41,7 @@ app.command("simulated-workers", hidden=True)(simulate.simulated_workers)
 app.command("status")(fleet.status)
 app.command("top")(fleet.top)
 app.command("ask")(ask.ask)
+app.command("explain")(explain.explain)
 app.command("scale")(scale.scale)
 app.command("drain")(scale.drain)
 app.command("loadtest")(loadtest.loadtest)

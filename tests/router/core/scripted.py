@@ -107,6 +107,7 @@ class ScriptedWorker:
         self.aborted_at_s: dict[str, float] = {}
         self.releases: list[ReleaseRequest] = []
         self.renewed: list[str] = []
+        self.resends = 0
         self.asked_to_move: list[str] = []
         self.offered: dict[str, Ticket] = {}
         self.outbox = Outbox()
@@ -159,6 +160,7 @@ class ScriptedWorker:
                 if (task := self._answers.get(request_id)) is not None:
                     task.cancel()
             self.releases.extend(frame.release)
+            self.resends += frame.resend_kv_events
             self.renewed.extend(name for renew in frame.renew for name in renew.ticket_ids)
             self.asked_to_move.extend(frame.move_request_ids)
 
