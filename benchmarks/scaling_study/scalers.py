@@ -90,9 +90,11 @@ class Policy:
 
 
 def candidates(gpus: int) -> list[Candidate]:
-    """Every static split of all GPUs, then the scalers, which begin with half of them."""
+    """Static splits of all GPUs and of fewer, then the scalers, which begin with half of them."""
     splits = [
-        Candidate(f"static {prefill}+{gpus - prefill}", prefill, gpus - prefill, Static) for prefill in range(1, gpus)
+        Candidate(f"static {prefill}+{total - prefill}", prefill, total - prefill, Static)
+        for total in range(gpus, gpus // 2 - 1, -2)
+        for prefill in range(total // 3, total - total // 4 + 1)
     ]
     bounds = Bounds(1, gpus - 1)
     pace = Pace(Direction(0.0, 4, 60.0), Direction(300.0, 1, 60.0), bounds)
