@@ -102,3 +102,19 @@ async def scrape(http: aiohttp.ClientSession) -> dict[tuple[str, tuple[str, ...]
             for family in families
             for sample in family.samples
         }
+
+
+async def test_a_watched_port_says_whether_the_process_is_ready() -> None:
+    state = {"ready": False}
+    server = MetricsServer(Exposition(), ready=lambda: state["ready"])
+    port = await server.start("127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            seen = []
+            for ready in (False, True):
+                state["ready"] = ready
+                async with session.get("/readyz") as response:
+                    seen.append((response.status, await response.json()))
+            assert seen == [(503, {"ready": False}), (200, {"ready": True})]
+    finally:
+        await server.stop()

@@ -8,7 +8,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from segue.cli.main import app
-from tests.k8s.manifests import OVERLAYS, Manifest, of_kind, option, pod_templates, rendered, selects
+from tests.k8s.manifests import K8S, OVERLAYS, Manifest, of_kind, option, pod_templates, rendered, selects
 
 # Oldest and newest Kubernetes that is supported.
 VERSIONS = ("1.33", "1.37")
@@ -70,9 +70,8 @@ def test_pods_say_when_they_have_started_are_ready_and_live(manifests: tuple[Man
         (container,) = template["spec"]["containers"]
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), name
         if container["name"] == "worker":
-            assert "tcpSocket" in container["livenessProbe"] or "httpGet" in container["livenessProbe"], (
-                "a worker that drains is not SERVING and must not be killed for it"
-            )
+            lives = container["livenessProbe"]["httpGet"]["path"]
+            assert lives == "/healthz", "a worker that drains is not ready and must not be killed for it"
 
 
 def test_services_disruption_budgets_and_policies_select_pods_that_there_are(
@@ -122,6 +121,13 @@ def test_accounts_and_settings_that_are_named_exist(manifests: tuple[Manifest, .
         assert template["spec"]["serviceAccountName"] in accounts
         for container in template["spec"]["containers"]:
             assert {source["configMapRef"]["name"] for source in container["envFrom"]} <= settings
+
+
+def test_autoscalers_go_by_metrics_that_workers_export(manifests: tuple[Manifest, ...]) -> None:
+    exported = (K8S.parent / "docs" / "observability.md").read_text()  # A test of its own holds it to what is exported.
+    for scaler in of_kind(manifests, "HorizontalPodAutoscaler"):
+        for metric in scaler["spec"]["metrics"]:
+            assert f"`{metric['pods']['metric']['name']}`" in exported
 
 
 def test_one_scaler_a_pool_and_one_pool_a_scaler(manifests: tuple[Manifest, ...]) -> None:

@@ -52,12 +52,15 @@ def metrics_handler(exposition: Exposition) -> Callable[[web.Request], Awaitable
 
 
 class MetricsServer:
-    """A listener of its own for ``/metrics`` (and ``/healthz``, for whoever watches the port)."""
+    """A listener of its own for ``/metrics``, and for those who watch the process: ``/healthz``, and where ``ready`` is
+    given ``/readyz``, 503 while it is False."""
 
-    def __init__(self, exposition: Exposition) -> None:
+    def __init__(self, exposition: Exposition, ready: Callable[[], bool] | None = None) -> None:
         app = web.Application()
         app.router.add_get(PATH, metrics_handler(exposition))
         app.router.add_get("/healthz", _healthz)
+        if ready is not None:
+            app.router.add_get("/readyz", _readyz(ready))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
 
     async def start(self, host: str, port: int) -> int:
@@ -80,3 +83,11 @@ class MetricsServer:
 
 async def _healthz(request: web.Request) -> web.Response:
     return web.json_response({"status": "ok"})
+
+
+def _readyz(ready: Callable[[], bool]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        answer = ready()
+        return web.json_response({"ready": answer}, status=200 if answer else 503)
+
+    return handle

@@ -9,6 +9,7 @@ from segue.base.loop_lag import watch_loop_lag
 from segue.base.metrics import Exposition
 from segue.base.metrics_http import MetricsServer
 from segue.engine.protocol import Engine
+from segue.proto.worker_pb2 import WorkerState
 from segue.worker.metrics.counting import WorkerMetrics
 from segue.worker.metrics.readings import read_worker
 from segue.worker.runtime import WorkerRuntime
@@ -35,7 +36,7 @@ class WorkerTelemetry:
         exposition = Exposition()
         metrics = runtime.observer = WorkerMetrics(exposition, runtime.register)
         exposition.read(lambda: read_worker(runtime, engine))
-        self._server = MetricsServer(exposition)
+        self._server = MetricsServer(exposition, ready=lambda: runtime.status.state == WorkerState.WORKER_STATE_READY)
         port = await self._server.start(settings.metrics_host, settings.metrics_port)
         log.info("metrics", host=settings.metrics_host, port=port, worker_id=settings.worker_id)
         self._watching = tasks.create_task(watch_loop_lag(metrics.loop_lag.at().observe), name="loop lag")
