@@ -1,4 +1,4 @@
-# Targets: venv demo up test test-faults lint proto bench clean. Variables may be set on the command line:
+# Targets: venv demo up test test-faults test-variants lint proto bench clean. Variables may be set on the command line:
 #   make test PYTHON=python3.12 VENV=/tmp/venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -13,13 +13,14 @@ STAMP := $(VENV)/.segue-installed
 PROTOS := $(wildcard proto/segue/proto/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test test-faults lint proto proto-check fuzz bench clean
+.PHONY: help venv demo up test test-faults test-variants lint proto proto-check fuzz bench clean
 
 help:
 	@echo "make demo    install what is needed, start a cluster, answer one prompt"
 	@echo "make up      the same cluster until Ctrl-C"
 	@echo "make test    all tests"
 	@echo "make test-faults  every fault in every phase, on real engines; CELL=\"decode_kill and decoding\" for some"
+	@echo "make test-variants  what make test leaves out: real engines with NIXL and AsyncLLM"
 	@echo "make lint    ruff, mypy, layers, generated stubs"
 	@echo "make proto   generate the stubs from proto/"
 	@echo "make fuzz    random input for every port and parser, COUNT of them each"
@@ -48,6 +49,9 @@ test: $(STAMP)
 
 test-faults: $(STAMP)
 	$(BIN)/python -m pytest tests/faults -m matrix $(if $(CELL),-k "$(CELL)") $(PYTEST_ARGS)
+
+test-variants: $(STAMP)
+	$(BIN)/python -m pytest -m variant $(PYTEST_ARGS)
 
 lint: $(STAMP) proto-check
 	$(BIN)/ruff check .

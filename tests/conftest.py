@@ -16,6 +16,16 @@ settings.register_profile("shared cores", deadline=None, suppress_health_check=[
 settings.load_profile("shared cores")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Variants run when they are asked for (``-m variant``, or by name), not with everything else."""
+    if "variant" in config.option.markexpr or any("::" in argument for argument in config.args):
+        return
+    left_out = [item for item in items if item.get_closest_marker("variant")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("variant")]
+
+
 @pytest.fixture(scope="session")
 def model() -> str:
     return str(ensure_embedded_model())
