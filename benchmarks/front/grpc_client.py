@@ -14,7 +14,13 @@ from typing import cast
 
 from front.counted import Ask, Tally
 
-from segue.proto.inference_pb2 import GenerateRequest, GenerateResponse
+from segue.proto.inference_pb2 import (
+    GenerateRequest,
+    GenerateResponse,
+    SessionRequest,
+    SessionResponse,
+    SessionStart,
+)
 from segue.proto.sampling_pb2 import SamplingParams
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -151,8 +157,58 @@ def request_message(ask: Ask, now_s: float) -> GenerateRequest:
     )
 
 
+class _SessionCalls:
+    """``ask.streams`` requests at a time on one call of Session."""
+
+    def __init__(self, ask: Ask, tally: Tally) -> None:
+        self._ask = ask
+        self._tally = tally
+        self._requests: dict[int, list[float]] = {}  # By id: when asked, when the last tokens came.
+        self._last_id = 0
+        self._call = 0
+        self.http2 = Http2Client(self._on_message, self._on_end)
+
+    def begin(self) -> None:
+        now_s = time.monotonic()
+        self._last_id += 1
+        start = SessionStart(id=self._last_id, request=request_message(self._ask, now_s))
+        message = SessionRequest(start=[start]).SerializeToString()
+        if self._call:
+            self.http2.send(self._call, message)
+        else:
+            self._call = self.http2.call("/segue.v1.Inference/Session", message, half_close=False)
+        self._requests[self._last_id] = [now_s, 0.0]
+
+    def _on_message(self, stream: int, message: bytes) -> None:
+        response = SessionResponse.FromString(message)
+        self._tally.messages += 1
+        now_s = time.monotonic()
+        for id_ in response.ids:
+            self._got(id_, now_s, 1)
+        for part in response.parts:
+            self._got(part.id, now_s, sum(len(choice.token_ids) for choice in part.response.choices))
+            if part.response.HasField("usage"):
+                del self._requests[part.id]
+                self._tally.finished += 1
+                self.begin()
+        for error in response.errors:
+            self._fail(error.message)
+
+    def _got(self, id_: int, now_s: float, tokens: int) -> None:
+        request = self._requests[id_]
+        self._tally.got(now_s, request[1], request[0], tokens)
+        request[1] = now_s
+
+    def _on_end(self, stream: int) -> None:
+        self._fail("the session ended")
+
+    def _fail(self, reason: str) -> None:
+        self._tally.failed += 1
+        self._tally.error = reason
+
+
 async def open_calls(ask: Ask, tally: Tally) -> None:
-    calls = _GenerateCalls(ask, tally)
+    calls = _GenerateCalls(ask, tally) if ask.api == "grpc" else _SessionCalls(ask, tally)
     await asyncio.get_running_loop().create_connection(lambda: calls.http2, "127.0.0.1", ask.port)
     for _ in range(ask.streams):
         calls.begin()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from segue.base.errors import SettingsError, Unauthenticated
+from segue.base.errors import Overloaded, SettingsError, Unauthenticated
+from segue.router.access.edges import grpc_gate, session_gate
 from segue.router.access.gate import AccessGate, make_gate
 from segue.router.access.keys import KeyLimits, mint
 
@@ -84,3 +85,43 @@ def test_refusals_are_counted_rather_than_told_one_by_one(tmp_path: Path) -> Non
             clock.now_s = now_s
             gate.log_refusal(Unauthenticated("no"), "http", "10.0.0.9")
     assert [(entry["event"], entry["refusals"]) for entry in logs] == [("caller_refused", 1), ("caller_refused", 3)]
+
+
+class Call:
+    """A gRPC call's context, as far as gates look at it."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self._secret}"),)
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+
+def test_a_sessions_requests_count_one_by_one_and_the_session_itself_does_not() -> None:
+    secret, key = mint("alice", KeyLimits(max_concurrent_requests=2))
+    gate = AccessGate(key.line(), None)
+    grpc_gate(gate)("/segue.v1.Inference/Session", Call(secret))
+    enter = session_gate(gate)
+    releases = [enter(Call(secret)), enter(Call(secret))]
+    with pytest.raises(Overloaded, match="its limit is 2"):
+        enter(Call(secret))
+    with pytest.raises(Overloaded):
+        grpc_gate(gate)("/segue.v1.Inference/Generate", Call(secret))
+    releases[0]()
+    enter(Call(secret))
+
+
+def test_a_key_that_is_revoked_begins_nothing_more_in_its_session(tmp_path: Path) -> None:
+    file, clock = tmp_path / "keys", Clock()
+    (secret, key), (_, other) = mint("alice", KeyLimits()), mint("bob", KeyLimits())
+    file.write_text(key.line())
+    gate = AccessGate("", file, clock)
+    enter = session_gate(gate)
+    enter(Call(secret))
+    file.write_text(other.line() + "\n")
+    clock.now_s = 2.0
+    with pytest.raises(Unauthenticated):
+        enter(Call(secret))

@@ -6,8 +6,10 @@
 """
 
 from segue.base.tls import TlsFiles
-from segue.client.client import Answer, Delta, SegueClient
+from segue.client.client import Answer, SegueClient
 from segue.client.connection import Connection
 from segue.client.fleet import FleetClient
+from segue.client.messages import Delta
+from segue.client.session import Session
 
-__all__ = ["Answer", "Connection", "Delta", "FleetClient", "SegueClient", "TlsFiles"]
+__all__ = ["Answer", "Connection", "Delta", "FleetClient", "SegueClient", "Session", "TlsFiles"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from operator import index
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,32 +13,17 @@ import grpc.aio
 from segue.base.tls import TlsFiles
 from segue.client.connection import Connection
 from segue.client.errors import from_rpc_error
+from segue.client.messages import Delta, Prompt, build_request, finish_reason
+from segue.client.session import Session
 from segue.proto.inference_pb2 import (
-    ChatMessage,
-    ChatMessages,
     GenerateRequest,
     GenerateResponse,
     ListModelsRequest,
     Timings,
-    TokenIds,
     TokenizeRequest,
     Usage,
 )
 from segue.proto.inference_pb2_grpc import InferenceStub
-from segue.proto.sampling_pb2 import FinishReason, SamplingParams
-
-Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
-"""Text, token ids, or chat messages (``{"role": ..., "content": ...}``)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What came of one choice since its last delta. ``finish_reason`` is "stop" or "length" on a choice's last."""
-
-    index: int
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,27 +78,31 @@ class SegueClient:
         Raises:
             SegueError: by what went wrong; see :mod:`segue.base.errors`.
         """
-        request = _request(prompt, model, n, sampling)
+        request = build_request(prompt, model, n, sampling)
         call = self._stub.Generate(request, timeout=timeout_s or self._timeout_s, metadata=self._metadata)
         try:
             async for response in call:
                 for choice in response.choices:
-                    yield Delta(choice.index, choice.text, tuple(choice.token_ids), _finish(choice.finish_reason))
+                    yield Delta(choice.index, choice.text, tuple(choice.token_ids), finish_reason(choice.finish_reason))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
         finally:
             call.cancel()
 
+    def session(self) -> Session:
+        """Many requests on one call, which costs both ends far less than a call each: see :class:`Session`."""
+        return Session(self._stub, self._metadata)
+
     async def generate(
         self, prompt: Prompt, *, model: str = "", timeout_s: float | None = None, **sampling: Any
     ) -> Answer:
         """The whole answer. Raises like :meth:`stream`."""
-        response = await self.generate_raw(_request(prompt, model, 1, sampling), timeout_s=timeout_s)
+        response = await self.generate_raw(build_request(prompt, model, 1, sampling), timeout_s=timeout_s)
         (choice,) = response.choices
         return Answer(
             text=choice.text,
             token_ids=tuple(choice.token_ids),
-            finish_reason=_finish(choice.finish_reason) or "",
+            finish_reason=finish_reason(choice.finish_reason) or "",
             usage=response.usage,
             timings=response.timings,
         )
@@ -144,27 +132,3 @@ class SegueClient:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
         return list(response.token_ids)
-
-
-def _request(prompt: Prompt, model: str, n: int, sampling: Mapping[str, Any]) -> GenerateRequest:
-    request = GenerateRequest(model=model, n=n, sampling=SamplingParams(**sampling))
-    if isinstance(prompt, str):
-        request.text = prompt
-    elif len(prompt) and isinstance(prompt[0], Mapping):
-        request.chat.CopyFrom(ChatMessages(messages=[_message(message) for message in prompt]))
-    else:
-        # numpy's integers too; anything else, even a float of whole value, is a TypeError rather than left out.
-        request.token_ids.CopyFrom(TokenIds(ids=[index(token_id) for token_id in prompt]))  # type: ignore[arg-type]
-    return request
-
-
-def _message(message: object) -> ChatMessage:
-    if not isinstance(message, Mapping):
-        raise TypeError(f"a chat prompt holds messages only; one of them is {message!r}")
-    return ChatMessage(**message)
-
-
-def _finish(reason: FinishReason) -> str | None:
-    if not reason:
-        return None
-    return FinishReason.Name(reason).removeprefix("FINISH_REASON_").lower()

@@ -38,11 +38,18 @@ _BY_STATUS: dict[grpc.StatusCode, type[SegueError]] = {
 def from_rpc_error(error: grpc.aio.AioRpcError) -> SegueError:
     """The error the router raised, or the nearest one if the call failed before it got there."""
     metadata: dict[str, str | bytes] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]
-    code = metadata.get("segue-error-code")
-    kind = _BY_CODE.get(str(code)) or _BY_STATUS.get(error.code(), InternalError)
-    raised = kind(error.details() or error.code().name)
-    if isinstance(raised, Overloaded) and (retry_after_ms := metadata.get("retry-after-ms")) is not None:
-        raised.retry_after_s = int(retry_after_ms) / 1000
-    if code is not None:
-        raised.code = str(code)
+    code = str(metadata.get("segue-error-code") or "")
+    retry_after_ms = metadata.get("retry-after-ms")
+    retry_after_s = None if retry_after_ms is None else int(retry_after_ms) / 1000
+    return from_code(code, error.code().value[0], error.details() or error.code().name, retry_after_s)
+
+
+def from_code(code: str, status: int, message: str, retry_after_s: float | None) -> SegueError:
+    """The error with this word; ``status``, gRPC's number, decides where the word is unknown or empty."""
+    kind = _BY_CODE.get(code) or next((kind for known, kind in _BY_STATUS.items() if known.value[0] == status), None)
+    raised = (kind or InternalError)(message)
+    if isinstance(raised, Overloaded) and retry_after_s is not None:
+        raised.retry_after_s = retry_after_s
+    if code:
+        raised.code = code
     return raised

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from segue.proto import sampling_pb2 as segue_dot_proto_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsegue/proto/inference.proto\x12\x08segue.v1\x1a\x1asegue/proto/sampling.proto\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"7\n\x0c\x43hatMessages\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.segue.v1.ChatMessage\"\xad\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\'\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x12.segue.v1.TokenIdsH\x00\x12&\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x16.segue.v1.ChatMessagesH\x00\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.segue.v1.SamplingParams\x12\t\n\x01n\x18\x06 \x01(\r\x12\x0c\n\x04\x65\x63ho\x18\x07 \x01(\x08\x12\x15\n\rrequest_label\x18\x08 \x01(\t\x12\x11\n\tslo_class\x18\t \x01(\t\x12\x10\n\x08priority\x18\n \x01(\x05\x12\x0e\n\x06tenant\x18\x0b \x01(\t\x12\x0f\n\x07\x65xplain\x18\x0c \x01(\x08\x42\x08\n\x06prompt\"\xd9\x01\n\x0b\x43hoiceDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.segue.v1.PositionLogprobs\x12-\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x16.segue.v1.FinishReason\x12\x15\n\x0bstop_string\x18\x06 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x07 \x01(\rH\x00\x42\r\n\x0bstop_reason\"\x83\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rrequest_label\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12&\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x15.segue.v1.ChoiceDelta\x12\x1e\n\x05usage\x18\x05 \x01(\x0b\x32\x0f.segue.v1.Usage\x12\"\n\x07timings\x18\x06 \x01(\x0b\x32\x11.segue.v1.Timings\x12\x1c\n\x04\x63ost\x18\x07 \x01(\x0b\x32\x0e.segue.v1.Cost\x12+\n\x08\x64\x65\x63ision\x18\x08 \x01(\x0b\x32\x19.segue.v1.RoutingDecision\"V\n\x04\x43ost\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\x01\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\x01\x12\x0e\n\x06output\x18\x04 \x01(\x01\x12\r\n\x05total\x18\x05 \x01(\x01\"\xcd\x02\n\x0fRoutingDecision\x12\x37\n\ncandidates\x18\x01 \x03(\x0b\x32#.segue.v1.RoutingDecision.Candidate\x12\x15\n\rlocal_prefill\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x1a\xd9\x01\n\tCandidate\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06\x63hosen\x18\x03 \x01(\x08\x12\x10\n\x08\x65xcluded\x18\x04 \x01(\t\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\x12\x42\n\x08scores_s\x18\x06 \x03(\x0b\x32\x30.segue.v1.RoutingDecision.Candidate.ScoresSEntry\x1a.\n\x0cScoresSEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"S\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\r\x12\x15\n\routput_tokens\x18\x03 \x01(\r\"b\n\x0c\x43ontinuation\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1b\n\x13\x61\x66ter_output_tokens\x18\x03 \x01(\r\x12\x15\n\rreused_tokens\x18\x04 \x01(\r\"\xac\x03\n\x07Timings\x12\x1c\n\x04path\x18\x01 \x01(\x0e\x32\x0e.segue.v1.Path\x12\x11\n\ttransport\x18\x02 \x01(\t\x12\x16\n\x0eprefill_worker\x18\x03 \x01(\t\x12\x15\n\rdecode_worker\x18\x04 \x01(\t\x12\x0e\n\x06ttft_s\x18\x05 \x01(\x02\x12\x11\n\tprefill_s\x18\x06 \x01(\x02\x12\x11\n\thandoff_s\x18\x07 \x01(\x02\x12\x12\n\ntransfer_s\x18\x08 \x01(\x02\x12\x16\n\x0etransfer_bytes\x18\t \x01(\x04\x12\x10\n\x08\x64\x65\x63ode_s\x18\n \x01(\x02\x12\x12\n\nitl_mean_s\x18\x0b \x01(\x02\x12\x1f\n\x17prefill_computed_tokens\x18\x0c \x01(\r\x12\x1e\n\x16\x64\x65\x63ode_computed_tokens\x18\r \x01(\r\x12\x13\n\x0bpath_reason\x18\x0e \x01(\t\x12-\n\rcontinuations\x18\x0f \x03(\x0b\x32\x16.segue.v1.Continuation\x12\x0f\n\x07queue_s\x18\x10 \x01(\x02\x12\x11\n\tslo_class\x18\x11 \x01(\t\x12\x10\n\x08trace_id\x18\x12 \x01(\t\"\x13\n\x11ListModelsRequest\"I\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1c\n\x14max_model_len_tokens\x18\x02 \x01(\r\x12\x16\n\x0e\x63reated_unix_s\x18\x03 \x01(\x03\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.segue.v1.Model\"b\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.segue.v1.ChatMessagesH\x00\x42\x08\n\x06prompt\"C\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x1c\n\x14max_model_len_tokens\x18\x02 \x01(\r*y\n\x04Path\x12\x14\n\x10PATH_UNSPECIFIED\x10\x00\x12\x15\n\x11PATH_PREFILL_ONLY\x10\x01\x12\x0f\n\x0bPATH_SEEDED\x10\x02\x12\x0e\n\nPATH_EXACT\x10\x03\x12\x13\n\x0fPATH_RECOMPUTED\x10\x04\x12\x0e\n\nPATH_LOCAL\x10\x05\x32\xa4\x02\n\tInference\x12\x43\n\x08Generate\x12\x19.segue.v1.GenerateRequest\x1a\x1a.segue.v1.GenerateResponse0\x01\x12\x46\n\rGenerateUnary\x12\x19.segue.v1.GenerateRequest\x1a\x1a.segue.v1.GenerateResponse\x12G\n\nListModels\x12\x1b.segue.v1.ListModelsRequest\x1a\x1c.segue.v1.ListModelsResponse\x12\x41\n\x08Tokenize\x12\x19.segue.v1.TokenizeRequest\x1a\x1a.segue.v1.TokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsegue/proto/inference.proto\x12\x08segue.v1\x1a\x1asegue/proto/sampling.proto\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"7\n\x0c\x43hatMessages\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.segue.v1.ChatMessage\"\xad\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\'\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x12.segue.v1.TokenIdsH\x00\x12&\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x16.segue.v1.ChatMessagesH\x00\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.segue.v1.SamplingParams\x12\t\n\x01n\x18\x06 \x01(\r\x12\x0c\n\x04\x65\x63ho\x18\x07 \x01(\x08\x12\x15\n\rrequest_label\x18\x08 \x01(\t\x12\x11\n\tslo_class\x18\t \x01(\t\x12\x10\n\x08priority\x18\n \x01(\x05\x12\x0e\n\x06tenant\x18\x0b \x01(\t\x12\x0f\n\x07\x65xplain\x18\x0c \x01(\x08\x42\x08\n\x06prompt\"\xd9\x01\n\x0b\x43hoiceDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.segue.v1.PositionLogprobs\x12-\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x16.segue.v1.FinishReason\x12\x15\n\x0bstop_string\x18\x06 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x07 \x01(\rH\x00\x42\r\n\x0bstop_reason\"\x83\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rrequest_label\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12&\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x15.segue.v1.ChoiceDelta\x12\x1e\n\x05usage\x18\x05 \x01(\x0b\x32\x0f.segue.v1.Usage\x12\"\n\x07timings\x18\x06 \x01(\x0b\x32\x11.segue.v1.Timings\x12\x1c\n\x04\x63ost\x18\x07 \x01(\x0b\x32\x0e.segue.v1.Cost\x12+\n\x08\x64\x65\x63ision\x18\x08 \x01(\x0b\x32\x19.segue.v1.RoutingDecision\"G\n\x0eSessionRequest\x12%\n\x05start\x18\x01 \x03(\x0b\x32\x16.segue.v1.SessionStart\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x03(\r\"Y\n\x0cSessionStart\x12\n\n\x02id\x18\x01 \x01(\r\x12*\n\x07request\x18\x02 \x01(\x0b\x32\x19.segue.v1.GenerateRequest\x12\x11\n\ttimeout_s\x18\x03 \x01(\x01\"\x8e\x01\n\x0fSessionResponse\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\r\n\x05texts\x18\x03 \x03(\t\x12$\n\x05parts\x18\x04 \x03(\x0b\x32\x15.segue.v1.SessionPart\x12&\n\x06\x65rrors\x18\x05 \x03(\x0b\x32\x16.segue.v1.SessionError\"G\n\x0bSessionPart\x12\n\n\x02id\x18\x01 \x01(\r\x12,\n\x08response\x18\x02 \x01(\x0b\x32\x1a.segue.v1.GenerateResponse\"`\n\x0cSessionError\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0e\n\x06status\x18\x02 \x01(\r\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x15\n\rretry_after_s\x18\x05 \x01(\x01\"V\n\x04\x43ost\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\x01\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\x01\x12\x0e\n\x06output\x18\x04 \x01(\x01\x12\r\n\x05total\x18\x05 \x01(\x01\"\xcd\x02\n\x0fRoutingDecision\x12\x37\n\ncandidates\x18\x01 \x03(\x0b\x32#.segue.v1.RoutingDecision.Candidate\x12\x15\n\rlocal_prefill\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x1a\xd9\x01\n\tCandidate\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06\x63hosen\x18\x03 \x01(\x08\x12\x10\n\x08\x65xcluded\x18\x04 \x01(\t\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\x12\x42\n\x08scores_s\x18\x06 \x03(\x0b\x32\x30.segue.v1.RoutingDecision.Candidate.ScoresSEntry\x1a.\n\x0cScoresSEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"S\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\r\x12\x15\n\routput_tokens\x18\x03 \x01(\r\"b\n\x0c\x43ontinuation\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1b\n\x13\x61\x66ter_output_tokens\x18\x03 \x01(\r\x12\x15\n\rreused_tokens\x18\x04 \x01(\r\"\xac\x03\n\x07Timings\x12\x1c\n\x04path\x18\x01 \x01(\x0e\x32\x0e.segue.v1.Path\x12\x11\n\ttransport\x18\x02 \x01(\t\x12\x16\n\x0eprefill_worker\x18\x03 \x01(\t\x12\x15\n\rdecode_worker\x18\x04 \x01(\t\x12\x0e\n\x06ttft_s\x18\x05 \x01(\x02\x12\x11\n\tprefill_s\x18\x06 \x01(\x02\x12\x11\n\thandoff_s\x18\x07 \x01(\x02\x12\x12\n\ntransfer_s\x18\x08 \x01(\x02\x12\x16\n\x0etransfer_bytes\x18\t \x01(\x04\x12\x10\n\x08\x64\x65\x63ode_s\x18\n \x01(\x02\x12\x12\n\nitl_mean_s\x18\x0b \x01(\x02\x12\x1f\n\x17prefill_computed_tokens\x18\x0c \x01(\r\x12\x1e\n\x16\x64\x65\x63ode_computed_tokens\x18\r \x01(\r\x12\x13\n\x0bpath_reason\x18\x0e \x01(\t\x12-\n\rcontinuations\x18\x0f \x03(\x0b\x32\x16.segue.v1.Continuation\x12\x0f\n\x07queue_s\x18\x10 \x01(\x02\x12\x11\n\tslo_class\x18\x11 \x01(\t\x12\x10\n\x08trace_id\x18\x12 \x01(\t\"\x13\n\x11ListModelsRequest\"I\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1c\n\x14max_model_len_tokens\x18\x02 \x01(\r\x12\x16\n\x0e\x63reated_unix_s\x18\x03 \x01(\x03\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.segue.v1.Model\"b\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.segue.v1.ChatMessagesH\x00\x42\x08\n\x06prompt\"C\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x1c\n\x14max_model_len_tokens\x18\x02 \x01(\r*y\n\x04Path\x12\x14\n\x10PATH_UNSPECIFIED\x10\x00\x12\x15\n\x11PATH_PREFILL_ONLY\x10\x01\x12\x0f\n\x0bPATH_SEEDED\x10\x02\x12\x0e\n\nPATH_EXACT\x10\x03\x12\x13\n\x0fPATH_RECOMPUTED\x10\x04\x12\x0e\n\nPATH_LOCAL\x10\x05\x32\xe8\x02\n\tInference\x12\x43\n\x08Generate\x12\x19.segue.v1.GenerateRequest\x1a\x1a.segue.v1.GenerateResponse0\x01\x12\x46\n\rGenerateUnary\x12\x19.segue.v1.GenerateRequest\x1a\x1a.segue.v1.GenerateResponse\x12\x42\n\x07Session\x12\x18.segue.v1.SessionRequest\x1a\x19.segue.v1.SessionResponse(\x01\x30\x01\x12G\n\nListModels\x12\x1b.segue.v1.ListModelsRequest\x1a\x1c.segue.v1.ListModelsResponse\x12\x41\n\x08Tokenize\x12\x19.segue.v1.TokenizeRequest\x1a\x1a.segue.v1.TokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ROUTINGDECISION_CANDIDATE_SCORESSENTRY']._loaded_options = None
   _globals['_ROUTINGDECISION_CANDIDATE_SCORESSENTRY']._serialized_options = b'8\001'
-  _globals['_PATH']._serialized_start=2343
-  _globals['_PATH']._serialized_end=2464
+  _globals['_PATH']._serialized_start=2823
+  _globals['_PATH']._serialized_end=2944
   _globals['_TOKENIDS']._serialized_start=69
   _globals['_TOKENIDS']._serialized_end=92
   _globals['_CHATMESSAGE']._serialized_start=94
@@ -48,30 +48,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHOICEDELTA']._serialized_end=719
   _globals['_GENERATERESPONSE']._serialized_start=722
   _globals['_GENERATERESPONSE']._serialized_end=981
-  _globals['_COST']._serialized_start=983
-  _globals['_COST']._serialized_end=1069
-  _globals['_ROUTINGDECISION']._serialized_start=1072
-  _globals['_ROUTINGDECISION']._serialized_end=1405
-  _globals['_ROUTINGDECISION_CANDIDATE']._serialized_start=1188
-  _globals['_ROUTINGDECISION_CANDIDATE']._serialized_end=1405
-  _globals['_ROUTINGDECISION_CANDIDATE_SCORESSENTRY']._serialized_start=1359
-  _globals['_ROUTINGDECISION_CANDIDATE_SCORESSENTRY']._serialized_end=1405
-  _globals['_USAGE']._serialized_start=1407
-  _globals['_USAGE']._serialized_end=1490
-  _globals['_CONTINUATION']._serialized_start=1492
-  _globals['_CONTINUATION']._serialized_end=1590
-  _globals['_TIMINGS']._serialized_start=1593
-  _globals['_TIMINGS']._serialized_end=2021
-  _globals['_LISTMODELSREQUEST']._serialized_start=2023
-  _globals['_LISTMODELSREQUEST']._serialized_end=2042
-  _globals['_MODEL']._serialized_start=2044
-  _globals['_MODEL']._serialized_end=2117
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2119
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2172
-  _globals['_TOKENIZEREQUEST']._serialized_start=2174
-  _globals['_TOKENIZEREQUEST']._serialized_end=2272
-  _globals['_TOKENIZERESPONSE']._serialized_start=2274
-  _globals['_TOKENIZERESPONSE']._serialized_end=2341
-  _globals['_INFERENCE']._serialized_start=2467
-  _globals['_INFERENCE']._serialized_end=2759
+  _globals['_SESSIONREQUEST']._serialized_start=983
+  _globals['_SESSIONREQUEST']._serialized_end=1054
+  _globals['_SESSIONSTART']._serialized_start=1056
+  _globals['_SESSIONSTART']._serialized_end=1145
+  _globals['_SESSIONRESPONSE']._serialized_start=1148
+  _globals['_SESSIONRESPONSE']._serialized_end=1290
+  _globals['_SESSIONPART']._serialized_start=1292
+  _globals['_SESSIONPART']._serialized_end=1363
+  _globals['_SESSIONERROR']._serialized_start=1365
+  _globals['_SESSIONERROR']._serialized_end=1461
+  _globals['_COST']._serialized_start=1463
+  _globals['_COST']._serialized_end=1549
+  _globals['_ROUTINGDECISION']._serialized_start=1552
+  _globals['_ROUTINGDECISION']._serialized_end=1885
+  _globals['_ROUTINGDECISION_CANDIDATE']._serialized_start=1668
+  _globals['_ROUTINGDECISION_CANDIDATE']._serialized_end=1885
+  _globals['_ROUTINGDECISION_CANDIDATE_SCORESSENTRY']._serialized_start=1839
+  _globals['_ROUTINGDECISION_CANDIDATE_SCORESSENTRY']._serialized_end=1885
+  _globals['_USAGE']._serialized_start=1887
+  _globals['_USAGE']._serialized_end=1970
+  _globals['_CONTINUATION']._serialized_start=1972
+  _globals['_CONTINUATION']._serialized_end=2070
+  _globals['_TIMINGS']._serialized_start=2073
+  _globals['_TIMINGS']._serialized_end=2501
+  _globals['_LISTMODELSREQUEST']._serialized_start=2503
+  _globals['_LISTMODELSREQUEST']._serialized_end=2522
+  _globals['_MODEL']._serialized_start=2524
+  _globals['_MODEL']._serialized_end=2597
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2599
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2652
+  _globals['_TOKENIZEREQUEST']._serialized_start=2654
+  _globals['_TOKENIZEREQUEST']._serialized_end=2752
+  _globals['_TOKENIZERESPONSE']._serialized_start=2754
+  _globals['_TOKENIZERESPONSE']._serialized_end=2821
+  _globals['_INFERENCE']._serialized_start=2947
+  _globals['_INFERENCE']._serialized_end=3307
 # @@protoc_insertion_point(module_scope)

@@ -44,6 +44,11 @@ class InferenceStub:
                 request_serializer=segue_dot_proto_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=segue_dot_proto_dot_inference__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Session = channel.stream_stream(
+                '/segue.v1.Inference/Session',
+                request_serializer=segue_dot_proto_dot_inference__pb2.SessionRequest.SerializeToString,
+                response_deserializer=segue_dot_proto_dot_inference__pb2.SessionResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/segue.v1.Inference/ListModels',
                 request_serializer=segue_dot_proto_dot_inference__pb2.ListModelsRequest.SerializeToString,
@@ -75,6 +80,17 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Session(self, request_iterator, context):
+        """Many requests on one call, for gateways and load tests: a gRPC message for every token of every answer is dear, one
+        for the new tokens of all answers is not. Requests may be sent and cancelled at any time; what goes wrong with one is
+        told by a SessionError and leaves the others alone. The call ends with OK when the client has closed its side and
+        all its requests are over; with RESOURCE_EXHAUSTED when it reads too slowly, which ends its requests; with
+        INVALID_ARGUMENT for bytes that are no SessionRequest. Each request counts against the API key's limits as a call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -100,6 +116,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.GenerateUnary,
                     request_deserializer=segue_dot_proto_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=segue_dot_proto_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Session': grpc.stream_stream_rpc_method_handler(
+                    servicer.Session,
+                    request_deserializer=segue_dot_proto_dot_inference__pb2.SessionRequest.FromString,
+                    response_serializer=segue_dot_proto_dot_inference__pb2.SessionResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -166,6 +187,33 @@ class Inference:
             '/segue.v1.Inference/GenerateUnary',
             segue_dot_proto_dot_inference__pb2.GenerateRequest.SerializeToString,
             segue_dot_proto_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Session(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/segue.v1.Inference/Session',
+            segue_dot_proto_dot_inference__pb2.SessionRequest.SerializeToString,
+            segue_dot_proto_dot_inference__pb2.SessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

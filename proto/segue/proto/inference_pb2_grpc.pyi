@@ -38,6 +38,13 @@ class InferenceStub:
     """
     GenerateUnary: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
     """The same answer in one message."""
+    Session: _grpc.StreamStreamMultiCallable[_inference_pb2.SessionRequest, _inference_pb2.SessionResponse]
+    """Many requests on one call, for gateways and load tests: a gRPC message for every token of every answer is dear, one
+    for the new tokens of all answers is not. Requests may be sent and cancelled at any time; what goes wrong with one is
+    told by a SessionError and leaves the others alone. The call ends with OK when the client has closed its side and
+    all its requests are over; with RESOURCE_EXHAUSTED when it reads too slowly, which ends its requests; with
+    INVALID_ARGUMENT for bytes that are no SessionRequest. Each request counts against the API key's limits as a call.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
     Tokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]
     """The token ids that Generate would use for this prompt."""
@@ -52,6 +59,13 @@ class InferenceAsyncStub(InferenceStub):
     """
     GenerateUnary: _aio.UnaryUnaryMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """The same answer in one message."""
+    Session: _aio.StreamStreamMultiCallable[_inference_pb2.SessionRequest, _inference_pb2.SessionResponse]  # type: ignore[assignment]
+    """Many requests on one call, for gateways and load tests: a gRPC message for every token of every answer is dear, one
+    for the new tokens of all answers is not. Requests may be sent and cancelled at any time; what goes wrong with one is
+    told by a SessionError and leaves the others alone. The call ends with OK when the client has closed its side and
+    all its requests are over; with RESOURCE_EXHAUSTED when it reads too slowly, which ends its requests; with
+    INVALID_ARGUMENT for bytes that are no SessionRequest. Each request counts against the API key's limits as a call.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]  # type: ignore[assignment]
     Tokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]  # type: ignore[assignment]
     """The token ids that Generate would use for this prompt."""
@@ -75,6 +89,19 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.GenerateResponse, _abc.Awaitable[_inference_pb2.GenerateResponse]]:
         """The same answer in one message."""
+
+    @_abc_1.abstractmethod
+    def Session(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inference_pb2.SessionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_pb2.SessionResponse], _abc.AsyncIterator[_inference_pb2.SessionResponse]]:
+        """Many requests on one call, for gateways and load tests: a gRPC message for every token of every answer is dear, one
+        for the new tokens of all answers is not. Requests may be sent and cancelled at any time; what goes wrong with one is
+        told by a SessionError and leaves the others alone. The call ends with OK when the client has closed its side and
+        all its requests are over; with RESOURCE_EXHAUSTED when it reads too slowly, which ends its requests; with
+        INVALID_ARGUMENT for bytes that are no SessionRequest. Each request counts against the API key's limits as a call.
+        """
 
     @_abc_1.abstractmethod
     def ListModels(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from typing import NoReturn
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -18,11 +19,13 @@ from segue.proto.inference_pb2 import (
     ListModelsRequest,
     ListModelsResponse,
     Model,
+    SessionRequest,
     TokenizeRequest,
     TokenizeResponse,
 )
 from segue.proto.inference_pb2_grpc import InferenceServicer
 from segue.router.admission import Demand
+from segue.router.grpc_session import Session, SessionContext, SessionCore
 from segue.router.limits import (
     Limits,
     ModelFacts,
@@ -54,11 +57,14 @@ class InferenceService(InferenceServicer):
         models: Mapping[str, ServedModel],
         limits: Limits,
         classes: SloClasses = DEFAULT_CLASSES,
+        enter: Callable[[Any], Callable[[], None]] = lambda context: lambda: None,
     ) -> None:
+        """``enter`` is what the gate asks of each request of a session: see :class:`SessionCore`."""
         self._service = service
         self._models = models
         self._limits = limits
         self._classes = classes
+        self._sessions = SessionCore(service, self._generation, limits, enter)
 
     async def Generate(self, request: GenerateRequest, context: _GenerateContext) -> AsyncIterator[GenerateResponse]:
         sink = MergingSink(self._limits.max_write_buffer_bytes)
@@ -83,6 +89,15 @@ class InferenceService(InferenceServicer):
             await _abort(context, error)
         finally:
             handle.cancel()
+
+    # The generated base class knows only the iterator style; read() and write() let two tasks share the stream.
+    async def Session(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[SessionRequest], context: SessionContext
+    ) -> None:
+        try:
+            await Session(self._sessions, context).run()
+        except SegueError as error:
+            await _abort(context, error)
 
     async def ListModels(
         self,
@@ -114,11 +129,11 @@ class InferenceService(InferenceServicer):
 
     async def _start(self, request: GenerateRequest, context: _GenerateContext, sink: MergingSink):  # type: ignore[no-untyped-def]
         try:
-            return self._service.start(await self._generation(request, context), sink)
+            return self._service.start(await self._generation(request, partial(self._timeout_s, context)), sink)
         except SegueError as error:
             await _abort(context, error)
 
-    async def _generation(self, request: GenerateRequest, context: _GenerateContext) -> Generation:
+    async def _generation(self, request: GenerateRequest, left_s: Callable[[], float]) -> Generation:
         model = find_model(self._models, request.model)
         facts = ModelFacts(model.max_model_len_tokens, model.vocab_size)
         kind = request.WhichOneof("prompt")
@@ -130,7 +145,7 @@ class InferenceService(InferenceServicer):
         check_counts(self._limits, n=n)
         label = check_label(request.request_label, self._limits)
         check_structured_outputs(request.sampling, self._limits)
-        timeout_s = self._timeout_s(context)
+        timeout_s = left_s()
         asked = Terms(request.slo_class, request.priority, request.tenant, request.explain)
         terms = check_terms(asked, self._classes)
         # Before the prompt is tokenised: a refusal is to cost next to nothing.
@@ -149,7 +164,7 @@ class InferenceService(InferenceServicer):
             n=n,
             echo=request.echo,
             label=label or None,
-            timeout_s=self._timeout_s(context),
+            timeout_s=left_s(),
             slo_class=terms.slo_class,
             priority=terms.priority,
             tenant=terms.tenant,

@@ -26,7 +26,7 @@ from segue.proto.externalscaler_pb2_grpc import add_ExternalScalerServicer_to_se
 from segue.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
 from segue.proto.worker_pb2_grpc import add_WorkerHubServicer_to_server
-from segue.router.access.edges import http_middleware
+from segue.router.access.edges import http_middleware, session_gate
 from segue.router.admission import Admission
 from segue.router.continuation import ContinuationPolicy
 from segue.router.disaggregation import Disaggregation
@@ -100,7 +100,9 @@ class _Router:
         add_WorkerHubServicer_to_server(hub, workers)
         guards: list[AsyncGuard | RefuseUndecodable] = [*security.public_guards, RefuseUndecodable()]
         public = _new_server(limits.max_body_bytes, guards, limits.max_header_bytes)
-        add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits, settings.slo_classes), public)
+        enter = session_gate(security.gate)
+        service = InferenceService(dispatcher, models, limits, settings.slo_classes, enter)
+        add_InferenceServicer_to_server(service, public)
         add_FleetServicer_to_server(FleetService(telemetry.state), public)
         health = await _add_health_and_reflection(public)
 

@@ -449,3 +449,23 @@ async def test_bytes_that_are_no_message_are_the_callers_fault(router: Router) -
             status, message, word = await refused(call)
             assert (status, word) == (grpc.StatusCode.INVALID_ARGUMENT, "undecodable_request")
             assert "3 bytes" in message
+
+
+async def test_a_reader_that_does_not_read_is_ended_and_holds_up_nobody(codec: TextCodec) -> None:
+    limits = Limits(max_write_buffer_bytes=50_000)
+    async with running_router(codec, limits=limits) as router:
+        _, decode = await router.attach_pair()
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with (
+            grpc.aio.insecure_channel(router.address, options=options) as slow_channel,
+            grpc.aio.insecure_channel(router.address, options=options) as other_channel,
+        ):
+            slow = InferenceStub(slow_channel).Generate(ask(4000, n=8))
+            await until(lambda: len(decode.submits) == 8)
+            for _ in range(5):
+                assert tokens_of(await collect(InferenceStub(other_channel).Generate(ask(5))))
+            await until(lambda: len(decode.aborted_at_s) == 8, timeout_s=60)
+            with pytest.raises(grpc.aio.AioRpcError, match="reads too slowly") as caught:
+                await collect(slow)
+            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            router.assert_idle()

@@ -21,7 +21,8 @@ OPERATIONS_PATHS = frozenset({"/metrics"})
 _OPERATIONS_PREFIX = "/segue.v1.Fleet/"
 _REFLECTION_PREFIX = "/grpc.reflection."
 # Not counted against a key's limits: they cost nothing worth counting.
-_FREE_METHODS = frozenset({"/segue.v1.Inference/ListModels"})
+# A session's requests are counted one by one: see :func:`session_gate`.
+_FREE_METHODS = frozenset({"/segue.v1.Inference/ListModels", "/segue.v1.Inference/Session"})
 
 
 def http_middleware(gate: AccessGate) -> Any:
@@ -55,7 +56,7 @@ def grpc_gate(gate: AccessGate) -> Gate:
     def enter(method: str, context: Any) -> Release:
         if method.startswith(HEALTH_PREFIX):
             return _nothing
-        authorization = next((value for name, value in context.invocation_metadata() if name == "authorization"), None)
+        authorization = _authorization(context)
         try:
             wanted = _wanted(method)
             key = gate.authenticate(authorization, wanted)
@@ -66,6 +67,19 @@ def grpc_gate(gate: AccessGate) -> Gate:
             raise
 
     return enter
+
+
+def session_gate(gate: AccessGate | None) -> Callable[[Any], Release]:
+    """For each request of a session: its key as it is now, counted against the key's limits. Raises SegueError."""
+
+    def enter(context: Any) -> Release:
+        return _nothing if gate is None else gate.admit(gate.authenticate(_authorization(context), "clients"))
+
+    return enter
+
+
+def _authorization(context: Any) -> str | None:
+    return next((value for name, value in context.invocation_metadata() if name == "authorization"), None)
 
 
 def _wanted(method: str) -> Audience:
