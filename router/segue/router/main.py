@@ -33,6 +33,7 @@ from segue.router.disaggregation import Disaggregation
 from segue.router.dispatcher import Dispatcher
 from segue.router.fleet_service import FleetService
 from segue.router.grpc_api import InferenceService
+from segue.router.limits import Limits
 from segue.router.models import Models
 from segue.router.openai.server import make_app, make_runner
 from segue.router.placement import Placement
@@ -98,11 +99,9 @@ class _Router:
 
         workers = _new_server(_MAX_FRAME_BYTES)
         add_WorkerHubServicer_to_server(hub, workers)
-        guards: list[AsyncGuard | RefuseUndecodable] = [*security.public_guards, RefuseUndecodable()]
-        public = _new_server(limits.max_body_bytes, guards, limits.max_header_bytes)
         enter = session_gate(security.gate)
         service = InferenceService(dispatcher, models, limits, settings.slo_classes, enter)
-        add_InferenceServicer_to_server(service, public)
+        public = _public_server(service, limits, security.public_guards)
         add_FleetServicer_to_server(FleetService(telemetry.state), public)
         health = await _add_health_and_reflection(public)
 
@@ -172,6 +171,12 @@ def _scaler_server(settings: RouterSettings, links: WorkerLinks, tls: TlsSource 
     server = _new_server(64 << 10)
     add_ExternalScalerServicer_to_server(ExternalScaler(links.snapshot, lambda: 0.0), server)
     _listen(server, settings.worker_host, settings.scaler_port, "--scaler-port", tls)
+    return server
+
+
+def _public_server(service: InferenceService, limits: Limits, guards: Sequence[AsyncGuard]) -> grpc.aio.Server:
+    server = _new_server(limits.max_body_bytes, [*guards, RefuseUndecodable()], limits.max_header_bytes)
+    add_InferenceServicer_to_server(service, server)
     return server
 
 
