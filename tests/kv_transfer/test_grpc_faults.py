@@ -240,6 +240,29 @@ def test_a_producer_that_is_merely_slow_is_waited_for(producer: Producer, consum
     assert consumer.pull(producer.offer("a", THEIR_BLOCKS), OUR_BLOCKS, timeout_s=600).error == ""
 
 
+def test_a_producer_that_answers_but_sends_nothing_for_a_lease_is_given_up(
+    producer: Producer, consumer: Consumer
+) -> None:
+    """The router renews the lease of a request that is alive, so that alone ends nothing; decode can still compute."""
+    gate = threading.Event()
+    producer.cache.on_read = lambda count: None if count < 4 else _wait(gate)
+    ticket = producer.offer("a", THEIR_BLOCKS)
+    ticket.lease_s = 0.3
+    report = consumer.pull(ticket, OUR_BLOCKS, timeout_s=600)
+    gate.set()
+    assert report.error.startswith("STALLED: the producer has sent nothing for 0.3 s")
+    producer.wait_freed("a")
+
+
+def test_a_pull_that_goes_on_may_take_longer_than_a_lease(producer: Producer, consumer: Consumer) -> None:
+    producer.cache.on_read = lambda _: time.sleep(0.2)
+    ticket = producer.offer("a", THEIR_BLOCKS)
+    ticket.lease_s = 0.9
+    report = consumer.pull(ticket, OUR_BLOCKS, timeout_s=600)
+    assert report.error == ""
+    assert report.seconds > ticket.lease_s
+
+
 def test_the_timeout_counts_from_the_start_not_from_a_free_thread(
     producer: Producer, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

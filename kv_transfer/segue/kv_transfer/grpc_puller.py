@@ -38,11 +38,15 @@ class Claim:
 
 @dataclass(slots=True)
 class _Active:
-    """A claim under way. ``state`` is touched under the puller's lock only."""
+    """A claim under way. ``state`` is touched under the puller's lock only.
+
+    ``heard_s`` is when its call began or last brought a chunk.
+    """
 
     claim: Claim
     state: ConsumerClaim
     call: grpc.Call | None = None
+    heard_s: float = 0.0
     digest_seconds: float = 0.0
 
 
@@ -83,6 +87,8 @@ class GrpcPuller:
         self._links.release(ticket, reason)
 
     def take_results(self) -> Sequence[tuple[Claim, TransferReport]]:
+        """To be called again and again: it also gives up producers that send nothing."""
+        self._end_stalled(time.monotonic())
         with self._lock:
             results, self._results = self._results, []
             return results
@@ -90,6 +96,16 @@ class GrpcPuller:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._links.close()
+
+    def _end_stalled(self, now_s: float) -> None:
+        """A producer that answers pings and sends nothing for a lease: the time is better spent computing."""
+        with self._lock:
+            stalled = [active for active, _ in self._active.values() if _is_stalled(active, now_s)]
+            for active in stalled:
+                active.state.fail(f"STALLED: the producer has sent nothing for {active.claim.ticket.lease_s:g} s")
+        for active in stalled:
+            if active.call is not None:
+                active.call.cancel()  # type: ignore[no-untyped-call]
 
     def _run(self, active: _Active, deadline_s: float) -> None:
         started_s = time.monotonic()
@@ -152,6 +168,7 @@ class GrpcPuller:
         )
         with self._lock:
             active.call = stream
+            active.heard_s = time.monotonic()
             cancelled = active.state.over
         if cancelled:
             stream.cancel()  # type: ignore[no-untyped-call]
@@ -172,6 +189,7 @@ class GrpcPuller:
         for chunk in stream:
             with self._lock:
                 wanted = active.state.receive()
+                active.heard_s = time.monotonic()
             if not wanted:
                 return 0
             before_s = time.perf_counter()
@@ -180,3 +198,8 @@ class GrpcPuller:
             block_ids = claim.block_ids[chunk.first_block : chunk.first_block + chunk.blocks]
             cache.write(chunk.layer, block_ids, chunk.payload)
         return receiver.finish()
+
+
+def _is_stalled(active: _Active, now_s: float) -> bool:
+    lease_s = active.claim.ticket.lease_s
+    return active.call is not None and not active.state.over and 0 < lease_s < now_s - active.heard_s
