@@ -27,6 +27,7 @@ from segue.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
 from segue.proto.worker_pb2_grpc import add_WorkerHubServicer_to_server
 from segue.router.access.edges import http_middleware, session_gate
+from segue.router.accounting.books import Books, open_books
 from segue.router.admission import Admission
 from segue.router.continuation import ContinuationPolicy
 from segue.router.disaggregation import Disaggregation
@@ -83,6 +84,10 @@ class _Router:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
+        with open_books(self._settings) as books:  # Closed last: requests end until the servers have.
+            await self._run(books)
+
+    async def _run(self, books: Books) -> None:
         settings = self._settings
         security = open_security(settings)
         codec = TextCodec.load(settings.model)
@@ -94,6 +99,7 @@ class _Router:
         dispatcher = Dispatcher(links, models.__getitem__, settings.max_concurrent_requests, continuation, admission)
         policy = Policy(settings.routing, Disaggregation(settings.disaggregation))
         dispatcher.placement = Placement(links, policy, PrefixIndex(settings.prefix_index_blocks))
+        books.keep(dispatcher)
         telemetry = Telemetry(settings, links, dispatcher)
         hub = WorkerHub(settings.router_id, settings.worker_lease_s, links, dispatcher, models)
 
@@ -123,7 +129,7 @@ class _Router:
         await telemetry.start()
         await workers.start()
         await public.start()
-        scaler = _scaler_server(settings, links, security.mesh)
+        scaler = _scaler_server(settings, links, dispatcher, security.mesh)
         if scaler is not None:
             await scaler.start()
         http_port = runner.addresses[0][1]
@@ -164,12 +170,16 @@ class _Router:
                 task.cancel()
 
 
-def _scaler_server(settings: RouterSettings, links: WorkerLinks, tls: TlsSource | None) -> grpc.aio.Server | None:
+def _scaler_server(
+    settings: RouterSettings, links: WorkerLinks, dispatcher: Dispatcher, tls: TlsSource | None
+) -> grpc.aio.Server | None:
     """What KEDA dials, on a port of its own: clients have no business there, and KEDA none among the workers."""
     if not settings.scaler_port:
         return None
     server = _new_server(64 << 10)
-    add_ExternalScalerServicer_to_server(ExternalScaler(links.snapshot, lambda: 0.0), server)
+    add_ExternalScalerServicer_to_server(
+        ExternalScaler(links.snapshot, lambda: float(dispatcher.waiting.queued_tokens)), server
+    )
     _listen(server, settings.worker_host, settings.scaler_port, "--scaler-port", tls)
     return server
 
