@@ -26,11 +26,12 @@ from dataclasses import dataclass
 
 from segue.proto.worker_pb2 import Role
 from segue.router.fleet import FleetSnapshot, WorkerView
+from segue.router.lines import Line
 from segue.router.queueing.waiting import DEFAULT_BOUNDS, NOTHING_AHEAD, Ahead, QueueBounds
 from segue.router.slo import DEFAULT_CLASSES, SloClass, SloClasses
 
 # Taken for a worker that has not answered yet. Too fast rather than too slow: its first answer corrects it.
-_FIRST_PREFILL_TOKENS_PER_S = 16_384.0
+FIRST_PREFILL = Line(0.0, 1 / 16_384)
 _FIRST_DECODE_S = 1.0
 _FIRST_DECODE_TOKENS = 256.0
 
@@ -116,7 +117,7 @@ def target_s(slo_class: SloClass, own_s: float) -> float:
 def prefill_s(fleet: FleetSnapshot, prompt_tokens: int) -> float:
     """How long the fastest worker would take for a prompt, with nothing else to do."""
     workers = usable(fleet.ready(Role.ROLE_PREFILL))
-    return prompt_tokens / max(map(prefill_rate, workers), default=_FIRST_PREFILL_TOKENS_PER_S)
+    return min((prefill_line(worker)(prompt_tokens) for worker in workers), default=FIRST_PREFILL(prompt_tokens))
 
 
 def predicted_wait(fleet: FleetSnapshot, demand: Demand, ahead: Ahead = NOTHING_AHEAD) -> Wait:
@@ -124,7 +125,7 @@ def predicted_wait(fleet: FleetSnapshot, demand: Demand, ahead: Ahead = NOTHING_
     prefill, decode = usable(fleet.ready(Role.ROLE_PREFILL)), usable(fleet.ready(Role.ROLE_DECODE))
     return max(
         (
-            Wait(_level([_prefill_queue(worker) for worker in prefill], ahead.prompt_tokens), "prefill"),
+            Wait(_prefill_wait_s(prefill, ahead), "prefill"),
             Wait(_places_wait_s(decode, demand, ahead), "a place in decode"),
             Wait(_blocks_wait_s(decode, demand, ahead), "KV cache blocks in decode"),
         ),
@@ -147,8 +148,18 @@ def queued_tokens(worker: WorkerView) -> int:
     return max(worker.assigned_tokens, worker.load.waiting_tokens) if worker.assigned_requests else 0
 
 
-def prefill_rate(worker: WorkerView) -> float:
-    return worker.rates.prefill_tokens_per_s or _FIRST_PREFILL_TOKENS_PER_S
+def prefill_line(worker: WorkerView) -> Line:
+    """How long it takes for a prompt, by its tokens."""
+    rates = worker.rates
+    if rates.prefill:
+        return rates.prefill
+    return Line(0.0, 1 / rates.prefill_tokens_per_s) if rates.prefill_tokens_per_s else FIRST_PREFILL
+
+
+def queue_s(worker: WorkerView) -> float:
+    """How long a prefill worker will take for what is ahead of it."""
+    line, tokens = prefill_line(worker), queued_tokens(worker)
+    return line.fixed_s * worker.assigned_requests + line.each_s * tokens if tokens else 0.0
 
 
 def decode_requests(worker: WorkerView) -> int:
@@ -185,9 +196,11 @@ def _mean_output(worker: WorkerView) -> float:
     return worker.rates.decode_tokens or _FIRST_DECODE_TOKENS
 
 
-def _prefill_queue(worker: WorkerView) -> tuple[float, float]:
-    rate = prefill_rate(worker)
-    return queued_tokens(worker) / rate, rate
+def _prefill_wait_s(prefill: Sequence[WorkerView], ahead: Ahead) -> float:
+    """What is ahead in the queue, a prompt of the mean length at a time, poured over the workers."""
+    mean_tokens = ahead.prompt_tokens / ahead.requests if ahead.requests else 1.0
+    queues = [(queue_s(worker), 1 / prefill_line(worker)(mean_tokens)) for worker in prefill]
+    return _level(queues, ahead.requests)
 
 
 def _places_wait_s(decode: Sequence[WorkerView], demand: Demand, ahead: Ahead) -> float:

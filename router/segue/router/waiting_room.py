@@ -89,10 +89,12 @@ class WaitingRoom:
         """Its request is over, whether it waited or not."""
         if self._requests.pop(request_id, None) is not None:
             self._queue.cancel(request_id)
+        self.look_soon()
 
     def computed(self, run_id: str) -> None:
         """An answer's prompt is computed, or need not be."""
         self._long.pop(run_id, None)
+        self.look_soon()
 
     def look_soon(self) -> None:
         """Something has changed that may have made room."""

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,16 +19,20 @@ from segue.proto.inference_pb2 import ChoiceDelta, GenerateResponse, Path
 from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import FinishReason, SamplingParams
 from segue.proto.worker_pb2 import Register, RequestOutput, Role, RouterFrame, Status, Submit, WorkerState
+from segue.router.admission import Admission
 from segue.router.continuation import ContinuationPolicy
 from segue.router.dispatcher import Dispatcher
 from segue.router.models import Models
 from segue.router.service import Generation, Handle
+from segue.router.slo import BATCH, SloClass, SloClasses
 from segue.router.text.tokenizer import TextCodec
 from segue.router.worker_links import WorkerLink, WorkerLinks
 from tests.router.core.scripted import FACTS, until
 
 LENGTH = FinishReason.FINISH_REASON_LENGTH
 PROMPT = (5, 6, 7, 8)
+# Of workers that are never measured, predictions say nothing.
+ADMISSION = Admission(1e6, SloClasses([SloClass("chat", ttft_s=1e6), BATCH]))
 
 
 class Sink:
@@ -85,14 +90,15 @@ class FakeWorker:
 
 
 class World:
-    """A dispatcher with two workers in each pool."""
+    """A dispatcher with two workers in each pool; ``places`` in a step of each decode worker, 0: any number."""
 
-    def __init__(self, codec: TextCodec, max_concurrent_requests: int = 100) -> None:
+    def __init__(self, codec: TextCodec, max_concurrent_requests: int = 100, places: int = 0) -> None:
+        self.places = places
         self.links = WorkerLinks()
         models = Models("tiny", codec, created_unix_s=7)
         # No patience: looking again would need the clock.
         policy = ContinuationPolicy(max_continuations=5, patience_s=0.0)
-        self.dispatcher = Dispatcher(self.links, models.__getitem__, max_concurrent_requests, policy)
+        self.dispatcher = Dispatcher(self.links, models.__getitem__, max_concurrent_requests, policy, ADMISSION)
         self.lives: list[FakeWorker] = []
         self.claimable: set[str] = set()
         self.sinks: list[tuple[Sink, Generation]] = []
@@ -104,6 +110,7 @@ class World:
         self.lose(worker_id)
         link = WorkerLink(Register(worker_id=worker_id, epoch=f"epoch-{len(self.lives)}", role=role))
         link.status = Status(state=WorkerState.WORKER_STATE_READY, facts=FACTS)
+        link.status.facts.max_running_requests = self.places
         self.links.add(link)
         self.lives.append(FakeWorker(link))
         return self.lives[-1]
@@ -114,10 +121,19 @@ class World:
             next(life for life in self.lives if life.link is known).alive = False
             self.dispatcher.on_worker_lost(known)
 
-    def start(self, n: int = 1, max_tokens: int = 3, *, patience: int = 1 << 30, **sampling: int) -> Sink:
+    def start(
+        self,
+        n: int = 1,
+        max_tokens: int = 3,
+        *,
+        patience: int = 1 << 30,
+        slo_class: str = "",
+        timeout_s: float = 60.0,
+        **sampling: Any,
+    ) -> Sink:
         sink = Sink(patience)
-        params = SamplingParams(max_tokens=max_tokens, **sampling)  # type: ignore[arg-type]
-        generation = Generation("tiny", PROMPT, None, params, n, False, None, 60.0)
+        params = SamplingParams(max_tokens=max_tokens, **sampling)
+        generation = Generation("tiny", PROMPT, None, params, n, False, None, timeout_s, slo_class, tenant="alice")
         sink.handle = self.dispatcher.start(generation, sink)
         self.sinks.append((sink, generation))
         return sink
@@ -177,6 +193,14 @@ class World:
             self.work(*busy[0])
             self.deliver()
 
+    async def finish_all(self) -> None:
+        """Those that wait for a worker, too."""
+        self.finish()
+        while self.dispatcher.running_requests:
+            self.dispatcher.waiting.look_soon()
+            await asyncio.sleep(0)
+            self.finish()
+
     def assert_nothing_is_left(self) -> None:
         assert all(sink.over for sink, _ in self.sinks)
         assert self.dispatcher.running_requests == 0
@@ -206,15 +230,17 @@ operations = st.lists(
 
 
 @settings(max_examples=200, deadline=None)
-@given(operations)
+@given(operations, st.sampled_from([0, 1, 2]))
 def test_whatever_happens_every_request_ends_once_and_leaves_nothing(
-    codec: TextCodec, steps: list[tuple[str, int, int]]
+    codec: TextCodec, steps: list[tuple[str, int, int]], places: int
 ) -> None:
     async def scenario() -> None:
-        world = World(codec)
+        world = World(codec, places=places)
         for operation, choice, size in steps:
             step(world, operation, choice, size)
-        world.finish()
+            await asyncio.sleep(0)
+        await world.finish_all()
+        assert not world.dispatcher.waiting
         world.assert_nothing_is_left()
         for sink, generation in world.sinks:
             whole = [300 + number for number in range(generation.sampling.max_tokens)]
@@ -231,7 +257,7 @@ def step(world: World, operation: str, choice: int, size: int) -> None:
     match operation:
         case "start":
             try:
-                seed = {"seed": 3} if choice % 3 == 0 else {}
+                seed: dict[str, Any] = {"seed": 3} if choice % 3 == 0 else {}
                 world.start(size, 1 + choice % 4, patience=2 if choice == 9 else 1 << 30, **seed)
             except Unavailable:
                 assert Role.ROLE_DECODE not in {life.link.register.role for life in world.lives if life.alive}
@@ -385,7 +411,7 @@ def holder(world: World, role: Role) -> FakeWorker:
     return life
 
 
-def decoding(world: World, **sampling: int) -> tuple[Sink, FakeWorker, str]:
+def decoding(world: World, **sampling: Any) -> tuple[Sink, FakeWorker, str]:
     """A request with two tokens of nine; its decode worker and the id of its leg there."""
     sink = world.start(max_tokens=9, **sampling)
     world.deliver()

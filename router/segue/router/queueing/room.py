@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segue.proto.worker_pb2 import Role
-from segue.router.admission import blocks_taken, decode_requests, prefill_rate, queued_tokens, usable
+from segue.router.admission import blocks_taken, decode_requests, prefill_line, queue_s, queued_tokens, usable
 from segue.router.fleet import FleetSnapshot, WorkerView
 from segue.router.queueing.waiting import Room, Rooms
 
@@ -54,11 +54,13 @@ def _prefill_room(prefill: Sequence[WorkerView], long: LongWork, share: float) -
     An only worker can't be kept free of a long prompt. What is behind that is up to the engine, which may take both in
     turn, chunk by chunk; so the long prompt doesn't count.
     """
-    passed = long.tokens if len(prefill) == 1 else 0
-    return not prefill or any(
-        max(0, queued_tokens(worker) - passed) < share * max(AHEAD_S * prefill_rate(worker), AHEAD_MIN_TOKENS)
-        for worker in prefill
-    )
+    passed_tokens = long.tokens if len(prefill) == 1 else 0
+    for worker in prefill:
+        ahead_s = queue_s(worker) - prefill_line(worker).each_s * passed_tokens
+        ahead_tokens = queued_tokens(worker) - passed_tokens
+        if ahead_s < share * AHEAD_S or ahead_tokens < share * AHEAD_MIN_TOKENS:
+            return True
+    return not prefill
 
 
 def _places(decode: Sequence[WorkerView], share: float) -> float:
