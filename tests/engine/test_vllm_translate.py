@@ -15,6 +15,7 @@ from vllm import RequestOutput as VllmOutput
 from vllm.exceptions import VLLMClientError
 from vllm.logprobs import Logprob
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.metrics.stats import RequestStateStats
 
 from segue.engine.forced_tokens import EXTRA_ARG
 from segue.engine.vllm_translate import OutputTranslator, to_vllm_sampling
@@ -238,3 +239,12 @@ def test_no_ticket_for_who_asked_for_none_nor_where_the_engine_holds_nothing() -
     asked = Submit(request_id="req-1", offer_kv=True)
     assert not translated(vllm_output([5], finish_reason="length", kv={KEY: offer})).HasField("offer")
     assert not translated(vllm_output([5], finish_reason="stop"), asked).HasField("offer")
+
+
+def test_usage_says_how_long_a_request_waited_and_how_long_its_first_token_took() -> None:
+    output = vllm_output([1], finish_reason="stop")
+    output.metrics = RequestStateStats(queued_ts=10.0, scheduled_ts=10.25, first_token_ts=10.75)
+    usage = translated(output).usage
+    assert (usage.queue_s, usage.compute_s) == (0.25, 0.5)
+    output.metrics = None  # vLLM's statistics can be turned off.
+    assert translated(output).usage.compute_s == 0

@@ -24,8 +24,7 @@ class TraceParent:
 
 
 def parse_trace_parent(text: str | None) -> TraceParent | None:
-    """None for what is no valid header: the standard has it ignored. Later versions are read as far as they are known.
-    """
+    """None for what is no valid header: the standard has it ignored. Later versions are read as far as known."""
     if not text or (found := _FORM.fullmatch(text.strip())) is None:
         return None
     version, trace_id, span_id, flags, more = found.groups()

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from segue.base.errors import SettingsError
 from segue.base.trace_parent import TraceParent
 
-Attributes = Mapping[str, str | int | float | bool]
+Attributes = Mapping[str, str] | Mapping[str, str | int] | Mapping[str, str | int | float | bool]
 Kind = Literal["internal", "server", "client"]
 
 _EXPORT_TIMEOUT_S = 2.0
@@ -79,9 +79,7 @@ class Tracing:
 
         context = Context() if parent is None else _context(parent)
         otel_kind = SpanKind[kind.upper()]
-        return Span(
-            self._tracer.start_span(name, context, kind=otel_kind, attributes=attributes, start_time=at_ns)
-        )
+        return Span(self._tracer.start_span(name, context, kind=otel_kind, attributes=attributes, start_time=at_ns))
 
     def stop(self) -> None:
         """Send what waits, for a few seconds at most: a collector that is away keeps no process from leaving."""
@@ -105,9 +103,7 @@ def open_tracing(settings: TracingSettings, service: str, instance: str) -> Trac
         raise SettingsError(
             f"--otlp-endpoint needs OpenTelemetry, and {error.name} is not installed; install segue[otel]"
         ) from error
-    exporter = OTLPSpanExporter(
-        endpoint=settings.endpoint, insecure=parts.scheme == "http", timeout=_EXPORT_TIMEOUT_S
-    )
+    exporter = OTLPSpanExporter(endpoint=settings.endpoint, insecure=parts.scheme == "http", timeout=_EXPORT_TIMEOUT_S)
     return tracing_into(BatchSpanProcessor(exporter), settings.ratio, service, instance)
 
 

@@ -161,6 +161,10 @@ MetricsPort = Annotated[
     typer.Option(min=0, max=65535, help="GET /metrics on a port of its own, without a key; 0 is a free one."),
 ]
 
+OtlpEndpoint = Annotated[
+    str, typer.Option("--otlp-endpoint", metavar="URL", help="Send spans to this collector: OTLP over gRPC.")
+]
+
 TlsCert = Annotated[str, typer.Option("--tls-cert", metavar="FILE", help="Our certificate towards the mesh, PEM.")]
 TlsKey = Annotated[str, typer.Option("--tls-key", metavar="FILE", help="Its key.")]
 TlsCa = Annotated[str, typer.Option("--tls-ca", metavar="FILE", help="The CA whose certificates the mesh accepts.")]

@@ -23,6 +23,7 @@ from segue.cli.options import (
     MetricsHost,
     MetricsPort,
     Model,
+    OtlpEndpoint,
     Prices,
     RoutingChoice,
     RoutingOption,
@@ -86,6 +87,13 @@ def router(
     insecure: Insecure = False,
     metrics_host: MetricsHost = "127.0.0.1",
     metrics_port: MetricsPort = None,
+    otlp_endpoint: OtlpEndpoint = "",
+    trace_ratio: Annotated[
+        float, typer.Option(min=0, max=1, help="Of requests that bring no trace context, how many are traced.")
+    ] = 1.0,
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests", help="A log line for every request, not only for failures.")
+    ] = False,
     log_format: LogFormatOption = LogFormat.auto,
     die_with_parent: DieWithParent = 0,
 ) -> None:
@@ -130,6 +138,9 @@ def router(
             api_keys=os.environ.get("SEGUE_API_KEYS", ""),
             metrics_host=metrics_host,
             metrics_port=metrics_port,
+            otlp_endpoint=otlp_endpoint,
+            trace_ratio=trace_ratio,
+            log_requests=log_requests,
             log_format=log_format.value,
         )
         raise typer.Exit(run(settings))

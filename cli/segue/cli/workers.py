@@ -22,6 +22,7 @@ from segue.cli.options import (
     MetricsHost,
     MetricsPort,
     Model,
+    OtlpEndpoint,
     SimulatedGpu,
     SimulatedModel,
     SimulatedSpeed,
@@ -93,6 +94,7 @@ def prefill_worker(
     insecure: Insecure = False,
     metrics_host: MetricsHost = "127.0.0.1",
     metrics_port: MetricsPort = None,
+    otlp_endpoint: OtlpEndpoint = "",
     log_format: LogFormatOption = LogFormat.auto,
     die_with_parent: DieWithParent = 0,
 ) -> None:
@@ -120,6 +122,7 @@ def prefill_worker(
             insecure=insecure,
             metrics_host=metrics_host,
             metrics_port=metrics_port,
+            otlp_endpoint=otlp_endpoint,
             log_format=log_format,
         )
         exit_now(run(settings))
@@ -149,6 +152,7 @@ def decode_worker(
     insecure: Insecure = False,
     metrics_host: MetricsHost = "127.0.0.1",
     metrics_port: MetricsPort = None,
+    otlp_endpoint: OtlpEndpoint = "",
     log_format: LogFormatOption = LogFormat.auto,
     die_with_parent: DieWithParent = 0,
 ) -> None:
@@ -176,6 +180,7 @@ def decode_worker(
             insecure=insecure,
             metrics_host=metrics_host,
             metrics_port=metrics_port,
+            otlp_endpoint=otlp_endpoint,
             log_format=log_format,
         )
         exit_now(run(settings))
@@ -201,6 +206,7 @@ def _settings(
     insecure: bool,
     metrics_host: str,
     metrics_port: int | None,
+    otlp_endpoint: str,
     log_format: LogFormat,
 ) -> WorkerSettings:
     from segue.worker.settings import WorkerSettings
@@ -224,6 +230,7 @@ def _settings(
         insecure=insecure,
         metrics_host=metrics_host,
         metrics_port=metrics_port,
+        otlp_endpoint=otlp_endpoint,
         log_format=log_format.value,
     )
     # Without a name given, the settings' own default is it.

@@ -116,6 +116,9 @@ class OutputTranslator:
             message.stop_token_id = completion.stop_reason
         params = output.kv_transfer_params or {}
         self._add_usage(message, output.num_cached_tokens or 0, submit, params.get(KEY, {}).get("report"))
+        if (times := output.metrics) is not None and times.scheduled_ts and times.first_token_ts:
+            message.usage.queue_s = max(0.0, times.scheduled_ts - times.queued_ts)
+            message.usage.compute_s = max(0.0, times.first_token_ts - times.scheduled_ts)
         ours = params.get(KEY, {})
         if ours.get(MOVED):
             message.finish_reason = FinishReason.FINISH_REASON_ABORT

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from segue.base.errors import DeadlineExceeded, Overloaded, SegueError, Unavailable
 from segue.base.logging import get_logger
+from segue.base.tracing import Tracing
 from segue.proto.inference_pb2 import Cost, Usage
 from segue.proto.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
 from segue.proto.worker_pb2 import KvEvents, RequestOutput, Role, StepTokens, WorkerState
@@ -25,6 +26,7 @@ from segue.router.placement import Placement
 from segue.router.planner import Plan
 from segue.router.records import Interrupted, RequestRecord, RouterObserver
 from segue.router.request import Request
+from segue.router.request_trace import open_trace
 from segue.router.service import Generation, ResponseSink, ServedModel
 from segue.router.telling import renew_leases, tell
 from segue.router.text.choice import ChoiceText
@@ -57,6 +59,7 @@ class Dispatcher:
         self.observer = RouterObserver()  # Whoever makes the process sets it before requests come.
         self.prices: PriceTable | None = None  # Likewise.
         self._waiting = WaitingRoom(links, self._admission, self._begin, self._continuation.patience_s)
+        self.tracing: Tracing | None = None  # Likewise.
         self._requests: dict[str, Request] = {}
         self._runs: dict[str, tuple[Request, ChoiceRun]] = {}  # By the id of their present leg.
         self._streams = TokenStreams()
@@ -75,6 +78,7 @@ class Dispatcher:
         with self._refusals(demand):
             self._check(demand, fleet)
             require_decode(fleet)
+        request.trace = open_trace(self.tracing, generation.trace, request.request_id)
         self._requests[request.request_id] = request
         self._idle.clear()
         request.start_timer()
@@ -125,6 +129,7 @@ class Dispatcher:
                 link.meter.produced(output.request_id, self._streams.tokens_of(run))
             if output.HasField("transfer"):
                 self.observer.on_transfer(request.slo_class, output.transfer)
+                request.trace.transferred(run.run_id, output.transfer)
                 if (producer_id := run.producer_id) is not None:
                     self.placement.on_transfer(producer_id, link.worker_id, output.transfer)
                 if output.transfer.error:
@@ -132,7 +137,7 @@ class Dispatcher:
             had, since_s = run.output_tokens, run.timings.last_s
             actions = run.on_output(link.worker_id, output, now_s)
             if run.output_tokens > had:
-                self._tell_tokens(request.slo_class, run, had, (link.worker_id, now_s - since_s))
+                self._tell_tokens(request, run, had, (link.worker_id, now_s - since_s))
             self._do(request, run, actions)
         self._waiting.look_soon()
 
@@ -257,6 +262,7 @@ class Dispatcher:
                 case Replan():
                     self._replan(request, run, action)
                 case Send(worker_id=worker_id, submit=submit):
+                    request.trace.sent(run.run_id, run.phase.value, worker_id, submit)
                     if run.phase is Phase.DECODE and (link := self._links.get(worker_id)) is not None:
                         submit.stream = self._streams.open(link, request, run)
                     if not self._act(action):
@@ -311,7 +317,9 @@ class Dispatcher:
         now_s = time.monotonic()
         if interrupted.at_fault:
             self._links.circuits.failed(interrupted.worker_id, now_s)
-        self.observer.on_interrupted(request.slo_class, _cause(interrupted))
+        cause = _cause(interrupted)
+        self.observer.on_interrupted(request.slo_class, cause)
+        request.trace.interrupted(run.run_id, cause, str(interrupted.error))
         log.warning(
             "request_interrupted",
             request_id=request.request_id,
@@ -321,7 +329,7 @@ class Dispatcher:
         )
         self._look(request, run, interrupted, since_s=now_s, looks=0)
 
-    def _tell_tokens(self, slo_class: str, run: ChoiceRun, had: int, since: tuple[str, float]) -> None:
+    def _tell_tokens(self, request: Request, run: ChoiceRun, had: int, since: tuple[str, float]) -> None:
         """Of tokens that took the long way, from a worker, so many seconds after those before them. Several in one step
         come with no time between them."""
         worker_id, gap_s = since
@@ -329,9 +337,10 @@ class Dispatcher:
         if not had:
             del gaps_s[0]
             if run.index == 0:
-                self.observer.on_first_token(slo_class, run.timings.first_token())
+                request.trace.first_token()
+                self.observer.on_first_token(request.slo_class, run.timings.first_token())
         if gaps_s:
-            self.observer.on_tokens(slo_class, worker_id, gaps_s)
+            self.observer.on_tokens(request.slo_class, worker_id, gaps_s)
 
     def _look(self, request: Request, run: ChoiceRun, interrupted: Replan, since_s: float, looks: int) -> None:
         """Find workers for an interrupted answer; look again until there are some or patience is at its end."""

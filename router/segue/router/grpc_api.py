@@ -12,6 +12,7 @@ import grpc.aio
 from segue.base.errors import InternalError, InvalidRequest, SegueError
 from segue.base.grpc_status import status_metadata
 from segue.base.logging import get_logger
+from segue.base.trace_parent import HEADER, TraceParent, parse_trace_parent
 from segue.proto.inference_pb2 import (
     ChatMessages,
     GenerateRequest,
@@ -169,6 +170,7 @@ class InferenceService(InferenceServicer):
             priority=terms.priority,
             tenant=terms.tenant,
             explain=terms.explain,
+            trace=_trace_parent(context),
         )
 
     def _check_size(self, prompt: Prompt) -> None:
@@ -182,6 +184,11 @@ class InferenceService(InferenceServicer):
         if remaining_s is None:
             return self._limits.default_timeout_s
         return check_timeout_s(min(remaining_s, self._limits.max_timeout_s), self._limits, "deadline")
+
+
+def _trace_parent(context: _GenerateContext) -> TraceParent | None:
+    metadata = context.invocation_metadata() or ()
+    return parse_trace_parent(next((str(value) for name, value in metadata if name == HEADER), None))
 
 
 def _prompt_of(request: GenerateRequest | TokenizeRequest, kind: str | None) -> Prompt:

@@ -75,6 +75,9 @@ class Observers(RouterObserver):
 
     def __init__(self, observers: Iterable[RouterObserver]) -> None:
         self._observers = tuple(observers)
+        # Told for every frame: not those to whom it means nothing.
+        ignoring = RouterObserver.on_tokens
+        self._on_tokens = tuple(one for one in self._observers if type(one).on_tokens is not ignoring)
 
     def on_refused(self, tenant: str, slo_class: str, code: str) -> None:
         for observer in self._observers:
@@ -85,7 +88,7 @@ class Observers(RouterObserver):
             observer.on_first_token(slo_class, first)
 
     def on_tokens(self, slo_class: str, worker_id: str, itl_s: Sequence[float]) -> None:
-        for observer in self._observers:
+        for observer in self._on_tokens:
             observer.on_tokens(slo_class, worker_id, itl_s)
 
     def on_transfer(self, slo_class: str, transfer: Transfer) -> None:

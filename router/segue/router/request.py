@@ -13,6 +13,7 @@ from segue.router.actions import Emit
 from segue.router.choice_run import ChoiceRun
 from segue.router.placement import Prompt
 from segue.router.records import RequestRecord
+from segue.router.request_trace import UNTRACED
 from segue.router.service import Generation, ResponseSink
 
 # Ends that are the client's doing. What our faults end costs nothing.
@@ -50,6 +51,7 @@ class Request:
         self.over = False
         self.routed: Prompt | None = None
         self.decision: RoutingDecision | None = None  # If the client asked for it.
+        self.trace = UNTRACED
         self._owner = owner
         self.sink = sink
         self._unfinished = generation.n
@@ -103,6 +105,7 @@ class Request:
             self._timer.cancel()
         self._owner.end(self)
         record = self._record(outcome)
+        self.trace.end(record)
         self._owner.finished(record)
         return record
 
@@ -140,4 +143,5 @@ class Request:
         else:
             timings = Timings(queue_s=time.monotonic() - self.accepted_s)
         timings.slo_class = self.slo_class
+        timings.trace_id = self.trace.trace_id
         return timings

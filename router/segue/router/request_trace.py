@@ -20,44 +20,64 @@ class _Leg:
     worker_id: str
 
 
-class RequestTrace:
-    """Told by whoever runs the request. Begins with :meth:`open`, ends with :meth:`end`."""
+class Untraced:
+    """What is told of a request that nobody traces."""
+
+    trace_id = ""
+
+    def sent(self, run_id: str, phase: str, worker_id: str, submit: Submit) -> None:
+        """A leg goes out, a prefill or a decode; its worker is told whose child it is. The leg before it is over."""
+
+    def interrupted(self, run_id: str, cause: str, error: str) -> None:
+        """The leg is lost; until another is sent, the answer looks for workers."""
+
+    def first_token(self) -> None:
+        """It is on its way to the client."""
+
+    def transferred(self, run_id: str, transfer: Transfer) -> None:
+        """A decode leg has its KV cache, or could not get it."""
+
+    def end(self, record: RequestRecord) -> None:
+        """It is over, and so is what runs of it."""
+
+
+UNTRACED = Untraced()
+
+
+def open_trace(tracing: Tracing | None, parent: TraceParent | None, request_id: str) -> Untraced:
+    """The trace of a request that begins now; one that records nothing, if it isn't sampled."""
+    if tracing is None:
+        return UNTRACED
+    began_ns = time.time_ns()
+    attributes = {"segue.request_id": request_id}
+    span = tracing.begin("segue.request", parent, attributes, kind="server", at_ns=began_ns)
+    return RequestTrace(tracing, span, began_ns) if span.parent.sampled else UNTRACED
+
+
+class RequestTrace(Untraced):
+    """The spans of a sampled request."""
 
     def __init__(self, tracing: Tracing, span: Span, began_ns: int) -> None:
+        self.trace_id = span.parent.trace_id
         self._tracing = tracing
         self._span = span
         self._queue: Span | None = tracing.begin("queue", span.parent, {}, at_ns=began_ns)
         self._legs: dict[str, _Leg] = {}
 
-    @classmethod
-    def open(cls, tracing: Tracing, parent: TraceParent | None, request_id: str) -> RequestTrace | None:
-        """None for a request that is not sampled."""
-        began_ns = time.time_ns()
-        attributes = {"segue.request_id": request_id}
-        span = tracing.begin("segue.request", parent, attributes, kind="server", at_ns=began_ns)
-        return cls(tracing, span, began_ns) if span.parent.sampled else None
-
-    @property
-    def trace_id(self) -> str:
-        return self._span.parent.trace_id
-
-    def sent(self, run_id: str, worker_id: str, submit: Submit) -> None:
-        """A leg goes out; its worker is told whose child it is. The leg before it is over."""
+    def sent(self, run_id: str, phase: str, worker_id: str, submit: Submit) -> None:
         self._end_queue()
         self._end_leg(run_id)
-        name = "prefill" if submit.offer_kv or submit.sampling.max_tokens == 1 else "decode"
-        attributes = {
+        attributes: dict[str, str | int] = {
             "segue.worker": worker_id,
             "segue.leg": submit.request_id,
             "segue.input_tokens": len(submit.input_token_ids),
             "segue.has_ticket": submit.HasField("ticket"),
         }
-        span = self._tracing.begin(name, self._span.parent, attributes, kind="client")
+        span = self._tracing.begin(phase, self._span.parent, attributes, kind="client")
         submit.trace_parent = str(span.parent)
         self._legs[run_id] = _Leg(span, worker_id)
 
     def interrupted(self, run_id: str, cause: str, error: str) -> None:
-        """The leg is lost; until another is sent, the answer looks for workers."""
         if (leg := self._legs.get(run_id)) is not None:
             if cause != "moved":
                 leg.span.fail(error)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from segue.base.errors import ModelNotFound, SegueError
+from segue.base.trace_parent import TraceParent
 from segue.proto.inference_pb2 import GenerateResponse
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.router.admission import Demand
@@ -36,7 +37,7 @@ class Generation:
     ``label`` is the client's own name for the request: shown to people, never used inside.
     ``timeout_s`` counts from the call of :meth:`GenerationService.start`.
     ``slo_class`` (empty: the default one), ``priority`` and ``tenant`` are its checked terms (see ``terms``);
-    ``explain`` asks for the routing decision.
+    ``explain`` asks for the routing decision. ``trace`` is the client's span, if it sent one.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Generation:
     priority: int = 0
     tenant: str = ""
     explain: bool = False
+    trace: TraceParent | None = None
 
     def demand(self) -> Demand:
         """What it wants of the cluster."""

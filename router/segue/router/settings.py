@@ -39,6 +39,10 @@ class RouterSettings(BaseModel):
         le=65535,
         description="GET /metrics on a port of its own; 0 is any free one. None: on the HTTP port, behind its keys.",
     )
+    otlp_endpoint: str = Field("", description="URL of a collector's OTLP over gRPC, for spans; empty: none.")
+    trace_ratio: float = Field(
+        1.0, ge=0, le=1, description="Of the requests whose client has not decided, how many are traced."
+    )
     worker_lease_s: float = Field(5.0, gt=1, description="A worker unheard of for this long is dropped.")
     max_concurrent_requests: int = Field(1024, ge=1, description="Beyond it, requests are refused with 429.")
     max_queue_s: float = Field(
@@ -78,6 +82,7 @@ class RouterSettings(BaseModel):
     api_keys_file: Path | None = Field(None, description="Hashed API keys; read again when it changes.")
     api_keys: str = Field("", repr=False, description="More of them, in the file's form.")
     router_id: str = Field(default_factory=lambda: "router-" + new_epoch()[:6])
+    log_requests: bool = Field(False, description="Log a line for every request that is over, not only for failures.")
     log_format: LogFormat = "auto"
 
     @property

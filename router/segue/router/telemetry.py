@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from segue.base.logging import get_logger
 from segue.base.loop_lag import INTERVAL_S, watch_loop_lag
 from segue.base.metrics import Exposition, Metric, Reading
 from segue.base.metrics_http import PATH, MetricsServer, metrics_handler
+from segue.base.tracing import Tracing, TracingSettings, open_tracing
 from segue.proto.fleet_pb2 import FleetState
 from segue.router.dispatcher import Dispatcher
 from segue.router.metrics import catalogue
@@ -21,6 +23,7 @@ from segue.router.metrics.fleet_state import Requests, fleet_state
 from segue.router.metrics.observer import RouterMetrics
 from segue.router.metrics.window import WINDOW_S, Window
 from segue.router.records import Observers, RouterObserver
+from segue.router.request_log import RequestLog
 from segue.router.settings import RouterSettings
 from segue.router.slo import DEFAULT_CLASSES
 from segue.router.worker_links import WorkerLinks
@@ -33,7 +36,7 @@ VERSION = metadata.version("segue")
 
 
 class Telemetry:
-    """Observes the dispatcher, beside whoever does already."""
+    """Observes the dispatcher, beside whoever does already. Raises SettingsError: spans can't be sent as told."""
 
     def __init__(self, settings: RouterSettings, links: WorkerLinks, dispatcher: Dispatcher) -> None:
         self._settings = settings
@@ -47,8 +50,12 @@ class Telemetry:
         self.exposition.read(self._read_router)
         self._window = Window(self.metrics.look, self._began_s)
         self._lags: deque[float] = deque(maxlen=round(WINDOW_S / INTERVAL_S))
+        self._tracing: Tracing | None = None
+        if settings.otlp_endpoint:
+            traced = TracingSettings(settings.otlp_endpoint, settings.trace_ratio)
+            self._tracing = dispatcher.tracing = open_tracing(traced, "segue-router", settings.router_id)
         others = () if type(dispatcher.observer) is RouterObserver else (dispatcher.observer,)
-        dispatcher.observer = Observers((*others, self.metrics)) if others else self.metrics
+        dispatcher.observer = Observers((*others, self.metrics, RequestLog(every=settings.log_requests)))
 
     def add_to(self, app: web.Application) -> None:
         """Serve ``/metrics`` beside the public API, unless it has a port of its own."""
@@ -66,6 +73,8 @@ class Telemetry:
     async def stop(self) -> None:
         if self._server is not None:
             await self._server.stop()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.stop)
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -43,7 +43,7 @@ class LegSpans(WorkerObserver):
         if parent is None or not parent.sampled:
             return
         began_ns = time.time_ns()
-        attributes = {
+        attributes: dict[str, str | int] = {
             "segue.leg": submit.request_id,
             "segue.worker": self._worker_id,
             "segue.input_tokens": len(submit.input_token_ids),

@@ -49,6 +49,7 @@ class WorkerSettings(BaseModel):
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="GET /metrics, plain HTTP; 0 is any free port. None: no metrics."
     )
+    otlp_endpoint: str = Field("", description="URL of a collector's OTLP over gRPC, for spans; empty: none.")
     log_format: LogFormat = "auto"
 
     def engine_settings(self, role: EngineRole, epoch: str) -> EngineSettings:

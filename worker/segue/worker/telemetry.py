@@ -1,4 +1,4 @@
-"""What a worker process tells operators: metrics on a port of its own."""
+"""What a worker process tells operators: metrics on a port of its own, and spans."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from segue.base.logging import get_logger
 from segue.base.loop_lag import watch_loop_lag
 from segue.base.metrics import Exposition
 from segue.base.metrics_http import MetricsServer
+from segue.base.tracing import Tracing, TracingSettings, open_tracing
 from segue.engine.protocol import Engine
-from segue.proto.worker_pb2 import WorkerState
+from segue.proto.worker_pb2 import Role, WorkerState
+from segue.worker.leg_spans import LegSpans
 from segue.worker.metrics.counting import WorkerMetrics
 from segue.worker.metrics.readings import read_worker
+from segue.worker.observer import WorkerObserver, WorkerObservers
 from segue.worker.runtime import WorkerRuntime
 from segue.worker.settings import WorkerSettings
 
@@ -26,23 +29,38 @@ class WorkerTelemetry:
         self._runtime = runtime
         self._engine = engine
         self._server: MetricsServer | None = None
+        self._tracing: Tracing | None = None
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Listen for metrics, if told to. Raises SettingsError."""
+        """Listen for metrics and send spans, as told. Raises SettingsError."""
+        settings, runtime = self._settings, self._runtime
+        observers: list[WorkerObserver] = []
+        if settings.otlp_endpoint:
+            role = Role.Name(runtime.register.role).removeprefix("ROLE_").lower()
+            traced = TracingSettings(settings.otlp_endpoint)
+            self._tracing = open_tracing(traced, f"segue-{role}-worker", settings.worker_id)
+            observers.append(LegSpans(self._tracing, role, settings.worker_id))
+        if settings.metrics_port is not None:
+            observers.append(await self._start_metrics(tasks, settings.metrics_port))
+        if observers:
+            runtime.observer = WorkerObservers(*observers)
+
+    async def _start_metrics(self, tasks: asyncio.TaskGroup, metrics_port: int) -> WorkerMetrics:
         settings, runtime, engine = self._settings, self._runtime, self._engine
-        if settings.metrics_port is None:
-            return
         exposition = Exposition()
-        metrics = runtime.observer = WorkerMetrics(exposition, runtime.register)
+        metrics = WorkerMetrics(exposition, runtime.register)
         exposition.read(lambda: read_worker(runtime, engine))
         self._server = MetricsServer(exposition, ready=lambda: runtime.status.state == WorkerState.WORKER_STATE_READY)
-        port = await self._server.start(settings.metrics_host, settings.metrics_port)
+        port = await self._server.start(settings.metrics_host, metrics_port)
         log.info("metrics", host=settings.metrics_host, port=port, worker_id=settings.worker_id)
         self._watching = tasks.create_task(watch_loop_lag(metrics.loop_lag.at().observe), name="loop lag")
+        return metrics
 
     async def stop(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
         if self._server is not None:
             await self._server.stop()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.stop)

@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.http_writer import HttpVersion11
 
 from segue.base.errors import DeadlineExceeded
+from segue.base.trace_parent import HEADER, parse_trace_parent
 from segue.router.admission import Demand
 from segue.router.limits import Limits, ModelFacts, check_counts, check_prompt, check_prompt_size, complete_sampling
 from segue.router.openai import http, wire
@@ -139,6 +140,7 @@ class _Edge:
                 priority=terms.priority,
                 tenant=terms.tenant,
                 explain=terms.explain,
+                trace=parse_trace_parent(request.headers.get(HEADER)),
             )
             for prompt in ask.prompts
         ]
