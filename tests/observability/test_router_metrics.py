@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from segue.base.metrics import Exposition
 from segue.client import SegueClient
@@ -17,6 +18,7 @@ from segue.router.access.keys import KeyLimits, mint
 from segue.router.metrics.fleet_gauges import read_fleet
 from segue.router.metrics.observer import RouterMetrics
 from segue.router.records import RequestRecord
+from segue.router.request_log import RequestLog
 from segue.router.slo import DEFAULT_CLASSES
 from segue.router.text.tokenizer import TextCodec
 from tests.router.core.scripted import Router, running_router, until
@@ -189,3 +191,19 @@ async def test_metrics_on_a_port_of_their_own_are_nowhere_else() -> None:
             assert response.status == 200
         async with http.get(f"http://127.0.0.1:{process.ports['http']}/metrics") as response:
             assert response.status == 404
+
+
+async def test_a_request_has_a_log_line_if_asked_for_or_if_we_failed_it() -> None:
+    async with router_process("--log-requests") as process, workers_of(process):
+        async with SegueClient(f"127.0.0.1:{process.ports['grpc']}") as client:
+            await client.generate(PROMPT, max_tokens=2)
+        await until(lambda: process.says("request"))
+        (line,) = [entry for entry in process.log if entry["event"] == "request"]
+        assert line["level"] == "info"
+        assert (line["outcome"], line["output_tokens"], line["decode_worker"]) == ("ok", 2, "decode-0")
+        assert line["request_id"]
+    with capture_logs() as logs:
+        quiet = RequestLog(every=False)
+        for outcome in ("ok", "cancelled", "service_unavailable"):
+            quiet.on_finished(record(outcome))
+    assert [(entry["outcome"], entry["log_level"]) for entry in logs] == [("service_unavailable", "warning")]

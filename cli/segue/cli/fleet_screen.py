@@ -26,7 +26,7 @@ _POOL: tuple[Column[FleetPool], ...] = (
 )
 _CLASS: tuple[Column[FleetClass], ...] = (
     Column("class", lambda one: one.name, words=True),
-    Column("here", lambda one: count(one.running_requests)),
+    Column("running", lambda one: count(one.running_requests)),
     Column("queued", lambda one: count(one.queued_requests), wide=True),
     Column("req/s", lambda one: per_second(one.rates.requests_per_s)),
     Column("failed/s", lambda one: per_second(one.rates.failed_per_s), wide=True),

@@ -133,7 +133,7 @@ class Dispatcher:
                 if (producer_id := run.producer_id) is not None:
                     self.placement.on_transfer(producer_id, link.worker_id, output.transfer)
                 if output.transfer.error:
-                    self._on_transfer_error(run, output, now_s)
+                    self._on_transfer_error(request.request_id, run, output, now_s)
             had, since_s = run.output_tokens, run.timings.last_s
             actions = run.on_output(link.worker_id, output, now_s)
             if run.output_tokens > had:
@@ -362,10 +362,12 @@ class Dispatcher:
                 error = interrupted.error
                 request.fail(type(error)(f"{error}; {why}"))
 
-    def _on_transfer_error(self, run: ChoiceRun, output: RequestOutput, now_s: float) -> None:
+    def _on_transfer_error(self, request_id: str, run: ChoiceRun, output: RequestOutput, now_s: float) -> None:
         """Decode has computed the prompt again; whose fault was it?"""
         transfer = output.transfer
-        log.warning("kv_transfer_failed", request_id=run.run_id, error=transfer.error, corrupt=transfer.corrupt)
+        log.warning(
+            "kv_transfer_failed", request_id=request_id, leg=run.leg_id, error=transfer.error, corrupt=transfer.corrupt
+        )
         unreachable = transfer.error.startswith(("UNAVAILABLE", "DEADLINE_EXCEEDED"))
         if run.held is not None and (transfer.corrupt or unreachable):
             self._links.circuits.failed(run.held.ticket.producer_id, now_s)

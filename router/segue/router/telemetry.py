@@ -25,7 +25,6 @@ from segue.router.metrics.window import WINDOW_S, Window
 from segue.router.records import Observers, RouterObserver
 from segue.router.request_log import RequestLog
 from segue.router.settings import RouterSettings
-from segue.router.slo import DEFAULT_CLASSES
 from segue.router.worker_links import WorkerLinks
 
 log = get_logger("router")
@@ -45,7 +44,7 @@ class Telemetry:
         self._server: MetricsServer | None = None
         self._began_s = self._ticked_s = time.monotonic()
         self.exposition = Exposition()
-        self.metrics = RouterMetrics(self.exposition, DEFAULT_CLASSES)
+        self.metrics = RouterMetrics(self.exposition, settings.slo_classes)
         self.exposition.read(self._read_fleet)
         self.exposition.read(self._read_router)
         self._window = Window(self.metrics.look, self._began_s)
@@ -101,7 +100,10 @@ class Telemetry:
             self._window.tick(now_s)
 
     def _in_hand(self) -> Requests:
-        return Requests(running=Counter(request.slo_class for request in self._dispatcher.requests), queued={})
+        dispatcher = self._dispatcher
+        queued = {one.name: dispatcher.waiting.queued(one.name) for one in self._settings.slo_classes}
+        in_hand = Counter(request.slo_class for request in dispatcher.requests)
+        return Requests(running=in_hand - Counter(queued), queued=queued)
 
     def _silence_s(self, now_s: float) -> dict[str, float]:
         return {link.worker_id: now_s - link.heard_at_s for link in self._links}
@@ -115,6 +117,10 @@ class Telemetry:
         return {
             catalogue.ROUTER_INFO: {(settings.router_id, VERSION, settings.model_name): 1.0},
             catalogue.RUNNING: {(): float(dispatcher.running_requests)},
+            catalogue.QUEUED: {(one.name,): float(dispatcher.waiting.queued(one.name)) for one in settings.slo_classes},
+            catalogue.QUEUED_TOKENS: {(): float(dispatcher.waiting.queued_tokens)},
+            catalogue.INDEX_BLOCKS: {(): float(len(dispatcher.placement.index))},
+            catalogue.INDEX_DROPPED: {(): float(dispatcher.placement.index.dropped_blocks)},
             catalogue.HELD_TICKETS: {(): float(held)},
             catalogue.DRAINING: {(): float(dispatcher.draining)},
         }

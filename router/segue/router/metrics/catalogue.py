@@ -147,6 +147,16 @@ KV_BYTES = Metric("segue_kv_transfer_bytes_total", "counter", "Bytes of transfer
 
 ROUTER_INFO = Metric("segue_router_info", "gauge", "1, with what the router is.", ("router_id", "version", "model"))
 RUNNING = Metric("segue_running_requests", "gauge", "Requests that this router has taken and that are not over.")
+QUEUED = Metric("segue_queued_requests", "gauge", "Of them, those that wait for a worker.", ("slo_class",))
+QUEUED_TOKENS = Metric("segue_queued_prompt_tokens", "gauge", "Their prompt tokens, which no worker has yet.")
+INDEX_BLOCKS = Metric(
+    "segue_prefix_index_blocks", "gauge", "Blocks of workers' prefix caches that the router remembers."
+)
+INDEX_DROPPED = Metric(
+    "segue_prefix_index_dropped_blocks_total",
+    "counter",
+    "Blocks that it forgot for lack of room, not because they went.",
+)
 HELD_TICKETS = Metric(
     "segue_held_tickets", "gauge", "KV caches on offer whose leases this router renews until decode has them."
 )

@@ -43,7 +43,7 @@ class PromptSink:
             self._answer_failed(error)
 
     def _answer_failed(self, error: Exception) -> None:
-        _log.error("answer_failed", error=repr(error), exc_info=error)
+        _log.error("answer_failed", request_id=self._answer.request_id, error=repr(error), exc_info=error)
         self._answer.fail(InternalError("the answer could not be written"))
 
     def on_error(self, error: SegueError) -> None:
