@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -130,7 +131,8 @@ class InferenceService(InferenceServicer):
 
     async def _start(self, request: GenerateRequest, context: _GenerateContext, sink: MergingSink):  # type: ignore[no-untyped-def]
         try:
-            return self._service.start(await self._generation(request, partial(self._timeout_s, context)), sink)
+            generation = await self._generation(request, partial(self._timeout_s, context))
+            return self._service.start(replace(generation, trace=_trace_parent(context)), sink)
         except SegueError as error:
             await _abort(context, error)
 
@@ -170,7 +172,6 @@ class InferenceService(InferenceServicer):
             priority=terms.priority,
             tenant=terms.tenant,
             explain=terms.explain,
-            trace=_trace_parent(context),
         )
 
     def _check_size(self, prompt: Prompt) -> None:
