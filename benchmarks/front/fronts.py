@@ -146,8 +146,8 @@ def smg(command: Path) -> FrontKind:
     return FrontKind("smg", "one mock OpenAI server", _proxy("smg", line))
 
 
-def dynamo(python: Path) -> FrontKind:
-    """Its front end with its own mocker; both find each other by files."""
+def dynamo(python: Path, speedup: float) -> FrontKind:
+    """Its front end with its own mocker, sped up by this much; both find each other by files."""
 
     def start(site: Site) -> Running:
         setup = site.setup
@@ -170,7 +170,7 @@ def dynamo(python: Path) -> FrontKind:
             "mocker",
             [
                 *(str(python), "-m", "dynamo.mocker", "--model-path", str(setup.model), "--model-name", MODEL_NAME),
-                *_mocker_pace(setup.cadence_ms),
+                *("--decode-speedup-ratio", f"{speedup:.3f}"),
             ],
             env,
         )
@@ -178,10 +178,6 @@ def dynamo(python: Path) -> FrontKind:
         return Running(front.pid, port)
 
     return FrontKind("dynamo", "its mocker", start)
-
-
-def _mocker_pace(cadence_ms: float) -> list[str]:
-    return []
 
 
 NO_FRONT = FrontKind("none", "the mock OpenAI server itself", _no_front)
