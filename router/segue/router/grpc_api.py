@@ -68,7 +68,10 @@ class InferenceService(InferenceServicer):
         self._classes = classes
         self._sessions = SessionCore(service, self._generation, limits, enter)
 
-    async def Generate(self, request: GenerateRequest, context: _GenerateContext) -> AsyncIterator[GenerateResponse]:
+    # Written by hand: as a generator, each message would pass through one more for every interceptor.
+    async def Generate(  # type: ignore[override]
+        self, request: GenerateRequest, context: _GenerateContext
+    ) -> None:
         sink = MergingSink(self._limits.max_write_buffer_bytes)
         sink.handle = handle = await self._start(request, context, sink)
         try:
@@ -76,7 +79,7 @@ class InferenceService(InferenceServicer):
             while not finished:
                 response = await sink.take()
                 finished = response.HasField("usage")
-                yield response
+                await context.write(response)
         except SegueError as error:
             await _abort(context, error)
         finally:
