@@ -57,6 +57,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--speed", type=float, default=0.01, help="the hardware's seconds in one of ours")
     parser.add_argument("--prompt-tokens", type=int, nargs=2, default=(50, 400))
     parser.add_argument("--output-tokens", type=int, nargs=2, default=(60, 300))
+    parser.add_argument("--door", choices=("generate", "session"), default="session")
+    parser.add_argument("--prefill-speed", type=float, help="if the prefill pool's is another")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     return parser.parse_args()
@@ -72,6 +74,7 @@ def _run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             duration_s=options.ramp_s + options.minutes * 60,
             prompt_tokens=tuple(options.prompt_tokens),
             output_tokens=tuple(options.output_tokens),
+            door=options.door,
         )
         settings = scratch / "load.json"
         settings.write_text(json.dumps(asdict(load)))
@@ -116,7 +119,8 @@ def _fleet(options: argparse.Namespace, scratch: Path, http: int, grpc: int) -> 
     command = [
         *(sys.executable, "-m", "segue.cli", "simulate", "--port", str(http), "--grpc-port", str(grpc)),
         *("--prefill", str(options.prefill), "--decode", str(options.decode), "--processes", str(options.processes)),
-        *("--simulated-speed", str(options.speed), "--max-queue-s", "600", "--log-dir", str(scratch)),
+        *("--prefill-engine-arg", f"speed={options.prefill_speed or options.speed}"),
+        *("--decode-engine-arg", f"speed={options.speed}", "--max-queue-s", "600", "--log-dir", str(scratch)),
     ]
     with output.open("w") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)

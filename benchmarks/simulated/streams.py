@@ -13,26 +13,26 @@ import resource
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-import grpc
-import grpc.aio
 import uvloop
 
 from segue.engine.simulated.tokens import TokenStream
 from segue.proto.inference_pb2 import GenerateRequest, TokenIds
-from segue.proto.inference_pb2_grpc import InferenceStub
-from segue.proto.sampling_pb2 import FINISH_REASON_LENGTH, SamplingParams
+from segue.proto.sampling_pb2 import SamplingParams
 
 _REPORT_S = 2.0
-_STREAMS_PER_CHANNEL = 250
 _KEPT = 20  # Problems told with their story.
 
 
 @dataclass(frozen=True)
 class Load:
-    """``streams`` open at all times from ``ramp_s`` on; as one ends another begins, until ``duration_s``."""
+    """``streams`` open at all times from ``ramp_s`` on; as one ends another begins, until ``duration_s``.
+
+    ``door``: a call of Generate for each stream, or all of them on a few Sessions.
+    """
 
     address: str
     streams: int
@@ -40,6 +40,7 @@ class Load:
     duration_s: float
     prompt_tokens: tuple[int, int]
     output_tokens: tuple[int, int]
+    door: Literal["generate", "session"] = "session"
     prefixes: int = 50
     vocab_size: int = 2048
     timeout_s: float = 900.0
@@ -48,7 +49,7 @@ class Load:
 
 @dataclass
 class Counts:
-    """Since the start. ``wrong``: a stream whose tokens aren't those expected, or not all of them."""
+    """Since the start. ``wrong``: streams whose tokens weren't those expected, or not all of them."""
 
     open: int = 0
     begun: int = 0
@@ -60,107 +61,106 @@ class Counts:
     failures: Counter[str] = field(default_factory=Counter)
     stories: list[str] = field(default_factory=list)
 
-    def problem(self, kind: str, story: str) -> None:
-        self.failures[kind] += 1
-        if len(self.stories) < _KEPT:
-            self.stories.append(story)
 
+class Stream:
+    """One answer, compared token by token with the one that it must be."""
 
-class Streams:
-    """Slots, each with one stream after the other."""
+    __slots__ = ("_expected", "_got", "_right", "request", "wanted")
 
-    def __init__(self, load: Load) -> None:
-        self.counts = Counts()
-        self._load = load
-        self._random = random.Random(load.seed)
-        low, high = load.prompt_tokens
-        self._prefixes = [
-            [self._random.randrange(5, load.vocab_size) for _ in range(high)] for _ in range(load.prefixes)
-        ]
-        self._lengths = (low, high)
-        self._until_s = time.monotonic() + load.duration_s
-
-    async def run(self) -> None:
-        load = self._load
-        channels = [
-            grpc.aio.insecure_channel(load.address, options=[("grpc.use_local_subchannel_pool", 1)])
-            for _ in range(-(-load.streams // _STREAMS_PER_CHANNEL))
-        ]
-        async with asyncio.TaskGroup() as tasks:
-            reporter = tasks.create_task(self._report())
-            slots = []
-            for number in range(load.streams):
-                stub = InferenceStub(channels[number % len(channels)])
-                slots.append(tasks.create_task(self._slot(stub)))
-                await asyncio.sleep(load.ramp_s / load.streams)
-            await asyncio.wait(slots)
-            reporter.cancel()
-        for channel in channels:
-            await channel.close(grace=None)
-        self._tell(over=True)
-
-    async def _slot(self, stub: Any) -> None:
-        while time.monotonic() < self._until_s:
-            await self._stream(stub)
-
-    async def _stream(self, stub: Any) -> None:
-        """One answer: its tokens compared as they come."""
-        counts, load = self.counts, self._load
-        # Half of a prompt is one of a few beginnings, the rest its own.
-        own = self._random.randint(*self._lengths)
-        prefix = self._random.choice(self._prefixes)[: own // 2]
-        prompt = prefix + [self._random.randrange(5, load.vocab_size) for _ in range(own - len(prefix))]
-        wanted = self._random.randint(*load.output_tokens)
-        expected = TokenStream(prompt, load.vocab_size)
-        request = GenerateRequest(
+    def __init__(self, prompt: list[int], wanted: int, vocab_size: int) -> None:
+        self.wanted = wanted
+        self.request = GenerateRequest(
             token_ids=TokenIds(ids=prompt),
             sampling=SamplingParams(max_tokens=wanted, ignore_eos=True, temperature=0),
             slo_class="batch",
         )
-        counts.begun += 1
-        counts.open += 1
-        got, right, ended = 0, True, False
-        try:
-            async for message in stub.Generate(request, timeout=load.timeout_s):
-                counts.messages += 1
-                for choice in message.choices:
-                    for token in choice.token_ids:
-                        right = right and token == expected.next()
-                        got += 1
-                    counts.tokens += len(choice.token_ids)
-                    ended = ended or choice.finish_reason == FINISH_REASON_LENGTH
-        except grpc.aio.AioRpcError as broken:
+        self._expected = TokenStream(prompt, vocab_size)
+        self._got = 0
+        self._right = True
+
+    def take(self, tokens: Iterable[int]) -> None:
+        for token in tokens:
+            self._right = self._right and token == self._expected.next()
+            self._got += 1
+
+    @property
+    def complete(self) -> bool:
+        return self._right and self._got == self.wanted
+
+    def __str__(self) -> str:
+        return f"{self._got} of {self.wanted} tokens{'' if self._right else ', some of them wrong'}"
+
+
+class Streams:
+    """What all streams share: the prompts they ask for, and what became of them."""
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self.counts = Counts()
+        self._random = random.Random(load.seed)
+        self._until_s = time.monotonic() + load.duration_s
+        longest = load.prompt_tokens[1]
+        self._prefixes = [[self._token() for _ in range(longest)] for _ in range(load.prefixes)]
+
+    @property
+    def over(self) -> bool:
+        """No stream begins any more."""
+        return time.monotonic() >= self._until_s
+
+    def begin(self) -> Stream:
+        """Half of its prompt is one of a few beginnings, the rest its own."""
+        load = self.load
+        tokens = self._random.randint(*load.prompt_tokens)
+        prefix = self._random.choice(self._prefixes)[: tokens // 2]
+        prompt = prefix + [self._token() for _ in range(tokens - len(prefix))]
+        self.counts.begun += 1
+        self.counts.open += 1
+        return Stream(prompt, self._random.randint(*load.output_tokens), load.vocab_size)
+
+    def ended(self, stream: Stream, error: str = "") -> None:
+        """``error`` begins with the word that it is counted under."""
+        counts = self.counts
+        counts.open -= 1
+        if not error and stream.complete:
+            counts.complete += 1
+            return
+        if error:
             counts.failed += 1
-            counts.problem(
-                broken.code().name, f"after {got} of {wanted} tokens: {broken.code().name} {broken.details()}"
-            )
-            await asyncio.sleep(1.0)  # A router that refuses is not to be asked again at once.
         else:
-            if right and ended and got == wanted:
-                counts.complete += 1
-            else:
-                counts.wrong += 1
-                counts.problem("wrong", f"{got} of {wanted} tokens came, right: {right}, ended: {ended}")
-        finally:
-            counts.open -= 1
+            counts.wrong += 1
+        counts.failures[error.split(" ", 1)[0] or "wrong"] += 1
+        if len(counts.stories) < _KEPT:
+            counts.stories.append(f"after {stream}: {error or 'the end'}")
 
-    async def _report(self) -> None:
-        while True:
-            self._tell()
-            await asyncio.sleep(_REPORT_S)
-
-    def _tell(self, over: bool = False) -> None:
+    def tell(self, over: bool = False) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         line = {"at_s": time.monotonic(), "cpu_s": used.ru_utime + used.ru_stime, "over": over, **asdict(self.counts)}
         print(json.dumps(line), flush=True)
+
+    async def report(self) -> None:
+        while True:
+            self.tell()
+            await asyncio.sleep(_REPORT_S)
+
+    def _token(self) -> int:
+        return self._random.randrange(5, self.load.vocab_size)
+
+
+async def _run(load: Load) -> None:
+    from simulated.doors import by_generate, by_session
+
+    streams = Streams(load)
+    reporter = asyncio.create_task(streams.report())
+    await (by_session if load.door == "session" else by_generate)(streams)
+    reporter.cancel()
+    streams.tell(over=True)
 
 
 def main() -> None:
     with open(sys.argv[1], encoding="utf-8") as file:
         given: dict[str, Any] = json.load(file)
-    load = Load(**given)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(Streams(load).run())
+        runner.run(_run(Load(**given)))
 
 
 if __name__ == "__main__":
