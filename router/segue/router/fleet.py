@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from segue.kv_transfer.layout import layout_differences
-from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
+from segue.proto.worker_pb2 import WORKER_STATE_READY, EngineFacts, Load, Role, WorkerState
 from segue.router.rates import UNMEASURED, Rates
 from segue.router.transfers import Links
 
@@ -42,7 +42,7 @@ class WorkerView:
 
     @property
     def ready(self) -> bool:
-        return self.state == WorkerState.WORKER_STATE_READY
+        return self.state == WORKER_STATE_READY
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator
+from operator import is_
 
 import grpc
 
 from segue.proto.kv_transfer_pb2 import ReleaseRequest, RenewRequest, Ticket
-from segue.proto.worker_pb2 import EngineFacts, Load, Register, RouterFrame, Status, Submit, WorkerState
+from segue.proto.worker_pb2 import WORKER_STATE_READY, EngineFacts, Load, Register, RouterFrame, Status, Submit
 from segue.router.circuits import Circuits
 from segue.router.fleet import FleetSnapshot, WorkerView
 from segue.router.pooled_rates import Kind, pool_rates, settle
@@ -37,6 +38,8 @@ class WorkerLink:
         self.close_status = grpc.StatusCode.ABORTED
         self._frame = RouterFrame()
         self._filled = asyncio.Event()
+        self._kind: tuple[Status, Kind] | None = None  # With what it was made of, as the next.
+        self._view: tuple[tuple[object, ...], tuple[float, ...], WorkerView] | None = None
 
     @property
     def worker_id(self) -> str:
@@ -48,7 +51,7 @@ class WorkerLink:
 
     @property
     def ready(self) -> bool:
-        return self.status.state == WorkerState.WORKER_STATE_READY
+        return self.status.state == WORKER_STATE_READY
 
     def submit(self, submit: Submit) -> None:
         self._frame.submit.append(submit)
@@ -101,11 +104,36 @@ class WorkerLink:
 
     @property
     def kind(self) -> Kind:
-        facts = self.status.facts
-        return Kind(self.register.role, facts.accelerator, facts.engine, facts.engine_version)
+        if self._kind is None or self._kind[0] is not self.status:
+            facts = self.status.facts
+            self._kind = (
+                self.status,
+                Kind(self.register.role, facts.accelerator, facts.engine, facts.engine_version),
+            )
+        return self._kind[1]
 
     def view(self, spared: bool = False, usual: Rates = UNMEASURED) -> WorkerView:
-        """As it is now. ``usual`` are the rates of its kind."""
+        """As it is now. ``usual`` are the rates of its kind.
+
+        A view of which nothing has changed is given again: each request looks at all workers, and in a fleet of
+        hundreds hardly any has changed since the last one.
+        """
+        meter = self.meter
+        objects = (self.status, self.load, meter.rates, usual)
+        numbers = (
+            self.assigned_requests,
+            self.assigned_tokens,
+            self.assigned_prefill_tokens or meter.waiting_prefill_tokens,
+            meter.busy_since_s,
+            self.turn,
+            spared,
+        )
+        known = self._view
+        if known is None or numbers != known[1] or not all(map(is_, objects, known[0])):
+            known = self._view = (objects, numbers, self._fresh_view(spared, usual))
+        return known[2]
+
+    def _fresh_view(self, spared: bool, usual: Rates) -> WorkerView:
         return WorkerView(
             worker_id=self.register.worker_id,
             epoch=self.register.epoch,

@@ -111,7 +111,13 @@ def test_readiness_needs_a_worker_in_each_pool() -> None:
     body = readiness(fleet(prefill(0), loading))
     assert body["ready"] is False
     assert body["workers"] == [
-        {"worker_id": "prefill-0", "role": "prefill", "state": "ready", "detail": ""},
-        {"worker_id": "decode-0", "role": "decode", "state": "loading", "detail": "reading weights"},
+        {"worker_id": "prefill-0", "role": "prefill", "state": "ready", "detail": "", "simulated": False},
+        {
+            "worker_id": "decode-0",
+            "role": "decode",
+            "state": "loading",
+            "detail": "reading weights",
+            "simulated": False,
+        },
     ]
     assert readiness(fleet(prefill(0), loading, decode(1)))["ready"] is True
