@@ -37,6 +37,8 @@ _FIRST_DECODE_TOKENS = 256.0
 
 _RETRY_MIN_S, _RETRY_MAX_S = 0.25, 60.0
 _STRETCH = 1.5
+# Of prefill's capacity, what is kept at most for those who will come and go first.
+_MOST_PASSING = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +199,15 @@ def _mean_output(worker: WorkerView) -> float:
 
 
 def _prefill_wait_s(prefill: Sequence[WorkerView], ahead: Ahead) -> float:
-    """What is ahead in the queue, a prompt of the mean length at a time, poured over the workers."""
+    """What is ahead in the queue, a prompt of the mean length at a time, poured over the workers; longer by what will
+    come meanwhile and pass (the mean wait under priorities, Cobham 1954)."""
+    if not prefill:
+        return 0.0
     mean_tokens = ahead.prompt_tokens / ahead.requests if ahead.requests else 1.0
     queues = [(queue_s(worker), 1 / prefill_line(worker)(mean_tokens)) for worker in prefill]
-    return _level(queues, ahead.requests)
+    wait_s = _level(queues, ahead.requests)
+    passing = sum(1 / prefill_line(worker)(ahead.passing_tokens or 1.0) for worker in prefill)
+    return wait_s / (1 - min(_MOST_PASSING, ahead.passing_per_s / passing))
 
 
 def _places_wait_s(decode: Sequence[WorkerView], demand: Demand, ahead: Ahead) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from segue.base.errors import Overloaded, Unavailable
 from segue.proto.worker_pb2 import Role
@@ -20,9 +21,10 @@ from segue.router.admission import (
 from segue.router.fleet import FleetSnapshot
 from segue.router.planner import plan
 from segue.router.prediction import Ask
+from segue.router.queueing.arrivals import ArrivalMeter
 from segue.router.queueing.queue import AdmissionQueue
 from segue.router.queueing.room import LongWork, rooms
-from segue.router.queueing.waiting import Waiting
+from segue.router.queueing.waiting import Ahead, Waiting
 from segue.router.request import Request
 from segue.router.service import Generation
 from segue.router.slo import SloClass
@@ -34,6 +36,7 @@ _LOOK_S = 0.05
 # What takes longer to prefill would hold others up by more than they should notice.
 _LONG_S = 0.25
 _RETRY_S = 1.0
+_SHORT = "(short)"  # No class's name.
 
 
 class WaitingRoom:
@@ -51,6 +54,7 @@ class WaitingRoom:
         self._start = start
         self._patience_s = patience_s
         self._queue = AdmissionQueue(admission.bounds)
+        self._arrivals = ArrivalMeter()
         self._requests: dict[str, Request] = {}
         self._long: dict[str, int] = {}  # Prompt tokens by the id of the answer that is being prefilled.
         self._deserted_s: float | None = None
@@ -71,9 +75,13 @@ class WaitingRoom:
 
     def check(self, demand: Demand, fleet: FleetSnapshot) -> None:
         """Raises Overloaded: this request may not wait, or would wait too long."""
-        slo_class = self._class_of(demand)
-        due_s = time.monotonic() + target_s(slo_class, prefill_s(fleet, demand.prompt_tokens))
-        ahead = self._queue.ahead(due_s, interactive=slo_class.interactive)
+        slo_class, now_s = self._class_of(demand), time.monotonic()
+        # Asked twice of each: before its prompt is tokenised, and when it is to start.
+        if demand.prompt_tokens:
+            self._arrivals.tokenised(slo_class.name, demand.prompt_tokens)
+        else:
+            self._arrivals.asked(slo_class.name, now_s)
+        ahead = self._ahead(slo_class, now_s + target_s(slo_class, prefill_s(fleet, demand.prompt_tokens)), now_s)
         if (refusal := self._admission.refusal(fleet, demand, slo_class, ahead)) is not None:
             raise Overloaded(refusal.reason, retry_after_s=refusal.retry_after_s)
         if (full := self._queue.full(slo_class.name, demand.tenant, demand.prompt_tokens)) is not None:
@@ -107,6 +115,10 @@ class WaitingRoom:
         interactive = self._class_of(generation.demand()).interactive
         return generation.priority if interactive else generation.priority + 2 * MAX_PRIORITY
 
+    def _ahead(self, slo_class: SloClass, due_s: float, now_s: float) -> Ahead:
+        rate, tokens = self._arrivals.passing(slo_class, self._admission.classes, now_s)
+        return replace(self._queue.ahead(slo_class, due_s), passing_per_s=rate, passing_tokens=tokens)
+
     def _class_of(self, demand: Demand) -> SloClass:
         return self._admission.classes.find(demand.slo_class)
 
@@ -115,6 +127,10 @@ class WaitingRoom:
         slo_class = self._class_of(demand)
         decode = usable(fleet.ready(Role.ROLE_DECODE))
         own_s = prefill_s(fleet, demand.prompt_tokens)
+        long = own_s > _LONG_S
+        if not long:
+            self._arrivals.asked(_SHORT, request.accepted_s)
+            self._arrivals.tokenised(_SHORT, demand.prompt_tokens)
         promise_s = target_s(slo_class, own_s) if slo_class.interactive else slo_class.yield_s
         return Waiting(
             request_id=request.request_id,
@@ -125,7 +141,7 @@ class WaitingRoom:
             tokens=demand.prompt_tokens + expected_output(decode, demand),
             n=demand.n,
             blocks=min((blocks_asked(one, demand) for one in decode if one.facts.layout.block_tokens), default=0.0),
-            long=own_s > _LONG_S,
+            long=long,
             due_s=request.accepted_s + promise_s,
             start_by_s=request.accepted_s + promise_s - own_s,
         )
@@ -136,7 +152,7 @@ class WaitingRoom:
         while self._queue:
             fleet = self._links.snapshot()
             now_s = time.monotonic()
-            long = LongWork(len(self._long), sum(self._long.values()))
+            long = LongWork(len(self._long), sum(self._long.values()), *self._arrivals.rate(_SHORT, now_s))
             waiting = self._queue.next(now_s, rooms(fleet, long))
             if waiting is None:
                 self._desert(fleet, now_s)

@@ -6,10 +6,12 @@ import dataclasses
 import math
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from segue.router.queueing.arrivals import ArrivalMeter
 from segue.router.queueing.fair_share import FairShare
 from segue.router.queueing.queue import OTHERS_TURN, AdmissionQueue
 from segue.router.queueing.waiting import QueueBounds, Room, Rooms, Waiting
@@ -170,12 +172,12 @@ def test_in_a_class_priority_decides_and_then_the_nearest_deadline(asked: list[t
     assert drain(queue) == [str(number) for number in expected]
 
 
-def test_between_classes_whose_first_token_is_due_first_starts() -> None:
+def test_between_classes_who_is_promised_a_first_token_sooner_starts() -> None:
     queue = AdmissionQueue()
     queue.offer(waiting("document", DOCUMENTS, at_s=0.0))
     queue.offer(waiting("chat", CHAT, at_s=1.0))
     queue.offer(waiting("later chat", CHAT, at_s=1.8))
-    assert drain(queue, 0.0) == ["chat", "document", "later chat"]
+    assert drain(queue, 0.0) == ["chat", "later chat", "document"]
 
 
 def test_batch_takes_what_is_left() -> None:
@@ -280,9 +282,24 @@ def test_what_is_ahead_is_what_would_start_before() -> None:
     queue.offer(waiting("document", DOCUMENTS, at_s=0.0, tokens=1000))
     queue.offer(waiting("chat", CHAT, at_s=0.0, tokens=10))
     queue.offer(waiting("batch", BATCH, at_s=0.0, tokens=100_000))
-    assert queue.ahead(0.6, interactive=True).prompt_tokens == 10
-    assert queue.ahead(2.1, interactive=True).prompt_tokens == 1010
-    assert queue.ahead(0.0, interactive=False).prompt_tokens == 101_010
+    assert queue.ahead(CHAT, 0.4).prompt_tokens == 0
+    assert queue.ahead(CHAT, 0.6).prompt_tokens == 10
+    assert queue.ahead(DOCUMENTS, 0.6).prompt_tokens == 10
+    assert queue.ahead(DOCUMENTS, 2.1).prompt_tokens == 1010
+    assert queue.ahead(BATCH, 0.0).prompt_tokens == 101_010
+
+
+def test_who_will_be_passed_is_told_by_how_many() -> None:
+    meter = ArrivalMeter()
+    for number in range(300):
+        meter.asked(CHAT.name, number / 10)
+        meter.tokenised(CHAT.name, 200)
+        meter.asked(BATCH.name, number / 10)
+    rate, tokens = meter.passing(DOCUMENTS, (CHAT, DOCUMENTS, BATCH), 30.0)
+    assert 9 < rate < 11
+    assert tokens == pytest.approx(200)
+    assert meter.passing(CHAT, (CHAT, DOCUMENTS, BATCH), 30.0) == (0.0, 0.0)
+    assert meter.passing(DOCUMENTS, (CHAT, DOCUMENTS, BATCH), 90.0)[0] < 1e-3
 
 
 def test_cancelled_requests_leave_nothing_behind() -> None:

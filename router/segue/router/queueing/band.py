@@ -18,8 +18,8 @@ _GARBAGE = 64
 class Band:
     """Lines by tenant, class and length; a line's head is its next one by priority, then by when it is due.
 
-    Among the heads of the tenants whose turn it is, priority decides within a class, and between classes who is due
-    first.
+    Among the heads of the tenants whose turn it is, priority decides within a class and then who is due first; between
+    classes the one that is promised a first token sooner goes first.
     """
 
     def __init__(self, weights: Mapping[str, float], slack_tokens: float) -> None:
@@ -77,7 +77,8 @@ class Band:
                     by_class[line[1]] = key
         if not by_class:
             return None
-        return self._waiting[min(by_class.values(), key=lambda key: key[1:])[3]][0]
+        heads = [self._waiting[key[3]] for key in by_class.values()]
+        return min(heads, key=lambda head: (head[0].slo_class.ttft_s, head[0].due_s, head[1]))[0]
 
     def _tidy(self, line: _Line) -> None:
         """A line begins with one that waits. Who left from its middle stays in the heap until then."""

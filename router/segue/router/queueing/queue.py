@@ -2,8 +2,9 @@
 
 Who is next:
 
-1. Interactive requests that can still be in time. Tenants take turns by what they got (:mod:`fair_share`); within that,
-   in one class by priority and then by whose first token is due first, between classes by who is due first.
+1. Interactive requests that can still be in time. Tenants take turns by what they got (:mod:`fair_share`); within that
+   the class with the shorter TTFT goes first, in one class who has the lower priority number, then whose first token is
+   due first.
 2. Interactive ones that are too late, in the order in which they were due. They would otherwise, being due first, make
    everybody behind them late too.
 3. Batch, likewise by turn, priority and age.
@@ -22,6 +23,7 @@ from collections.abc import Iterable
 
 from segue.router.queueing.band import Band
 from segue.router.queueing.waiting import DEFAULT_BOUNDS, Ahead, QueueBounds, Room, Rooms, Waiting
+from segue.router.slo import SloClass
 
 # A class, and one tenant in it or all (None).
 _Group = tuple[str, str | None]
@@ -80,11 +82,12 @@ class AdmissionQueue:
                 return f"{tokens} prompt tokens {whose} wait, and no more than {most_tokens} may"
         return None
 
-    def ahead(self, due_s: float, *, interactive: bool) -> Ahead:
-        """What a request that is due then would have before it; batch has all."""
-        before: Iterable[Waiting] = [*self._late, *(one for one in self._in_time if one.due_s <= due_s)]
-        if not interactive:
-            before = [*self._late, *self._in_time, *self._batch]
+    def ahead(self, slo_class: SloClass, due_s: float) -> Ahead:
+        """What a request of this class that is due then would have before it; batch has all."""
+        before: Iterable[Waiting] = [*self._late, *self._in_time, *self._batch]
+        if slo_class.interactive:
+            late = (one for one in self._late if one.slo_class.ttft_s <= slo_class.ttft_s)
+            before = [*late, *(one for one in self._in_time if _goes_before(one, slo_class, due_s))]
         requests, tokens, blocks = 0, 0, 0.0
         for one in before:
             requests, tokens, blocks = requests + one.n, tokens + one.prompt_tokens, blocks + one.blocks
@@ -173,3 +176,9 @@ class AdmissionQueue:
             self._tokens[group] += sign * waiting.prompt_tokens
             if not self._requests[group]:
                 del self._requests[group], self._tokens[group]
+
+
+def _goes_before(waiting: Waiting, slo_class: SloClass, due_s: float) -> bool:
+    """As far as time decides: priorities and shares may turn it round."""
+    own_s, other_s = slo_class.ttft_s, waiting.slo_class.ttft_s
+    return other_s < own_s or (other_s == own_s and waiting.due_s <= due_s)

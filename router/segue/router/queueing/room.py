@@ -24,28 +24,40 @@ _DECODE_AHEAD_MIN = 2.0
 # What batch leaves of either.
 _BATCH_SHARE = 0.9
 _BATCH_AHEAD_SHARE = 0.5
-# Of the prefill workers, how many may have long prompts at one time; with more than one, one is always left.
-_LONG_SHARE = 0.75
+# Prefill workers that long prompts leave to short ones: so many times those that short ones keep busy.
+_KEPT = 1.5
+# Below so many short prompts a second nothing is kept for them.
+_FEW_PER_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class LongWork:
-    """Long prompts that are being computed."""
+    """Long prompts that are being computed, and the short ones that come: how many a second, and of what length."""
 
     requests: int = 0
     tokens: int = 0
+    short_per_s: float = 0.0
+    short_tokens: float = 0.0
 
 
 def rooms(fleet: FleetSnapshot, long: LongWork) -> Rooms:
     """No room where decode has no worker; whoever looks for one says so better."""
     decode = usable(fleet.ready(Role.ROLE_DECODE))
     prefill = usable(fleet.ready(Role.ROLE_PREFILL))
-    may_long = not prefill or long.requests < max(1, int(min(len(prefill) - 1, _LONG_SHARE * len(prefill))))
+    may_long = not prefill or long.requests < max(1, len(prefill) - _kept(prefill, long))
     whole, part = _prefill_room(prefill, long, 1.0), _prefill_room(prefill, long, _BATCH_AHEAD_SHARE)
     return Rooms(
         Room(whole, whole and may_long, _places(decode, 1.0), _blocks(decode, 1.0)),
         Room(part, part and may_long, _places(decode, _BATCH_SHARE), _blocks(decode, _BATCH_SHARE)),
     )
+
+
+def _kept(prefill: Sequence[WorkerView], long: LongWork) -> int:
+    """How many workers long prompts leave to short ones."""
+    if long.short_per_s < _FEW_PER_S:
+        return 0
+    each_s = sum(prefill_line(worker)(long.short_tokens) for worker in prefill) / len(prefill)
+    return math.ceil(_KEPT * long.short_per_s * each_s)
 
 
 def _prefill_room(prefill: Sequence[WorkerView], long: LongWork, share: float) -> bool:

@@ -49,11 +49,16 @@ DEFAULT_BOUNDS = QueueBounds()
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What waits and would go before a request: answers, prompt tokens, blocks of decode's KV cache."""
+    """What waits and would go before a request: answers, prompt tokens, blocks of decode's KV cache.
+
+    ``passing_per_s`` requests will come meanwhile and pass it, of ``passing_tokens`` in the mean.
+    """
 
     requests: int = 0
     prompt_tokens: int = 0
     blocks: float = 0.0
+    passing_per_s: float = 0.0
+    passing_tokens: float = 0.0
 
 
 NOTHING_AHEAD = Ahead()
