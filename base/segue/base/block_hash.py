@@ -7,14 +7,16 @@ are enough for choosing a worker, where a collision costs a cache miss; nothing 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 NO_PARENT = 0
 
 
-def block_hashes(tokens: Sequence[int], block_tokens: int, parent: int = NO_PARENT) -> list[int]:
+def block_hashes(tokens: Sequence[int] | NDArray[Any], block_tokens: int, parent: int = NO_PARENT) -> list[int]:
     """Names of the full blocks of ``tokens``, each ``block_tokens`` long, that follow the block ``parent``.
 
     A name is the xxh3-64 of the block's tokens (32 bits each, little-endian), seeded with the name of the block before

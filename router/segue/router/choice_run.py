@@ -33,6 +33,7 @@ from segue.router.choice_timings import ChoiceTimings
 from segue.router.legs import Legs, choose_path
 from segue.router.limits import shown_s
 from segue.router.planner import Plan
+from segue.router.prompt_tokens import PromptTokens
 from segue.router.text.choice import ChoiceText
 
 _FAILURES = (FINISH_REASON_ABORT, FINISH_REASON_ERROR)
@@ -51,7 +52,7 @@ class ChoiceSpec:
 
     run_id: str
     index: int
-    prompt: tuple[int, ...]
+    prompt: Sequence[int]
     sampling: SamplingParams
     deadline_s: float
     priority: int = 0
@@ -74,7 +75,9 @@ class ChoiceRun:
         self._claimed: list[Ticket] = []
         self._spec = spec
         self._text = text
-        self._legs = Legs(spec.prompt, spec.sampling, exact=self.path == Path.PATH_EXACT, priority=spec.priority)
+        self._legs = Legs(
+            PromptTokens.of(spec.prompt), spec.sampling, exact=self.path == Path.PATH_EXACT, priority=spec.priority
+        )
         self._leg = 0
         self._output: list[int] = []
         self._to_replay = 0

@@ -286,13 +286,13 @@ class Dispatcher:
         spec = ChoiceSpec(
             run_id=request.run_id(index),
             index=index,
-            prompt=generation.prompt,
+            prompt=request.prompt,
             sampling=sampling,
             deadline_s=request.accepted_s + generation.timeout_s,
             priority=self._waiting.engine_priority(generation),
         )
         if request.routed is None:
-            request.routed = self.placement.prompt(generation.prompt, sampling.max_tokens)
+            request.routed = self.placement.prompt(request.prompt, sampling.max_tokens)
         fleet, ask = self._links.snapshot(), self.placement.ask(request.routed)
         found = self.placement.plan(fleet, ask)
         if generation.explain and index == 0:

@@ -39,6 +39,7 @@ from segue.router.limits import (
     complete_sampling,
 )
 from segue.router.merging_sink import MergingSink
+from segue.router.prompt_tokens import PromptTokens
 from segue.router.service import Generation, GenerationService, ServedModel, find_model
 from segue.router.slo import DEFAULT_CLASSES, SloClasses
 from segue.router.structured_outputs import check_structured_outputs
@@ -202,7 +203,7 @@ def _prompt_of(request: GenerateRequest | TokenizeRequest, kind: str | None) -> 
         chat: ChatMessages = request.chat
         return ChatPrompt([{"role": message.role, "content": message.content} for message in chat.messages])
     if kind == "token_ids" and isinstance(request, GenerateRequest):
-        return TokenPrompt(tuple(request.token_ids.ids))
+        return TokenPrompt(PromptTokens(request.token_ids))
     raise InvalidRequest("the request has no prompt; set text, token_ids or chat", param="prompt")
 
 

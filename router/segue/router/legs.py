@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from segue.proto.inference_pb2 import Path
 from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.proto.worker_pb2 import Submit
+from segue.router.prompt_tokens import PromptTokens
 
 
 def choose_path(sampling: SamplingParams) -> tuple[Path, str]:
@@ -40,7 +42,7 @@ class Legs:
     sampler is in the state it would be in had nothing happened. Otherwise ``output`` is input like the prompt.
     """
 
-    prompt: tuple[int, ...]
+    prompt: PromptTokens
     sampling: SamplingParams
     exact: bool
     priority: int = 0
@@ -57,9 +59,9 @@ class Legs:
             leg.min_tokens = 0
             for name in ("stop_token_ids", "logprobs", "structured_outputs"):
                 leg.ClearField(name)
-        return Submit(
+        return self._with_input(
+            output,
             request_id=leg_id,
-            input_token_ids=self.prompt if self.exact else (*self.prompt, *output),
             sampling=leg,
             timeout_s=timeout_s,
             priority=self.priority,
@@ -68,15 +70,22 @@ class Legs:
 
     def decode(self, leg_id: str, output: Sequence[int], ticket: Ticket | None, timeout_s: float) -> Submit:
         """The rest, behind a ticket's KV cache; without one, decode computes its input itself."""
-        return Submit(
+        return self._with_input(
+            output,
             request_id=leg_id,
-            input_token_ids=self.prompt if self.exact else (*self.prompt, *output),
             sampling=decode_sampling(self.sampling, 0 if self.exact else len(output)),
             timeout_s=timeout_s,
             priority=self.priority,
             ticket=ticket,
             forced_token_ids=output if self.exact else (),
         )
+
+    def _with_input(self, output: Sequence[int], **fields: Any) -> Submit:
+        submit = Submit(**fields)
+        submit.input_token_ids.MergeFrom(self.prompt.message.ids)
+        if not self.exact:
+            submit.input_token_ids.extend(output)
+        return submit
 
 
 def prefill_sampling(sampling: SamplingParams, output_tokens: int = 0) -> SamplingParams:

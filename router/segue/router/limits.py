@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 
 from segue.base.errors import InvalidRequest, PayloadTooLarge
 from segue.proto.sampling_pb2 import SamplingParams
+from segue.router.prompt_tokens import PromptTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +250,8 @@ def _check_count(param: str, count: int, most: int) -> None:
 def _check_token_ids(token_ids: Sequence[int], model: ModelFacts, param: str) -> None:
     if not token_ids:
         return
-    for token_id in (min(token_ids), max(token_ids)):
+    bounds = token_ids.bounds() if isinstance(token_ids, PromptTokens) else (min(token_ids), max(token_ids))
+    for token_id in bounds:
         _require(
             0 <= token_id < model.vocab_size,
             param,

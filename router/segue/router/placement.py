@@ -15,6 +15,7 @@ from segue.router.fleet import FleetSnapshot
 from segue.router.planner import Plan, Policy, plan
 from segue.router.prediction import Ask
 from segue.router.prefix_index import PrefixIndex
+from segue.router.prompt_tokens import PromptTokens
 from segue.router.worker_links import WorkerLink, WorkerLinks
 
 log = get_logger("router")
@@ -84,7 +85,7 @@ class Placement:
         """To be made once for each request: naming the blocks of a long prompt takes milliseconds."""
         names: Sequence[int] = ()
         if self.policy.routing == "kv" and self._block_tokens and not self.index.empty:
-            names = block_hashes(tokens, self._block_tokens)
+            names = block_hashes(PromptTokens.of(tokens).array, self._block_tokens)
         return Prompt(len(tokens), names, output_tokens)
 
     def ask(self, prompt: Prompt) -> Ask:

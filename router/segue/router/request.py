@@ -12,6 +12,7 @@ from segue.proto.inference_pb2 import Cost, GenerateResponse, RoutingDecision, T
 from segue.router.actions import Emit
 from segue.router.choice_run import ChoiceRun
 from segue.router.placement import Prompt
+from segue.router.prompt_tokens import PromptTokens
 from segue.router.records import RequestRecord
 from segue.router.request_trace import UNTRACED
 from segue.router.service import Generation, ResponseSink
@@ -47,6 +48,7 @@ class Request:
         self.generation = generation
         self.slo_class = generation.slo_class
         self.accepted_s = time.monotonic()
+        self.prompt = PromptTokens.of(generation.prompt)
         self.runs: list[ChoiceRun] = []
         self.over = False
         self.routed: Prompt | None = None

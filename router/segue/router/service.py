@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,7 +41,7 @@ class Generation:
     """
 
     model: str
-    prompt: tuple[int, ...]
+    prompt: Sequence[int]
     prompt_text: str | None
     sampling: SamplingParams
     n: int

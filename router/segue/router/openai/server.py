@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -215,7 +215,7 @@ async def _unary(answer: UnaryAnswer) -> web.Response:
     return http.json_response(answer.body(), headers={http.REQUEST_ID_HEADER: answer.request_id})
 
 
-def _prompt_text(prompt: Prompt, ids: tuple[int, ...], model: ServedModel) -> str:
+def _prompt_text(prompt: Prompt, ids: Sequence[int], model: ServedModel) -> str:
     return prompt.text if isinstance(prompt, TextPrompt) else model.codec.decode(ids)
 
 

@@ -21,7 +21,7 @@ class TextPrompt:
 
 @dataclass(frozen=True, slots=True)
 class TokenPrompt:
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def prompt_bytes(prompt: Prompt) -> int:
     return 0
 
 
-async def read_prompt(codec: TextCodec, prompt: Prompt, *, max_model_len_tokens: int) -> tuple[int, ...]:
+async def read_prompt(codec: TextCodec, prompt: Prompt, *, max_model_len_tokens: int) -> Sequence[int]:
     """The prompt's token ids.
 
     Raises InvalidRequest if the chat template refuses, or if the text can't possibly fit the model
