@@ -24,6 +24,7 @@ from segue.proto.worker_pb2 import (
     Register,
     RequestOutput,
     Role,
+    RouterFrame,
     Status,
     Submit,
     Transfer,
@@ -73,7 +74,7 @@ class StubWorker:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._write(call))
                 tasks.create_task(self._keep_lease())
-                while (frame := await call.read()) is not grpc.aio.EOF:
+                while isinstance(frame := await call.read(), RouterFrame):
                     for submit in frame.submit:
                         self._answer(submit)
 

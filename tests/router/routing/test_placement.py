@@ -118,7 +118,7 @@ def test_caches_that_are_not_told_of_are_not_expected_to_hold_anything(world: Wo
 
 def test_the_decision_can_be_explained(world: World) -> None:
     world.tell("prefill-1", 0, stored(NAMES[:3]))
-    world.link("decode-1").status.state = WorkerState.WORKER_STATE_DRAINING
+    world.link("decode-1").status = Status(state=WorkerState.WORKER_STATE_DRAINING, facts=FACTS)
     fleet, ask = world.links.snapshot(), world.placement.ask(world.placement.prompt(PROMPT, 10))
     made = world.placement.plan(fleet, ask)
     decision = world.placement.explain(fleet, ask, made)
