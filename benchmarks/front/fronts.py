@@ -13,6 +13,8 @@ from pathlib import Path
 
 from comparison.servers import Server, free_ports, stop_all
 
+from segue.cluster.local import choose_ports
+
 MODEL_NAME = "paced"
 _READY_LIMIT_S = 90.0
 _HERE = Path(__file__).parent.parent
@@ -88,21 +90,24 @@ def _no_front(site: Site) -> Running:
 
 
 def _segue(site: Site) -> Running:
-    http_port, grpc_port, hub_port = free_ports(3)
+    http_port, grpc_port = free_ports(2)
     setup = site.setup
+    hub_port = choose_ports("127.0.0.1", router_processes=setup.processes).worker
     router = site.start(
         "segue",
         [
             *(sys.executable, "-m", "segue.cli", "router", "--model", str(setup.model)),
             *("--served-model-name", MODEL_NAME, "--port", str(http_port), "--grpc-port", str(grpc_port)),
             *("--worker-port", str(hub_port), "--max-concurrent-requests", "4096", "--max-queue-s", "60"),
+            *("--processes", str(setup.processes), "--slo-class", "chat=ttft_s:60,tokens_per_s:30"),
         ],
     )
     router.wait_ready(f"http://127.0.0.1:{http_port}/healthz", _deadline_s())
     site.start(
         "pair",
         [
-            *(sys.executable, "-m", "front.pair", "--router", f"127.0.0.1:{hub_port}"),
+            *(sys.executable, "-m", "front.pair"),
+            *(word for n in range(setup.processes) for word in ("--router", f"127.0.0.1:{hub_port + n}")),
             *("--model", str(setup.model), "--cadence-ms", f"{setup.cadence_ms:g}"),
         ],
     )

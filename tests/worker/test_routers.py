@@ -24,6 +24,7 @@ class Names(dict[str, Sequence[str]]):
 class FakeAttachment:
     def __init__(self, address: str, running: set[str], fault: Exception | None = None) -> None:
         self._address, self._running, self._fault = address, running, fault
+        self.ports: frozenset[int] = frozenset()
 
     async def run(self) -> None:
         self._running.add(self._address)
@@ -109,3 +110,29 @@ async def test_a_refusal_ends_it_and_the_other_attachments(names: Names) -> None
         await stay_attached(["good:1", "bad:1"], attach)
     assert group.group_contains(ValueError, match="refused")
     assert running == set()
+
+
+async def test_a_router_of_several_processes_is_attached_to_at_each(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routers, "_LOOKUP_INTERVAL_S", 0.0)
+    running = set[str]()
+    made: dict[str, FakeAttachment] = {}
+    names["routers"] = ["10.0.0.1"]
+
+    def attach(address: str) -> Attachment:
+        made[address] = FakeAttachment(address, running)
+        return made[address]  # type: ignore[return-value]
+
+    async def until(expected: set[str]) -> None:
+        async with asyncio.timeout(5):
+            while running != expected:
+                await asyncio.sleep(0)
+
+    task = asyncio.create_task(stay_attached(["routers:9100"], attach))
+    await until({"10.0.0.1:9100"})
+    made["10.0.0.1:9100"].ports = frozenset({9100, 9101})
+    await until({"10.0.0.1:9100", "10.0.0.1:9101"})
+    made["10.0.0.1:9100"].ports = frozenset()
+    await until({"10.0.0.1:9100"})
+    task.cancel()

@@ -126,6 +126,15 @@ Prices = Annotated[
 UsageLog = Annotated[
     Path | None, typer.Option("--usage-log", metavar="FILE", help="Gets a JSON line for each request.")
 ]
+RouterProcesses = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        min=1,
+        max=64,
+        help="Router processes on the same public ports; workers dial --worker-port and as many more behind it.",
+    ),
+]
 DieWithParent = Annotated[int, typer.Option("--die-with-parent", metavar="PID", hidden=True)]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="auto: text on a terminal, JSON elsewhere.")]
 EngineArg = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -25,6 +26,7 @@ from segue.cli.options import (
     Model,
     OtlpEndpoint,
     Prices,
+    RouterProcesses,
     RoutingChoice,
     RoutingOption,
     ServedName,
@@ -95,11 +97,19 @@ def router(
         bool, typer.Option("--log-requests", help="A log line for every request, not only for failures.")
     ] = False,
     log_format: LogFormatOption = LogFormat.auto,
+    processes: RouterProcesses = 1,
+    process: Annotated[int, typer.Option(hidden=True, help="Which of them this is.")] = -1,
     die_with_parent: DieWithParent = 0,
 ) -> None:
     """Run one router: the front door for clients and the place where workers register."""
     start_process(die_with_parent)
     with settings_errors():
+        if processes > 1 and process < 0:
+            from segue.cluster.router_processes import check_shared_ports, run_router_processes
+
+            check_shared_ports(host, (("--port", port), ("--grpc-port", grpc_port)))
+            check_shared_ports(worker_host, [("--worker-port", worker_port + number) for number in range(processes)])
+            raise typer.Exit(run_router_processes(sys.argv[1:], processes))
         from segue.router.main import run
         from segue.router.settings import RouterSettings
         from segue.router.slo import parse_slo_classes
@@ -142,5 +152,7 @@ def router(
             trace_ratio=trace_ratio,
             log_requests=log_requests,
             log_format=log_format.value,
+            processes=processes,
+            process=max(process, 0),
         )
         raise typer.Exit(run(settings))

@@ -25,6 +25,7 @@ from segue.cli.options import (
     MaxQueue,
     Model,
     Prices,
+    RouterProcesses,
     RoutingChoice,
     RoutingOption,
     ServedName,
@@ -76,6 +77,7 @@ def up(
     usage_log: UsageLog = None,
     limit: LimitOption = [],  # noqa: B006
     drain_timeout: DrainTimeout = 10.0,
+    processes: RouterProcesses = 1,
     on_death: Annotated[
         DeathPolicy, typer.Option(help="When a process dies: end the cluster, or restart it.")
     ] = DeathPolicy.exit,
@@ -121,7 +123,7 @@ def up(
         cluster = LocalCluster(
             model=path,
             run_dir=new_run_dir(log_dir),
-            ports=choose_ports(host, port, grpc_port),
+            ports=choose_ports(host, port, grpc_port, processes),
             device=choose_device(device.value, this_machine().gpus, cuda_engine_installed()),
             host=host,
             prefill=PoolSettings(prefill, as_flags("--engine-arg", prefill_engine_arg)),
@@ -135,6 +137,7 @@ def up(
                 *(() if prices is None else ("--prices", str(prices))),
                 *(() if usage_log is None else ("--usage-log", str(usage_log))),
                 *as_flags("--limit", limit),
+                *("--processes", str(processes)),
                 *_access(api_keys, insecure),
             ),
             worker_args=(

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +21,7 @@ from segue.cluster.process import ProcessSpec
 from segue.cluster.readiness import RouterHttp
 
 _HIGHEST_PORT = 65_535
+_TRIES = 20
 _SEGUE = (sys.executable, "-m", "segue.cli")
 
 
@@ -206,8 +207,10 @@ def _public_tls_args(cluster: LocalCluster) -> tuple[str, ...]:
     return ("--public-tls-cert", files.cert, "--public-tls-key", files.key)
 
 
-def choose_ports(host: str, http: int = 0, grpc: int = 0) -> Ports:
+def choose_ports(host: str, http: int = 0, grpc: int = 0, router_processes: int = 1) -> Ports:
     """Free ports of this host; those given are only checked. Raises SettingsError if one is taken.
+
+    Behind the workers' port as many more are free as there are further router processes.
 
     The ports are let go before the router binds them, so another process could take one in between; the
     router then says so and ends.
@@ -217,8 +220,21 @@ def choose_ports(host: str, http: int = 0, grpc: int = 0) -> Ports:
             http=_held_port(held, host, http, "--port"),
             grpc=_held_port(held, host, grpc, "--grpc-port"),
             # Workers of this machine alone use it.
-            worker=_held_port(held, "127.0.0.1", 0, "--worker-port"),
+            worker=_held_row(held, router_processes),
         )
+
+
+def _held_row(held: ExitStack, count: int) -> int:
+    """The first of so many free ports in a row."""
+    for _ in range(_TRIES):
+        with ExitStack() as row:
+            first = _held_port(row, "127.0.0.1", 0, "--worker-port")
+            with suppress(SettingsError):
+                for number in range(1, count):
+                    _held_port(row, "127.0.0.1", first + number, "--worker-port")
+                held.push(row.pop_all())
+                return first
+    raise SettingsError(f"there are no {count} free ports in a row for workers")
 
 
 def _held_port(held: ExitStack, host: str, port: int, option: str) -> int:

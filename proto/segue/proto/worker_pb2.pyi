@@ -288,12 +288,14 @@ class Refused(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Registered(_message.Message):
-    __slots__ = ("router_id", "lease_s")
+    __slots__ = ("router_id", "lease_s", "ports")
     ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    PORTS_FIELD_NUMBER: _ClassVar[int]
     router_id: str
     lease_s: float
-    def __init__(self, router_id: _Optional[str] = ..., lease_s: _Optional[float] = ...) -> None: ...
+    ports: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, router_id: _Optional[str] = ..., lease_s: _Optional[float] = ..., ports: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()

@@ -42,7 +42,7 @@ from segue.router.planner import Policy
 from segue.router.prefix_index import PrefixIndex
 from segue.router.readiness import add_readiness
 from segue.router.scaling.external_scaler import ExternalScaler
-from segue.router.security import open_security
+from segue.router.security import Security, open_security
 from segue.router.settings import RouterSettings
 from segue.router.telemetry import Telemetry
 from segue.router.text.tokenizer import TextCodec
@@ -61,7 +61,7 @@ def run(settings: RouterSettings) -> int:
     setup_logging(settings.log_format)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_Router(settings).run())
+            runner.run(_Router(settings.for_process()).run())
     except SettingsError as error:
         log.error("cannot_start", error=str(error))
         return 2
@@ -102,12 +102,13 @@ class _Router:
         books.keep(dispatcher)
         telemetry = Telemetry(settings, links, dispatcher)
         hub = WorkerHub(settings.router_id, settings.worker_lease_s, links, dispatcher, models)
+        hub.ports = settings.worker_ports
 
         workers = _new_server(_MAX_FRAME_BYTES)
         add_WorkerHubServicer_to_server(hub, workers)
         enter = session_gate(security.gate)
         service = InferenceService(dispatcher, models, limits, settings.slo_classes, enter)
-        public = _public_server(service, limits, security.public_guards)
+        public = _public_server(service, limits, security.public_guards, shared=settings.processes > 1)
         add_FleetServicer_to_server(FleetService(telemetry.state), public)
         health = await _add_health_and_reflection(public)
 
@@ -118,14 +119,9 @@ class _Router:
             app.middlewares.append(http_middleware(security.gate))
         runner = make_runner(app, limits, shutdown_timeout_s=1.0)
         await runner.setup()
-        worker_port = _listen(workers, settings.worker_host, settings.worker_port, "--worker-port", security.mesh)
+        worker_port = _listen(workers, settings.worker_host, settings.own_worker_port, "--worker-port", security.mesh)
         grpc_port = _listen(public, settings.host, settings.grpc_port, "--grpc-port", security.public)
-        try:
-            await web.TCPSite(runner, settings.host, settings.port, ssl_context=security.http_context()).start()
-        except OSError as error:
-            raise SettingsError(
-                f"can't listen on {settings.host}:{settings.port}: {error}; choose another --port"
-            ) from error
+        await _listen_http(runner, settings, security)
         await telemetry.start()
         await workers.start()
         await public.start()
@@ -170,6 +166,17 @@ class _Router:
                 task.cancel()
 
 
+async def _listen_http(runner: web.AppRunner, settings: RouterSettings, security: Security) -> None:
+    shared = True if settings.processes > 1 else None
+    tls = security.http_context()
+    try:
+        await web.TCPSite(runner, settings.host, settings.port, ssl_context=tls, reuse_port=shared).start()
+    except OSError as error:
+        raise SettingsError(
+            f"can't listen on {settings.host}:{settings.port}: {error}; choose another --port"
+        ) from error
+
+
 def _scaler_server(
     settings: RouterSettings, links: WorkerLinks, dispatcher: Dispatcher, tls: TlsSource | None
 ) -> grpc.aio.Server | None:
@@ -184,23 +191,30 @@ def _scaler_server(
     return server
 
 
-def _public_server(service: InferenceService, limits: Limits, guards: Sequence[AsyncGuard]) -> grpc.aio.Server:
-    server = _new_server(limits.max_body_bytes, [*guards, RefuseUndecodable()], limits.max_header_bytes)
+def _public_server(
+    service: InferenceService, limits: Limits, guards: Sequence[AsyncGuard], *, shared: bool
+) -> grpc.aio.Server:
+    interceptors: list[AsyncGuard | RefuseUndecodable] = [*guards, RefuseUndecodable()]
+    server = _new_server(limits.max_body_bytes, interceptors, limits.max_header_bytes, shared=shared)
     add_InferenceServicer_to_server(service, server)
     return server
 
 
 def _new_server(
-    max_receive_bytes: int, guards: Sequence[AsyncGuard | RefuseUndecodable] = (), max_metadata_bytes: int = 16 << 10
+    max_receive_bytes: int,
+    guards: Sequence[AsyncGuard | RefuseUndecodable] = (),
+    max_metadata_bytes: int = 16 << 10,
+    *,
+    shared: bool = False,
 ) -> grpc.aio.Server:
     # By default gRPC shares its port with any other process that asks: a second router would start without a word,
-    # and the kernel would deal clients and workers out between the two.
+    # and the kernel would deal clients and workers out between the two. ``shared``: that is what is wanted.
     options = [
         ("grpc.max_receive_message_length", max_receive_bytes),
         ("grpc.max_metadata_size", max_metadata_bytes),
         # Between the two gRPC refuses some calls, at random; a limit is a limit.
         ("grpc.absolute_max_metadata_size", max_metadata_bytes),
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shared)),
     ]
     return grpc.aio.server(options=options, interceptors=guards)
 

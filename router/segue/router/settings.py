@@ -81,6 +81,8 @@ class RouterSettings(BaseModel):
     insecure: bool = Field(False, description="Listen in plain text where others than this machine reach us.")
     api_keys_file: Path | None = Field(None, description="Hashed API keys; read again when it changes.")
     api_keys: str = Field("", repr=False, description="More of them, in the file's form.")
+    processes: int = Field(1, ge=1, le=64, description="Router processes that share the public ports.")
+    process: int = Field(0, ge=0, description="Which of them this is; its workers' port is that many further on.")
     router_id: str = Field(default_factory=lambda: "router-" + new_epoch()[:6])
     log_requests: bool = Field(False, description="Log a line for every request that is over, not only for failures.")
     log_format: LogFormat = "auto"
@@ -94,3 +96,28 @@ class RouterSettings(BaseModel):
     @property
     def model_name(self) -> str:
         return self.served_model_name or self.model.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def worker_ports(self) -> tuple[int, ...]:
+        """Where each process listens for workers; empty where there is one."""
+        if self.processes == 1:
+            return ()
+        return tuple(self.worker_port + number for number in range(self.processes))
+
+    @property
+    def own_worker_port(self) -> int:
+        """This process's."""
+        return self.worker_port + self.process
+
+    def for_process(self) -> RouterSettings:
+        """With a name and ports of its own for what isn't shared."""
+        if self.processes == 1:
+            return self
+        metrics = None if self.metrics_port is None else self.metrics_port + self.process
+        return self.model_copy(
+            update={
+                "metrics_port": metrics,
+                "scaler_port": self.scaler_port if self.process == 0 else 0,
+                "router_id": f"{self.router_id}-{self.process}",
+            }
+        )

@@ -63,6 +63,7 @@ class WorkerHub(WorkerHubServicer):
         self._links = links
         self._listener = listener
         self._models = models
+        self.ports: tuple[int, ...] = ()  # Of all processes of this router, where it has several.
 
     # The generated base class knows only the iterator style; read() and write() let two tasks share the stream.
     async def Attach(  # type: ignore[override]
@@ -170,7 +171,8 @@ class WorkerHub(WorkerHubServicer):
 
     async def _write_frames(self, link: WorkerLink, context: _Context) -> None:
         """Until the link is closed."""
-        await context.write(RouterFrame(registered=Registered(router_id=self._router_id, lease_s=self._lease_s)))
+        registered = Registered(router_id=self._router_id, lease_s=self._lease_s, ports=self.ports)
+        await context.write(RouterFrame(registered=registered))
         while not link.closed:
             await context.write(await link.take())
 

@@ -81,6 +81,7 @@ class Attachment:
     def __init__(self, address: str, owner: AttachmentOwner, tls: TlsSource | None = None) -> None:
         self.address = address
         self.outbox = Outbox()
+        self.ports: frozenset[int] = frozenset()  # Of the router's processes, as it said last.
         self._owner = owner
         self._tls = tls
         self._call: grpc.aio.StreamStreamCall[WorkerFrame, RouterFrame] | None = None
@@ -144,6 +145,7 @@ class Attachment:
         if first is None:
             return StreamEnd(await call.code(), await call.details() or "", accepted=False)
         self._take(first)
+        self.ports = frozenset(first.registered.ports)
         log.info("attached", router=self.address, router_id=first.registered.router_id)
         async with asyncio.TaskGroup() as tasks:
             senders = (tasks.create_task(self._send(call)), tasks.create_task(self._keep_load_fresh()))

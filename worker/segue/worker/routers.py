@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from segue.worker.attachment import Attachment
 
-_LOOKUP_INTERVAL_S = 2.0
+_LOOKUP_INTERVAL_S = 1.0
 
 
 async def resolve_router(name: str) -> set[str] | None:
@@ -22,21 +22,30 @@ async def resolve_router(name: str) -> set[str] | None:
     return {":".join(map(str, sockaddr[:2])) for *_, sockaddr in found}
 
 
+def _siblings(told: Mapping[str, Iterable[int]]) -> set[str]:
+    """Addresses of further processes, by what routers have said of their ports."""
+    return {f"{address.rpartition(':')[0]}:{port}" for address, ports in told.items() for port in ports}
+
+
 async def stay_attached(names: Iterable[str], new_attachment: Callable[[str], Attachment]) -> None:
-    """One attachment for each router there is. Never returns; ends with an attachment's refusal or cancellation.
+    """One attachment for each process of each router there is. Never returns; ends with an attachment's refusal or
+    cancellation.
 
     A name that can't be looked up stands for what it stood for last: a name server's fault must not cut streams.
     """
     addresses_of: dict[str, set[str]] = {}
-    attached: dict[str, asyncio.Task[None]] = {}
+    attached: dict[str, tuple[Attachment, asyncio.Task[None]]] = {}
     async with asyncio.TaskGroup() as tasks:
         while True:
             for name in names:
                 found = await resolve_router(name)
                 addresses_of[name] = addresses_of.get(name, set()) if found is None else found
-            addresses = set[str]().union(*addresses_of.values())
+            listed = set[str]().union(*addresses_of.values())
+            told = {address: one.ports for address, (one, _) in attached.items() if address in listed}
+            addresses = listed | _siblings(told)
             for address in addresses - attached.keys():
-                attached[address] = tasks.create_task(new_attachment(address).run(), name=f"router {address}")
+                attachment = new_attachment(address)
+                attached[address] = attachment, tasks.create_task(attachment.run(), name=f"router {address}")
             for address in attached.keys() - addresses:
-                attached.pop(address).cancel()
+                attached.pop(address)[1].cancel()
             await asyncio.sleep(_LOOKUP_INTERVAL_S)

@@ -1,0 +1,126 @@
+"""One router as several processes, for real: they share the public ports, and one's death is its own streams' alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+import pytest_asyncio
+from aiohttp import ClientConnectionError, ClientPayloadError, ClientSession, TCPConnector
+
+from segue.base.errors import SettingsError
+from segue.cluster.local import choose_ports
+from segue.cluster.router_processes import check_shared_ports
+from segue.engine.embedded_model import ensure_embedded_model
+
+PROCESSES = 2
+
+
+def test_a_port_of_someone_elses_is_not_shared() -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(SettingsError, match="choose another --port"):
+            check_shared_ports("127.0.0.1", [("--port", other.getsockname()[1])])
+
+
+def test_a_shared_port_must_have_a_number() -> None:
+    with pytest.raises(SettingsError, match="give --grpc-port a number"):
+        check_shared_ports("127.0.0.1", [("--grpc-port", 0)])
+
+
+def test_the_workers_ports_are_free_in_a_row() -> None:
+    first = choose_ports("127.0.0.1", router_processes=4).worker
+    with ExitStack() as held:
+        for number in range(4):
+            held.enter_context(socket.socket()).bind(("127.0.0.1", first + number))
+
+
+@pytest_asyncio.fixture
+async def url(tmp_path: Path) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    ports = choose_ports("127.0.0.1", router_processes=PROCESSES)
+    model = ("--model", str(ensure_embedded_model()))
+    hub = ("--router", f"127.0.0.1:{ports.worker}", "--engine", "simulated", *model)
+    commands = (
+        (
+            *("router", *model, "--port", str(ports.http), "--grpc-port", str(ports.grpc)),
+            *("--worker-port", str(ports.worker), "--processes", str(PROCESSES)),
+            *("--slo-class", "chat=ttft_s:60,tokens_per_s:1"),  # On a busy machine, too.
+        ),
+        ("prefill-worker", "--worker-id", "p0", *hub),
+        ("decode-worker", "--worker-id", "d0", *hub),
+    )
+    processes = []
+    with (tmp_path / "log").open("wb") as log:
+        for command in commands:
+            argv = (sys.executable, "-m", "segue.cli", *command)
+            processes.append(await asyncio.create_subprocess_exec(*argv, stdout=log, stderr=log))
+    try:
+        yield f"http://127.0.0.1:{ports.http}", processes[0]
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                process.terminate()
+        await asyncio.gather(*(process.wait() for process in processes))
+
+
+async def stream(client: ClientSession, url: str, tokens: int) -> tuple[int, bool]:
+    """How many tokens came, and whether the stream came to its end."""
+    body = {"prompt": "hi", "max_tokens": tokens, "stream": True, "ignore_eos": True}
+    events = 0
+    try:
+        async with client.post(f"{url}/v1/completions", json=body) as response:
+            assert response.status == 200, await response.text()
+            async for line in response.content:
+                if line.startswith(b"data: [DONE]"):
+                    return events, True
+                events += line.startswith(b"data: {") and "choices" in json.loads(line[6:])
+    except (ClientPayloadError, ClientConnectionError):
+        pass
+    return events, False
+
+
+async def all_ready(client: ClientSession, url: str) -> None:
+    """Until so many fresh connections in a row find a ready process that it is all of them."""
+    async with asyncio.timeout(90):
+        found = 0
+        while found < 12:
+            try:
+                async with client.get(f"{url}/readyz") as response:
+                    found = found + 1 if response.status == 200 else 0
+            except ClientConnectionError:
+                found = 0
+            await asyncio.sleep(0 if found else 0.2)
+
+
+@pytest.mark.slow
+async def test_killing_one_process_ends_its_streams_only_and_it_comes_back(
+    url: tuple[str, asyncio.subprocess.Process],
+) -> None:
+    address, router = url
+    # A new connection for each request: the kernel deals out connections, not requests.
+    async with ClientSession(connector=TCPConnector(force_close=True, limit=0)) as client:
+        await all_ready(client, address)
+        children = psutil.Process(router.pid).children()
+        assert len(children) == PROCESSES
+        streams = [asyncio.create_task(stream(client, address, 400)) for _ in range(16)]
+        await asyncio.sleep(0.5)
+        children[0].send_signal(signal.SIGKILL)
+        ended = [whole for _, whole in await asyncio.gather(*streams)]
+        assert any(ended)
+        assert not all(ended)
+        await all_ready(client, address)
+        assert {child.pid for child in psutil.Process(router.pid).children()} != {child.pid for child in children}
+        again = await asyncio.gather(*(stream(client, address, 5) for _ in range(12)))
+        assert all(whole for _, whole in again)
+    router.terminate()
+    assert await router.wait() == 0
