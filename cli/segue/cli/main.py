@@ -14,6 +14,7 @@ from segue.cli import (
     keys,
     loadtest,
     model,
+    on_ray,
     router,
     scale,
     simulate,
@@ -33,6 +34,7 @@ app = typer.Typer(
 
 app.command("demo")(demo.demo)
 app.command("up")(up.up)
+app.command("down")(on_ray.down)
 app.command("router")(router.router)
 app.command("prefill-worker")(workers.prefill_worker)
 app.command("decode-worker")(workers.decode_worker)

@@ -111,7 +111,7 @@ async def _manager(run: Run, pools: LocalPools) -> AsyncIterator[None]:
         yield
         return
     cluster = run.cluster
-    async with serve_pools(pools, run.pools_port) as address:
+    async with serve_pools(pools, port=run.pools_port) as address:
         grpc_address = f"{cluster.host}:{cluster.ports.grpc}"
         here = RunFile(
             pid=os.getpid(), pools=address, http_url=cluster.http_url, grpc=grpc_address, run_dir=str(cluster.run_dir)

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from segue.base.errors import SettingsError
 from segue.cli.failures import settings_errors
 from segue.cli.model import model_and_served_name
+from segue.cli.on_ray import Address, RayPoolOption, ray_pool, up_on_ray
 from segue.cli.options import (
     ApiKeys,
     DeathPolicy,
@@ -42,6 +44,9 @@ from segue.cli.options import (
     parse_limits,
     simulated_args,
 )
+
+# On Ray's head node, where nobody looks for free ports.
+RAY_HTTP_PORT, RAY_GRPC_PORT, RAY_POOLS_PORT = 8000, 9000, 9600
 
 Log = Annotated[Path | None, typer.Option("--log-dir", help="Where the log files go. Default: a new one.")]
 Startup = Annotated[float, typer.Option("--startup-timeout", min=1, help="Seconds until every engine must be ready.")]
@@ -89,6 +94,10 @@ def up(
     insecure: Insecure = False,
     log_dir: Log = None,
     startup_timeout: Startup = 300.0,
+    ray: Annotated[bool, typer.Option("--ray", help="On a Ray cluster, until segue down; see docs/ray.md.")] = False,
+    address: Address = "auto",
+    prefill_ray: RayPoolOption = [],  # noqa: B006
+    decode_ray: RayPoolOption = [],  # noqa: B006
 ) -> None:
     """Run a cluster on this machine until Ctrl-C: a router, prefill workers and decode workers."""
     from rich.console import Console
@@ -120,30 +129,53 @@ def up(
             gpus = [simulation_settings(parse_engine_args([*engine_arg, *own])).gpu for own in pools.values()]
             simulated = f"simulated {' and '.join(dict.fromkeys(gpus))}"
         path, name = model_and_served_name(model, served_model_name)
+        router_args = (
+            *("--served-model-name", name, "--max-queue-s", f"{max_queue_s:g}"),
+            *("--routing", routing.value, "--disaggregation", disaggregation.value),
+            *as_flags("--slo-class", slo_class),
+            *as_flags("--tenant-weight", tenant_weight),
+            *(() if prices is None else ("--prices", str(prices))),
+            *(() if usage_log is None else ("--usage-log", str(usage_log))),
+            *as_flags("--limit", limit),
+            *_access(api_keys, insecure),
+        )
+        worker_args = (
+            *("--transport", transport.value, "--engine", engine.value),
+            *as_flags("--engine-arg", engine_arg),
+        )
+        prefill_args = as_flags("--engine-arg", prefill_engine_arg)
+        decode_args = as_flags("--engine-arg", decode_engine_arg)
+        if ray:
+            from segue.cluster.on_ray.settings import RayCluster
+
+            if certs is not None:
+                raise SettingsError("--certs is for one machine; with --ray use a network of its own and --insecure")
+            on_ray = RayCluster(
+                model=path,
+                log_dir=str(log_dir or "/tmp/segue-ray"),
+                prefill=ray_pool(prefill, prefill_ray, "--prefill-ray", prefill_args),
+                decode=ray_pool(decode, decode_ray, "--decode-ray", decode_args),
+                router_args=router_args,
+                worker_args=(*worker_args, *(("--insecure",) if insecure else ())),
+                kv_cache_gib=kv_cache_gib,
+                drain_timeout_s=drain_timeout,
+                port=port or RAY_HTTP_PORT,
+                grpc_port=grpc_port or RAY_GRPC_PORT,
+                pools_port=pools_port or RAY_POOLS_PORT,
+            )
+            up_on_ray(on_ray, address, name)
+            return
         cluster = LocalCluster(
             model=path,
             run_dir=new_run_dir(log_dir),
             ports=choose_ports(host, port, grpc_port, processes),
             device=choose_device(device.value, this_machine().gpus, cuda_engine_installed()),
             host=host,
-            prefill=PoolSettings(prefill, as_flags("--engine-arg", prefill_engine_arg)),
-            decode=PoolSettings(decode, as_flags("--engine-arg", decode_engine_arg)),
+            prefill=PoolSettings(prefill, prefill_args),
+            decode=PoolSettings(decode, decode_args),
             certs=certs,
-            router_args=(
-                *("--served-model-name", name, "--max-queue-s", f"{max_queue_s:g}"),
-                *("--routing", routing.value, "--disaggregation", disaggregation.value),
-                *as_flags("--slo-class", slo_class),
-                *as_flags("--tenant-weight", tenant_weight),
-                *(() if prices is None else ("--prices", str(prices))),
-                *(() if usage_log is None else ("--usage-log", str(usage_log))),
-                *as_flags("--limit", limit),
-                *("--processes", str(processes)),
-                *_access(api_keys, insecure),
-            ),
-            worker_args=(
-                *("--transport", transport.value, "--engine", engine.value),
-                *as_flags("--engine-arg", engine_arg),
-            ),
+            router_args=(*router_args, "--processes", str(processes)),
+            worker_args=worker_args,
             kv_cache_gib=kv_cache_gib,
             drain_timeout_s=drain_timeout,
         )

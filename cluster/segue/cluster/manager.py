@@ -18,10 +18,10 @@ _SERVICE = pools_pb2.DESCRIPTOR.services_by_name["Pools"].full_name
 
 
 @asynccontextmanager
-async def serve_pools(pools: Pools, port: int = 0) -> AsyncIterator[str]:
-    """Serve ``segue.v1.Pools`` on this machine's loopback while the block runs; yields host:port.
+async def serve_pools(pools: Pools, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """Serve ``segue.v1.Pools`` while the block runs; yields host:port.
 
-    In plain text and to everybody on this machine, who could signal the processes no less if they are theirs.
+    In plain text and to everybody who reaches ``host``: give it an address that only those who run the cluster reach.
 
     Raises:
         SettingsError: the port is taken.
@@ -30,11 +30,11 @@ async def serve_pools(pools: Pools, port: int = 0) -> AsyncIterator[str]:
     add_PoolsServicer_to_server(PoolsService(pools), server)
     reflection.enable_server_reflection((_SERVICE, reflection.SERVICE_NAME), server)
     try:
-        bound = server.add_insecure_port(f"127.0.0.1:{port}")
+        bound = server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
-        raise SettingsError(f"can't listen on 127.0.0.1:{port}: {error}; choose another --pools-port") from error
+        raise SettingsError(f"can't listen on {host}:{port}: {error}; choose another --pools-port") from error
     await server.start()
     try:
-        yield f"127.0.0.1:{bound}"
+        yield f"{host}:{bound}"
     finally:
         await server.stop(grace=None)

@@ -1,0 +1,141 @@
+"""A cluster on Ray with simulated engines: it grows, loses a node under load, shrinks, and outlives its driver."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from segue.client import Connection, SegueClient
+from segue.cluster.local import choose_ports
+from segue.cluster.on_ray.settings import RayCluster, RayPool
+from segue.cluster.pools import PoolsView
+from segue.cluster.pools_service import view_of
+from segue.cluster.readiness import RouterHttp, wait_until_ready
+from segue.engine.embedded_model import ensure_embedded_model
+from segue.proto.pools_pb2 import ListPoolsRequest, ScaleRequest, WatchPoolsRequest
+from segue.proto.pools_pb2_grpc import PoolsStub
+from segue.proto.worker_pb2 import Role
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+ANSWER_TOKENS = 40
+IN_ANOTHER_PROCESS = """
+import asyncio, sys, grpc.aio
+from segue.proto.pools_pb2 import ListPoolsRequest
+from segue.proto.pools_pb2_grpc import PoolsStub
+async def main():
+    async with grpc.aio.insecure_channel(sys.argv[1]) as channel:
+        print(sum(len(pool.workers) for pool in (await PoolsStub(channel).List(ListPoolsRequest())).pools))
+asyncio.run(main())
+"""
+
+
+class Load:
+    """Asks the same questions again and again, and keeps every answer that is not the first one's."""
+
+    def __init__(self, client: SegueClient) -> None:
+        self._client = client
+        self._first: dict[str, str] = {}
+        self.answered = 0
+        self.changed: list[tuple[str, str]] = []
+
+    async def go_on(self, asker: int) -> None:
+        prompt = f"Once upon a time there were {asker} bears."
+        while True:
+            text = (await self._client.generate(prompt, max_tokens=ANSWER_TOKENS, ignore_eos=True)).text
+            self.answered += 1
+            if self._first.setdefault(prompt, text) != text:
+                self.changed.append((self._first[prompt], text))
+
+
+def scaled(prefill: int, decode: int) -> ScaleRequest:
+    pools = ((Role.ROLE_PREFILL, prefill), (Role.ROLE_DECODE, decode))
+    return ScaleRequest(targets=[ScaleRequest.Target(role=role, workers=workers) for role, workers in pools])
+
+
+async def settled(stub: Any, *counts: int) -> PoolsView:
+    """The first view in which the pools have so many workers, all of them running."""
+    async for state in stub.Watch(WatchPoolsRequest()):
+        view = view_of(state)
+        workers = [worker for pool in view.pools for worker in pool.workers]
+        if [len(pool.workers) for pool in view.pools] == [*counts] and all(w.phase == "running" for w in workers):
+            return view
+    raise AssertionError("the stream ended")
+
+
+async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_word(
+    nodes: Any, tmp_path: Path
+) -> None:
+    from segue.cluster.on_ray.manager import start_manager, stop_manager
+
+    def add_node(cpus: int) -> Any:  # In the main thread, where Ray sets signal handlers.
+        return nodes.add_node(num_cpus=cpus, node_ip_address="127.0.0.1")
+
+    add_node(3)
+    ports, more = choose_ports("127.0.0.1"), choose_ports("127.0.0.1")
+    cluster = RayCluster(
+        model=str(ensure_embedded_model()),
+        log_dir=str(tmp_path),
+        prefill=RayPool(num_cpus=1),
+        decode=RayPool(num_cpus=1),
+        port=ports.http,
+        grpc_port=ports.grpc,
+        worker_port=ports.worker,
+        pools_port=more.http,
+        worker_args=("--engine", "simulated", "--log-format", "json"),
+        drain_timeout_s=20.0,
+    )
+    addresses = await asyncio.to_thread(start_manager, cluster)
+    router = RouterHttp(f"http://{addresses.http}")
+
+    async def ready(prefill: int, decode: int) -> None:
+        await wait_until_ready(router, prefill, decode, 120.0, lambda _: None)
+
+    await ready(1, 1)
+    async with (
+        SegueClient(Connection(addresses.grpc)) as client,
+        grpc.aio.insecure_channel(addresses.pools) as channel,
+    ):
+        stub, load = PoolsStub(channel), Load(client)
+        async with asyncio.TaskGroup() as tasks:
+            asking = [tasks.create_task(load.go_on(asker)) for asker in range(4)]
+            second = add_node(2)
+            await stub.Scale(scaled(2, 2))
+            view = await settled(stub, 2, 2)
+            await ready(2, 2)
+            places = {worker.worker_id: worker.place for pool in view.pools for worker in pool.workers}
+            assert len(set(places.values())) == 2, "the new node has workers"
+
+            answered = load.answered
+            await asyncio.to_thread(nodes.remove_node, second, False)
+            add_node(2)
+            while load.answered < answered + 12:
+                await asyncio.sleep(0.05)
+            back = await settled(stub, 2, 2)
+            assert sum(worker.restarts for pool in back.pools for worker in pool.workers) >= 1
+            await ready(2, 2)
+
+            await stub.Scale(scaled(1, 1))
+            await settled(stub, 1, 1)
+            answered = load.answered
+            while load.answered < answered + 8:
+                await asyncio.sleep(0.05)
+            for task in asking:
+                task.cancel()
+        assert load.changed == []
+        elsewhere = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", IN_ANOTHER_PROCESS, addresses.pools],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert elsewhere.stdout.strip() == "2"
+        assert len((await stub.List(ListPoolsRequest())).pools) == 2
+    await asyncio.to_thread(stop_manager)
