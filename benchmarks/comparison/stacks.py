@@ -59,7 +59,9 @@ def stock_stack(router_command: Path, engine_args: Sequence[str] = ()) -> Stack:
         urls = []
         for index, role in enumerate(("kv_producer", "kv_consumer")):
             port, side_channel_port = ports[2 * index : 2 * index + 2]
-            command = _vllm_server_command(setup, port, role, engine_args)
+            kv_transfer = {"kv_connector": "NixlConnector", "kv_role": role, "kv_buffer_device": "cpu"}
+            connected = ["--kv-transfer-config", json.dumps(kv_transfer), *engine_args]
+            command = _vllm_server_command(setup, port, connected)
             # Both engines would take the same core if left to choose.
             env = _engine_env(setup, core=cores[index % len(cores)], side_channel_port=side_channel_port)
             servers.append(Server(f"vLLM server ({role})", command, env, setup.log_dir / f"stock-{role}.log"))
@@ -110,6 +112,31 @@ def segue_stack(segue_command: Sequence[str], args: Sequence[str] = ()) -> Stack
     return Stack("segue", start)
 
 
+@contextmanager
+def aggregated_servers(setup: Setup, engine_args: Sequence[str] = ()) -> Iterator[list[str]]:
+    """The base URLs of one plain vLLM server on each of two cores, each doing prefill and decode.
+
+    Raises ``ServerFailedError`` when one does not come up, or is found dead at the end.
+    """
+    deadline_s = time.monotonic() + setup.ready_limit_s
+    cores = sorted(os.sched_getaffinity(0))
+    servers: list[Server] = []
+    try:
+        urls = []
+        for index, port in enumerate(free_ports(2)):
+            env = _engine_env(setup, core=cores[index % len(cores)], side_channel_port=0)
+            command = _vllm_server_command(setup, port, engine_args)
+            servers.append(Server(f"vLLM server {index}", command, env, setup.log_dir / f"aggregated-{index}.log"))
+            urls.append(f"http://127.0.0.1:{port}")
+        for server, url in zip(servers, urls, strict=True):
+            server.wait_ready(f"{url}/health", deadline_s)
+        yield urls
+        for server in servers:
+            server.check_alive()
+    finally:
+        stop_all(servers, _STOP_PATIENCE_S)
+
+
 # No look-ups of models and no reports of use over the network while measuring.
 _COMMON_ENV = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
@@ -127,11 +154,9 @@ def _engine_env(setup: Setup, core: int, side_channel_port: int) -> dict[str, st
     }
 
 
-def _vllm_server_command(setup: Setup, port: int, role: str, engine_args: Sequence[str]) -> list[str]:
-    kv_transfer = {"kv_connector": "NixlConnector", "kv_role": role, "kv_buffer_device": "cpu"}
+def _vllm_server_command(setup: Setup, port: int, engine_args: Sequence[str]) -> list[str]:
     return [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(setup.model), "--dtype", setup.dtype, "--host", "127.0.0.1", "--port", str(port)),
-        *("--kv-transfer-config", json.dumps(kv_transfer)),
         *engine_args,
     ]
