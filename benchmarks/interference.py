@@ -208,7 +208,7 @@ def main() -> int:
                 outcomes = asyncio.run(one_turn(urls, load, 1000 * round_))
             turns.append(figures(stack, round_, outcomes, other.cores))
             print(turns[-1], flush=True)
-        options.json.write_text(json.dumps([asdict(turn) for turn in turns], indent=1) + "\n")
+            options.json.write_text(json.dumps([asdict(turn) for turn in turns], indent=1) + "\n")
     print("\n".join(table(turns)))
     return 0
 

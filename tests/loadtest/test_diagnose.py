@@ -53,7 +53,20 @@ CASES = [
         Bound.TRANSFER,
     ),
     ("the router's core is full", replace(EASY, router=replace(EASY.router, cpu_cores=0.98)), Bound.ROUTER),
-    ("the router's loop is late", replace(EASY, router=replace(EASY.router, loop_lag_s=0.2)), Bound.ROUTER),
+    ("the router's loop is late", replace(EASY, router=RouterEvidence(0.6, 0.2)), Bound.ROUTER),
+    ("the router is idle and its machine busy", replace(EASY, router=RouterEvidence(0.1, 0.2)), Bound.NONE),
+    ("the queue is for prefill", replace(EASY, router=RouterEvidence(queue_s=1.0)), Bound.PREFILL),
+    (
+        "the queue is for decode",
+        replace(EASY, router=RouterEvidence(queue_s=1.0), decode=PoolEvidence(1, 8.0, 0.9, None, 0.6)),
+        Bound.DECODE,
+    ),
+    ("requests wait for their KV cache", replace(EASY, decode=PoolEvidence(1, 0.0, 6.0, None, 0.1)), Bound.TRANSFER),
+    (
+        "those that wait at decode are those whose KV cache is on its way",
+        replace(EASY, decode=PoolEvidence(1, 4.0, 6.0), transfer=TransferEvidence(3.0, 2.0, 2**30, 3.02)),
+        Bound.TRANSFER,
+    ),
     (
         "first tokens pass their time outside the router",
         replace(EASY, router=replace(EASY.router, outside_s=0.4), ttft=Promise(0.45, 0.5)),
@@ -105,7 +118,7 @@ def test_a_full_cache_is_answered_with_a_smaller_one_and_a_queue_with_a_bigger_b
 
 
 def test_few_streams_are_answered_with_speculation_and_many_with_workers() -> None:
-    slow = replace(EASY, decode_itl_s=0.05)
+    slow = replace(EASY, decode_itl_s=0.05, itl=Promise(0.05, 0.033))
     crowded = replace(slow, decode=replace(EASY.decode, running_requests=64.0))
 
     assert "speculative" in advice_for(slow)

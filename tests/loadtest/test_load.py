@@ -59,6 +59,14 @@ async def test_a_closed_loop_has_no_more_clients_than_asked_for() -> None:
     assert peak == 3
 
 
+async def test_the_warm_up_is_answered_before_what_counts_is_sent() -> None:
+    async with MockServer(first_s=0.02).up() as server:
+        outcomes = await put_on(a_plan(server, Pace(concurrency=4, warm_up_requests=3), max_requests=10))
+
+    assert len(outcomes) == 10
+    assert max(one.end_s for one in outcomes[:3]) <= min(one.sent_s for one in outcomes[3:])
+
+
 async def test_an_open_loop_does_not_wait_for_answers() -> None:
     """All requests are with the server before it answers the first: coordinated omission would deadlock here."""
     server = MockServer(first_s=0.3)
@@ -194,10 +202,13 @@ def test_a_server_without_models_says_what_to_do() -> None:
 
 
 def test_shares_of_several_processes_make_the_whole(tmp_path: Path) -> None:
-    plan = Plan(Door("x"), Ask("mock"), WHAT, Rate(5.0), Pace(concurrency=7), max_requests=23, processes=3)
+    plan = Plan(
+        Door("x"), Ask("mock"), WHAT, Rate(5.0), Pace(concurrency=7), max_requests=23, warm_up_requests=4, processes=3
+    )
     shares = [Share(part, 3) for part in range(3)]
 
     together = [shape for share in shares for shape in share.shapes(plan)]
 
     assert sorted(together, key=lambda shape: shape.index) == list(plan.shapes())
     assert [share.pace(plan).concurrency for share in shares] == [3, 2, 2]
+    assert [share.pace(plan).warm_up_requests for share in shares] == [2, 1, 1]

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,14 +80,14 @@ def test_an_impossible_load_is_refused_in_words(simulated_cluster: SimulatedClus
 # Slow motion keeps the machine's own noise small beside what is simulated.
 SLOW = ("--prefill", "1", "--decode", "1", "--simulated-speed", "0.2")
 BOUNDS = {
-    "prefill-bound": ((), ("--rate", "10", "--input-tokens", "6000", "--output-tokens", "2")),
+    "prefill-bound": ((), ("--rate", "3", "--input-tokens", "6000", "--output-tokens", "2")),
     "decode-bound": (
         ("--decode-engine-arg", "max_num_seqs=2"),
-        ("-c", "12", "--input-tokens", "32", "--output-tokens", "24"),
+        ("-c", "8", "--input-tokens", "32", "--output-tokens", "24"),
     ),
     "transfer-bound": (
-        ("--engine-arg", "link_gbit_per_s=0.5"),
-        ("--rate", "2", "--input-tokens", "1000", "--output-tokens", "4"),
+        ("--engine-arg", "link_gbit_per_s=4"),
+        ("--rate", "1.5", "--input-tokens", "1000", "--output-tokens", "4"),
     ),
     "underused": ((), ("--rate", "1", "--input-tokens", "16", "--output-tokens", "4")),
 }
@@ -107,14 +108,15 @@ def test_a_cluster_driven_into_a_bound_is_diagnosed(
     """By its load test and, while that runs, by its router's metrics."""
     bound, cluster, arguments = driven
     result = tmp_path / "r.json"
-    generous = ("--slo", "ttft_s:2,itl_s:1", "--duration", "14")
+    generous = ("--slo", "ttft_s:2,itl_s:1", "--duration", "10")
     running = subprocess.Popen(
         [sys.executable, "-m", "segue.cli", "loadtest", cluster.http_url, "--json", str(result), *generous,
          "--max-lag-ms", "60000", *arguments],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        live = segue("diagnose", cluster.http_url, "--window", "8", "--slo", "ttft_s:2,itl_s:1", "--json")
+        time.sleep(3)  # Until there is load.
+        live = segue("diagnose", cluster.http_url, "--window", "6", "--slo", "ttft_s:2,itl_s:1", "--json")
         running.communicate(timeout=200)
     finally:
         running.kill()

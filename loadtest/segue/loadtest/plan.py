@@ -108,7 +108,8 @@ class Share:
         if not whole.concurrency:
             return whole
         clients = whole.concurrency // self.of + (self.part < whole.concurrency % self.of)
-        return Pace(clients, whole.max_duration_s, whole.drain_s)
+        warm_up = len(range(self.part, plan.warm_up_requests, self.of))
+        return Pace(clients, whole.max_duration_s, whole.drain_s, warm_up)
 
 
 def open_target(plan: Plan) -> Target:

@@ -22,7 +22,10 @@ FULL = 0.9
 _WAITING = 1.0
 # An event loop this late delays tokens visibly.
 _LAG_S = 0.05
+_NEARLY = 0.8
 _UNDERUSED = 0.5
+# A sign that is worth saying, but not the cluster's to mend.
+_OTHERS_FAULT = 0.9
 
 
 class Bound(StrEnum):
@@ -68,10 +71,15 @@ class Diagnosis:
 
 def diagnose(evidence: Evidence) -> Diagnosis:
     """The most pressed part of the cluster, with the figures that say so and the settings that would help."""
+    prefill, decode = _prefill(evidence), _decode(evidence)
+    if (queue := _queue(evidence)) is not None:
+        # The router's own queue waits for whichever pool is full; mostly that is prefill.
+        if decode.pressure > max(prefill.pressure, _NEARLY):
+            decode = _finding(decode.bound, (*decode.signs, queue), decode.advice)
+        else:
+            prefill = _finding(prefill.bound, (*prefill.signs, queue), prefill.advice)
     findings = sorted(
-        (_prefill(evidence), _decode(evidence), _transfer(evidence), _router(evidence)),
-        key=lambda finding: finding.pressure,
-        reverse=True,
+        (prefill, decode, _transfer(evidence), _router(evidence)), key=lambda finding: finding.pressure, reverse=True
     )
     first = findings[0]
     if first.pressure >= 1:
@@ -86,6 +94,14 @@ def _relaxed(evidence: Evidence, first: Finding) -> str:
     if not first.signs:
         return "nothing was measured that could be under pressure"
     return f"{evidence.requests_per_s:.2f} requests/s; nearest to a limit: {first.signs[0].words}"
+
+
+def _queue(evidence: Evidence) -> Sign | None:
+    queue_s, ttft = evidence.router.queue_s, evidence.ttft
+    if queue_s is None or ttft is None or not ttft.bound_s:
+        return None
+    words = f"requests wait {_ms(queue_s)} in the router for a worker, {_ms(ttft.bound_s)} are promised in all"
+    return Sign(words, queue_s / ttft.bound_s)
 
 
 def _prefill(evidence: Evidence) -> Finding:
@@ -105,23 +121,19 @@ def _prefill(evidence: Evidence) -> Finding:
         words = f"{at_once:.1f} requests at a prefill worker at a time (its prompts take {_ms(evidence.prefill_s)})"
         signs.append(Sign(words, at_once / 3))
         if evidence.ttft is not None and evidence.ttft.bound_s:
-            share = (evidence.prefill_s + (evidence.router.queue_s or 0.0)) / evidence.ttft.bound_s
-            words = (
-                f"prefill and the wait for it take {_ms(share * evidence.ttft.bound_s)} of the "
-                f"{_ms(evidence.ttft.bound_s)} promised for the first token"
-            )
-            signs.append(Sign(words, share))
+            bound_s = evidence.ttft.bound_s
+            words = f"prefill takes {_ms(evidence.prefill_s)} of the {_ms(bound_s)} promised for the first token"
+            signs.append(Sign(words, evidence.prefill_s / bound_s))
     return _finding(Bound.PREFILL, signs, prefill_advice(evidence))
 
 
 def _decode(evidence: Evidence) -> Finding:
     pool = evidence.decode
     signs = _pool_signs(pool, "decode")
-    if pool.waiting_requests:
-        words = (
-            f"{pool.waiting_requests:.1f} requests wait at a decode worker that runs {pool.running_requests or 0:.0f}"
-        )
-        signs.append(Sign(words, pool.waiting_requests / _WAITING))
+    if (waiting := _waiting_for_a_step(evidence)) is not None:
+        running = pool.running_requests or 0.0
+        words = f"{waiting:.1f} requests wait at a decode worker that runs {running:.0f}"
+        signs.append(Sign(words, waiting / _WAITING))
     if evidence.itl is not None and evidence.itl.bound_s and evidence.decode_itl_s is not None:
         words = f"a token takes {_ms(evidence.decode_itl_s)}, promised are {_ms(evidence.itl.bound_s)}"
         signs.append(Sign(words, evidence.decode_itl_s / evidence.itl.bound_s))
@@ -132,6 +144,20 @@ def _decode(evidence: Evidence) -> Finding:
     return _finding(Bound.DECODE, signs, decode_advice(evidence))
 
 
+def _waiting_for_a_step(evidence: Evidence) -> float | None:
+    """Of the requests waiting at a decode worker, those whose KV cache is there: the engines count both as waiting."""
+    pool, transfer = evidence.decode, evidence.transfer
+    if not pool.waiting_requests or _waits_for_kv(pool):
+        return None
+    at_once = 0.0 if transfer is None else transfer.per_s * transfer.seconds / max(1, pool.workers)
+    return max(0.0, pool.waiting_requests - at_once)
+
+
+def _waits_for_kv(decode: PoolEvidence) -> bool:
+    """An engine that runs next to nothing is not full: who waits there waits for a transfer."""
+    return decode.running_requests is not None and decode.running_requests < 0.5
+
+
 def _decode_wait_s(evidence: Evidence) -> float | None:
     transfer = evidence.transfer
     if transfer is None or transfer.handoff_s is None or not evidence.decode_itl_s:
@@ -140,8 +166,11 @@ def _decode_wait_s(evidence: Evidence) -> float | None:
 
 
 def _transfer(evidence: Evidence) -> Finding:
-    transfer = evidence.transfer
+    transfer, decode = evidence.transfer, evidence.decode
     signs = []
+    if decode.waiting_requests and _waits_for_kv(decode):
+        words = f"{decode.waiting_requests:.1f} requests wait for their KV cache at a decode worker that runs none"
+        signs.append(Sign(words, decode.waiting_requests / _WAITING))
     if transfer is not None:
         at_once = transfer.per_s * transfer.seconds / max(1, evidence.decode.workers)
         size = f" of {transfer.bytes_mean / 2**20:,.1f} MiB" if transfer.bytes_mean else ""
@@ -150,7 +179,8 @@ def _transfer(evidence: Evidence) -> Finding:
         # What a reader notices: the gap after the first token. Only where it is many steps long.
         if evidence.prefill_s and evidence.decode_itl_s and transfer.seconds > 4 * evidence.decode_itl_s:
             words = f"a transfer takes {_ms(transfer.seconds)}, the prefill before it {_ms(evidence.prefill_s)}"
-            signs.append(Sign(words, transfer.seconds / evidence.prefill_s))
+            # Below a tenth of a second nobody notices.
+            signs.append(Sign(words, min(transfer.seconds / evidence.prefill_s, transfer.seconds / 0.1)))
     return _finding(Bound.TRANSFER, signs, transfer_advice(evidence))
 
 
@@ -162,7 +192,11 @@ def _router(evidence: Evidence) -> Finding:
             Sign(f"the router process uses {router.cpu_cores:.2f} cores of the one it can", router.cpu_cores / FULL)
         )
     if router.loop_lag_s is not None:
-        signs.append(Sign(f"its event loop wakes {_ms(router.loop_lag_s)} late at p99", router.loop_lag_s / _LAG_S))
+        idle = router.cpu_cores is not None and router.cpu_cores < 0.5
+        words = f"its event loop wakes {_ms(router.loop_lag_s)} late at p99"
+        words += ", though it is idle: other work has its machine's processors" if idle else ""
+        strain = router.loop_lag_s / _LAG_S
+        signs.append(Sign(words, min(strain, _OTHERS_FAULT) if idle else strain))
     if router.outside_s is not None and evidence.ttft is not None and evidence.ttft.seen_s > 0:
         share = router.outside_s / evidence.ttft.seen_s
         words = (

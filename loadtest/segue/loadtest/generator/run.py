@@ -25,11 +25,13 @@ _AHEAD_TOKENS = 4_000_000
 @dataclass(frozen=True, slots=True)
 class Pace:
     """``concurrency`` 0: an open loop, by the requests' times. Nothing is sent after ``max_duration_s`` (0: no end);
-    what is under way then is waited for, ``drain_s`` at most."""
+    what is under way then is waited for, ``drain_s`` at most. A closed loop answers its first ``warm_up_requests``
+    before it sends the others, which would else share the clients with them."""
 
     concurrency: int = 0
     max_duration_s: float = 0.0
     drain_s: float = 600.0
+    warm_up_requests: int = 0
 
 
 class _Ahead:
@@ -121,10 +123,19 @@ class Generator:
 
     async def _closed_loop(self, ahead: _Ahead) -> None:
         """``concurrency`` clients; each sends when its last answer is whole. What is intended is what is done."""
+        if self._pace.warm_up_requests:
+            await self._clients(ahead, self._pace.warm_up_requests)
+        await self._clients(ahead, None)
+
+    async def _clients(self, ahead: _Ahead, count: int | None) -> None:
+        """Until ``count`` requests are answered, or all of them, or the time is up."""
         limit_s = self._pace.max_duration_s
+        left = iter(range(count)) if count is not None else iter(int, 1)  # The second one never ends.
 
         async def client() -> None:
-            while not (limit_s and self._clock() >= limit_s) and (taken := ahead.take()) is not None:
+            for _ in left:
+                if (limit_s and self._clock() >= limit_s) or (taken := ahead.take()) is None:
+                    return
                 await self._one(*taken, self._clock())
                 ahead.refill()
 

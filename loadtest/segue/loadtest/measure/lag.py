@@ -42,12 +42,17 @@ def judge(send_lags_s: Sequence[float], loads: Sequence[GeneratorLoad], max_lag_
     send = Distribution.of(send_lags_s)
     loop = Distribution.of([lag_s for load in loads for lag_s in load.loop_lag_s])
     cpu_share = max((load.cpu_share for load in loads), default=0.0)
+    # Late without being busy: others had the processor.
+    remedy = (
+        "a generator process was busy: use more --processes or a lower rate"
+        if cpu_share > 0.5
+        else f"it used {100 * cpu_share:.0f} % of a core, so other work had the processor: give it a quieter machine"
+    )
     problems = []
     for name, lag in (("requests were sent", send), ("the generator's event loop woke", loop)):
         if lag.p99 > max_lag_s:
             problems.append(
-                f"{name} {1000 * lag.p99:.0f} ms late at p99, more than the {1000 * max_lag_s:.0f} ms allowed; use "
-                "more --processes, a lower rate or a machine of its own for the generator"
+                f"{name} {1000 * lag.p99:.0f} ms late at p99, more than the {1000 * max_lag_s:.0f} ms allowed; {remedy}"
             )
     if cpu_share > 0.9:
         problems.append(
