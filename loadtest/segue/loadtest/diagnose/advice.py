@@ -58,7 +58,7 @@ def transfer_advice(evidence: Evidence) -> list[str]:
 
 
 def router_advice(evidence: Evidence) -> list[str]:
-    advice = ["more router processes or a second router beside it: workers attach to all of them"]
+    advice = ["more router processes (segue router --processes), or a second router: workers attach to all of them"]
     if evidence.router.outside_s is not None:
         advice.append("look at what stands before the router too: proxies, TLS, and the client's own machine")
     advice.append("clients with many streams: gRPC rather than an SSE event for each token")
