@@ -4,7 +4,9 @@ python benchmarks/slo.py --json slo.json
 
 First the mix is sent by as many clients as keep the fleet full: what comes back in a second is its capacity. Then each
 load is offered by a Poisson process, whatever is answered. Times to first token and pauses are those that the router
-measures; refusals' are the client's.
+measures, in seconds of the simulated hardware; requests a second, and the time that refusals take, which the client
+measures, are in ours. The hardware runs in slow motion (``--speed``), and the classes' promises with it, so that one
+small machine can carry it all.
 """
 
 from __future__ import annotations
@@ -40,9 +42,9 @@ from segue.router.slo import BATCH, CHAT, DOCUMENTS, SloClass
 if TYPE_CHECKING:
     from segue.proto.inference_pb2_grpc import InferenceAsyncStub
 
-_WARM_S = 5.0  # Of each load, before which nothing counts.
+_WARM_S = 10.0  # Of each load, before which nothing counts.
 _STARTUP_S = 120.0
-_BATCH_TIMEOUT_S = 60.0
+_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ def main() -> int:
 
 async def measure(address: str, options: argparse.Namespace) -> dict[str, Any]:
     async with grpc.aio.insecure_channel(address) as channel:
-        load = _Load(InferenceStub(channel), options.seed)
-        await load.closed(options.clients, 5.0)  # The router learns how fast its workers are.
+        load = _Load(InferenceStub(channel), options)
+        await load.closed(options.clients, 10.0)  # The router learns how fast its workers are.
         done = await load.closed(options.clients, options.level_s)
         ends_s = [one.sent_s + one.took_s for one in done if one.code == "OK"]
         capacity_per_s = sum(_WARM_S <= end_s < options.level_s for end_s in ends_s) / (options.level_s - _WARM_S)
@@ -99,6 +101,7 @@ async def measure(address: str, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "machine": describe_machine(),
         "gpu": options.gpu,
+        "speed": options.speed,
         "model": options.model,
         "workers": [options.prefill, options.decode],
         "kinds": [asdict(kind) for kind in KINDS],
@@ -111,9 +114,10 @@ async def measure(address: str, options: argparse.Namespace) -> dict[str, Any]:
 class _Load:
     """Sends requests; every prompt is another one, so that no prefix cache helps."""
 
-    def __init__(self, stub: InferenceAsyncStub, seed: int) -> None:
+    def __init__(self, stub: InferenceAsyncStub, options: argparse.Namespace) -> None:
         self._stub = stub
-        self._random = random.Random(seed)
+        self._random = random.Random(options.seed)
+        self._speed: float = options.speed
 
     async def closed(self, clients: int, seconds: float) -> list[Outcome]:
         """All as batch: nothing is refused, the fleet is full."""
@@ -145,21 +149,21 @@ class _Load:
         request = GenerateRequest(token_ids=TokenIds(ids=prompt), sampling=sampling, slo_class=slo_class)
         sent_s = time.monotonic()
         try:
-            answer = await self._stub.GenerateUnary(request, timeout=_BATCH_TIMEOUT_S)
+            answer = await self._stub.GenerateUnary(request, timeout=_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             took_s, code = time.monotonic() - sent_s, error.code().name
             return Outcome(kind.slo_class.name, sent_s - begun_s, took_s, code, error.details() or "")
         timings, promised = answer.timings, kind.slo_class
-        slow = promised.tokens_per_s and timings.itl_mean_s > 1 / promised.tokens_per_s
-        late = promised.ttft_s and timings.ttft_s > promised.ttft_s
+        slow = promised.tokens_per_s and timings.itl_mean_s * self._speed > 1 / promised.tokens_per_s
+        late = promised.ttft_s and timings.ttft_s * self._speed > promised.ttft_s
         return Outcome(
             promised.name,
             sent_s - begun_s,
             time.monotonic() - sent_s,
             "OK",
             "",
-            timings.ttft_s,
-            timings.itl_mean_s,
+            timings.ttft_s * self._speed,
+            timings.itl_mean_s * self._speed,
             not (slow or late),
         )
 
@@ -226,9 +230,13 @@ def _fleet(options: argparse.Namespace, scratch: Path, http_port: int, grpc_port
         *("--prefill", str(options.prefill), "--decode", str(options.decode)),
         *("--simulated-gpu", options.gpu, "--simulated-model", options.model),
         *("--port", str(http_port), "--grpc-port", str(grpc_port), "--log-dir", str(scratch)),
-        *("--max-queue-s", "5", "--decode-engine-arg", f"max_num_seqs={options.places}"),
-        *("--slo-class", "chat=ttft_s:0.5,tokens_per_s:30", "--slo-class", "documents=ttft_s:2,tokens_per_s:50"),
+        *("--max-queue-s", f"{5 / options.speed:g}", "--decode-engine-arg", f"max_num_seqs={options.places}"),
+        *("--simulated-speed", f"{options.speed:g}"),
     ]
+    for kind in KINDS:
+        one = kind.slo_class
+        figures = f"ttft_s:{one.ttft_s / options.speed:g},tokens_per_s:{one.tokens_per_s * options.speed:g}"
+        argv += ["--slo-class", f"{one.name}={figures}"]
     child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     try:
@@ -247,12 +255,13 @@ def _options() -> argparse.Namespace:
     add = parser.add_argument
     add("--gpu", default="A100", help="preset of every worker (A100)")
     add("--model", default="llama-3.1-8b", help="shape of the model (llama-3.1-8b)")
+    add("--speed", type=float, default=0.2, help="the hardware's seconds in one of ours (0.2)")
     add("--prefill", type=int, default=2, help="prefill workers (2)")
     add("--decode", type=int, default=2, help="decode workers (2)")
     add("--places", type=int, default=64, help="max_num_seqs of decode (64)")
-    add("--clients", type=int, default=200, help="that fill the fleet when its capacity is measured (200)")
+    add("--clients", type=int, default=100, help="that fill the fleet when its capacity is measured (100)")
     add("--factors", type=float, nargs="+", default=[0.5, 1, 2, 5], help="times the capacity (0.5 1 2 5)")
-    add("--level-s", type=float, default=30.0, help="seconds of each load (30)")
+    add("--level-s", type=float, default=60.0, help="our seconds of each load (60)")
     add("--seed", type=int, default=1)
     add("--json", type=Path)
     return parser.parse_args()

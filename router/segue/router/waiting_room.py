@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,10 +34,10 @@ from segue.router.worker_links import WorkerLinks
 
 # Workers' loads change between the events that we are told of.
 _LOOK_S = 0.05
-# What takes longer to prefill would hold others up by more than they should notice.
-_LONG_S = 0.25
+# A prompt that takes more than this part of the shortest promise would make others miss it that come right behind.
+_LONG_PART = 0.75
 _RETRY_S = 1.0
-_SHORT = "(short)"  # No class's name.
+_SHORT = "(short)"  # Of all interactive classes; no class's name.
 
 
 class WaitingRoom:
@@ -54,6 +55,8 @@ class WaitingRoom:
         self._start = start
         self._patience_s = patience_s
         self._queue = AdmissionQueue(admission.bounds)
+        promises_s = (one.ttft_s for one in admission.classes if one.interactive)
+        self._long_s = _LONG_PART * min(promises_s, default=math.inf)
         self._arrivals = ArrivalMeter()
         self._requests: dict[str, Request] = {}
         self._long: dict[str, int] = {}  # Prompt tokens by the id of the answer that is being prefilled.
@@ -127,8 +130,8 @@ class WaitingRoom:
         slo_class = self._class_of(demand)
         decode = usable(fleet.ready(Role.ROLE_DECODE))
         own_s = prefill_s(fleet, demand.prompt_tokens)
-        long = own_s > _LONG_S
-        if not long:
+        long = own_s > self._long_s
+        if slo_class.interactive and not long:
             self._arrivals.asked(_SHORT, request.accepted_s)
             self._arrivals.tokenised(_SHORT, demand.prompt_tokens)
         promise_s = target_s(slo_class, own_s) if slo_class.interactive else slo_class.yield_s
