@@ -184,8 +184,8 @@ class Scheduler:
     def _compute(self, step: Step, request: SimRequest, tokens: int) -> None:
         step.parts.append((request, tokens))
         step.work.add(request.computed, tokens, request.computed + tokens == len(request.tokens))
-        if request.computed < request.input_tokens and tokens > 1:
-            step.prompt_tokens += tokens
+        if request.computed < request.input_tokens:
+            step.prompt_tokens += min(tokens, request.input_tokens - request.computed)
 
     def _give_back(self, request: SimRequest) -> None:
         self.cache.release(request.blocks)
