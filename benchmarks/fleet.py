@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ _HERE = Path(__file__).parent
 
 def main() -> None:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # Through all that ends what was started.
     with tempfile.TemporaryDirectory(prefix="segue-fleet-") as scratch:
         result = _run(options, Path(scratch))
     print(json.dumps({name: value for name, value in result.items() if name not in {"samples", "counts"}}, indent=1))

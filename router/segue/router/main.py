@@ -215,6 +215,9 @@ def _new_server(
         # Between the two gRPC refuses some calls, at random; a limit is a limit.
         ("grpc.absolute_max_metadata_size", max_metadata_bytes),
         ("grpc.so_reuseport", int(shared)),
+        # Workers ping every 2 s. By default that is an attack for which gRPC ends the connection, unless it has had
+        # something to send meanwhile: it hasn't to idle workers, nor while this process stands still.
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
     ]
     return grpc.aio.server(options=options, interceptors=guards)
 

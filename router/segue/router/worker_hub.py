@@ -28,6 +28,7 @@ from segue.proto.worker_pb2 import (
 )
 from segue.proto.worker_pb2_grpc import WorkerHubServicer
 from segue.router.fleet import mismatch
+from segue.router.lease import Lease
 from segue.router.models import Models
 from segue.router.worker_links import WorkerLink, WorkerLinks
 
@@ -158,11 +159,15 @@ class WorkerHub(WorkerHubServicer):
         now_s = asyncio.get_running_loop().time
         self._on_frame(link, first)
         try:
-            async with asyncio.timeout(self._lease_s) as lease:
-                while (frame := await _read(context)) is not None:
-                    lease.reschedule(now_s() + self._lease_s)
-                    link.heard_at_s = time.monotonic()
-                    self._on_frame(link, frame)
+            async with asyncio.timeout(None) as listening:
+                lease = Lease(self._lease_s, lambda: listening.reschedule(now_s()))
+                try:
+                    while (frame := await _read(context)) is not None:
+                        lease.renew()
+                        link.heard_at_s = time.monotonic()
+                        self._on_frame(link, frame)
+                finally:
+                    lease.close()
         except TimeoutError:
             log.warning("worker_lease_expired", worker_id=link.worker_id, lease_s=self._lease_s)
         except DecodeError as error:
