@@ -24,8 +24,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", params=["grpc", "nixl"])
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    common = ("--engine-arg", "dtype=float32", "--worker-metrics")
     log_dir = tmp_path_factory.mktemp(f"cluster-{request.param}")
-    with running_cluster(log_dir, "--transport", request.param, "--engine-arg", "dtype=float32") as running:
+    with running_cluster(log_dir, *common, "--transport", request.param) as running:
         yield running
 
 

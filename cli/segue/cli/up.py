@@ -26,6 +26,7 @@ from segue.cli.options import (
     LimitOption,
     MaxQueue,
     Model,
+    OtlpEndpoint,
     Prices,
     RouterProcesses,
     RoutingChoice,
@@ -92,6 +93,10 @@ def up(
     ] = None,
     api_keys: ApiKeys = None,
     insecure: Insecure = False,
+    worker_metrics: Annotated[
+        bool, typer.Option("--worker-metrics", help="GET /metrics of each worker on a free port, which its log names.")
+    ] = False,
+    otlp_endpoint: OtlpEndpoint = "",
     log_dir: Log = None,
     startup_timeout: Startup = 300.0,
     ray: Annotated[bool, typer.Option("--ray", help="On a Ray cluster, until segue down; see docs/ray.md.")] = False,
@@ -138,10 +143,13 @@ def up(
             *(() if usage_log is None else ("--usage-log", str(usage_log))),
             *as_flags("--limit", limit),
             *_access(api_keys, insecure),
+            *_otlp(otlp_endpoint),
         )
         worker_args = (
             *("--transport", transport.value, "--engine", engine.value),
             *as_flags("--engine-arg", engine_arg),
+            *(("--metrics-port", "0") if worker_metrics else ()),
+            *_otlp(otlp_endpoint),
         )
         prefill_args = as_flags("--engine-arg", prefill_engine_arg)
         decode_args = as_flags("--engine-arg", decode_engine_arg)
@@ -195,6 +203,10 @@ def up(
 
     run_cluster(Run(cluster, RestartPolicy(on_death.value), startup_timeout, pools_port), console, serve)
     say("stopped")
+
+
+def _otlp(endpoint: str) -> tuple[str, ...]:
+    return ("--otlp-endpoint", endpoint) if endpoint else ()
 
 
 def _access(api_keys: Path | None, insecure: bool) -> tuple[str, ...]:

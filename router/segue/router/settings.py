@@ -113,7 +113,7 @@ class RouterSettings(BaseModel):
         """With a name and ports of its own for what isn't shared."""
         if self.processes == 1:
             return self
-        metrics = None if self.metrics_port is None else self.metrics_port + self.process
+        metrics = self.metrics_port + self.process if self.metrics_port else self.metrics_port  # 0 is any free one.
         return self.model_copy(
             update={
                 "metrics_port": metrics,
