@@ -19,6 +19,7 @@ from segue.router.metrics.fleet_gauges import read_fleet
 from segue.router.metrics.observer import RouterMetrics
 from segue.router.records import RequestRecord
 from segue.router.request_log import RequestLog
+from segue.router.settings import RouterSettings
 from segue.router.slo import DEFAULT_CLASSES
 from segue.router.text.tokenizer import TextCodec
 from tests.router.core.scripted import Router, running_router, until
@@ -207,3 +208,9 @@ async def test_a_request_has_a_log_line_if_asked_for_or_if_we_failed_it() -> Non
         for outcome in ("ok", "cancelled", "service_unavailable"):
             quiet.on_finished(record(outcome))
     assert [(entry["outcome"], entry["log_level"]) for entry in logs] == [("service_unavailable", "warning")]
+
+
+@pytest.mark.parametrize(("port", "third"), [(None, None), (0, 0), (9400, 9402)])
+def test_each_process_of_a_router_has_a_metrics_port_of_its_own(port: int | None, third: int | None) -> None:
+    settings = RouterSettings(model="tiny", metrics_port=port, processes=4, process=2)
+    assert settings.for_process().metrics_port == third
