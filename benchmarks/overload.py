@@ -42,6 +42,8 @@ def main() -> int:
         *("--decode-engine-arg", f"max_num_seqs={options.places}"),
         *("--kv-cache-gib", "1"),
     ]
+    if options.simulated:
+        args += ["--engine", "simulated", "--simulated-gpu", options.simulated]
     try:
         with segue_up(options.model or ensure_embedded_model(), log_dir, args) as cluster:
             report = measure(cluster, options)
@@ -153,6 +155,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", type=Path, help="folder of the model (default: the embedded one)")
+    add("--simulated", metavar="GPU", help="simulated engines of this preset instead of real ones")
     add("--factor", type=float, default=10.0, help="times the peak that is offered (10)")
     add("--clients", type=int, nargs="+", default=[16, 32, 48], help="closed loops to find the peak (16 32 48)")
     add("--level-s", type=float, default=12.0, help="seconds of each closed loop (12)")

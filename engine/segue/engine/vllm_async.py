@@ -179,7 +179,9 @@ class AsyncEngine:
 
         prompt = {"prompt_token_ids": list(submit.input_token_ids)}
         try:
-            async for output in self._llm.generate(prompt, to_vllm_sampling(submit), submit.request_id):
+            sampling = to_vllm_sampling(submit)
+            outputs = self._llm.generate(prompt, sampling, submit.request_id, priority=submit.priority)
+            async for output in outputs:
                 yield self._translator.translate(output, submit)
         except (ValueError, VLLMClientError) as error:  # The request's own fault.
             yield _failed(submit, RequestError.KIND_INVALID, str(error))

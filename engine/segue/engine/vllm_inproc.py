@@ -234,6 +234,7 @@ class InprocEngine:
                 submit.request_id,
                 {"prompt_token_ids": list(submit.input_token_ids)},
                 to_vllm_sampling(submit),
+                priority=submit.priority,  # Without effect unless scheduling_policy is "priority".
             )
         except (ValueError, VLLMClientError) as error:  # The request's own fault; the engine has not taken it in.
             self._answers.append(
