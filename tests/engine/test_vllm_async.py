@@ -44,7 +44,9 @@ class FakeAsyncLLM:
         self.ended = False
         self.errored = False
 
-    async def generate(self, prompt: Any, sampling: Any, request_id: str) -> AsyncIterator[VllmOutput]:
+    async def generate(
+        self, prompt: Any, sampling: Any, request_id: str, priority: int = 0
+    ) -> AsyncIterator[VllmOutput]:
         self.reading.add(request_id)
         self.external_req_ids[request_id] = [f"own-{request_id}"]
         try:

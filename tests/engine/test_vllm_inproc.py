@@ -63,7 +63,7 @@ class FakeLLM:
         self.engine_core = SimpleNamespace(engine_core=core)
         self.output_processor = SimpleNamespace(external_req_ids={})
 
-    def add_request(self, request_id: str, prompt: Any, sampling: Any) -> None:
+    def add_request(self, request_id: str, prompt: Any, sampling: Any, priority: int = 0) -> None:
         if not prompt["prompt_token_ids"]:
             raise VLLMValidationError("the prompt is empty", parameter="prompt")
         self.open[request_id] = sampling.max_tokens
