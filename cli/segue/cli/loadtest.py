@@ -27,6 +27,7 @@ class Api(StrEnum):
     completions = "completions"
     chat = "chat"
     grpc = "grpc"
+    session = "session"
 
 
 class Arrivals(StrEnum):

@@ -16,7 +16,7 @@ from segue.loadtest.workload.requests import Replay, Synthetic, replay, syntheti
 from segue.loadtest.workload.shape import RequestShape
 from segue.loadtest.workload.traces import read_trace
 
-Api = Literal["completions", "chat", "grpc"]
+Api = Literal["completions", "chat", "grpc", "session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +116,15 @@ def open_target(plan: Plan) -> Target:
     """Raises ValueError for an address or tokenizer that won't do, SettingsError for a tokenizer that isn't there."""
     prompts = _prompts(plan)
     door = plan.door
+    address = door.url.removeprefix("grpc://")
     if door.api == "grpc":
         from segue.loadtest.target.segue_grpc import GrpcTarget
 
-        return GrpcTarget(door.url.removeprefix("grpc://"), plan.ask, prompts)
+        return GrpcTarget(address, plan.ask, prompts)
+    if door.api == "session":
+        from segue.loadtest.target.segue_session import SessionTarget
+
+        return SessionTarget(address, plan.ask, prompts)
     from segue.loadtest.target.openai import OpenAiOptions, OpenAiTarget
 
     return OpenAiTarget(door.url, plan.ask, prompts, OpenAiOptions(door.api, door.as_text))

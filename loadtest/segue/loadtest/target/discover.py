@@ -17,7 +17,7 @@ def served_model(url: str, api: str, api_key: str, headers: Sequence[tuple[str, 
 
     Raises ValueError saying what came instead.
     """
-    if api == "grpc":
+    if api in ("grpc", "session"):
         return ""
     origin = Origin.parse(url)
     address = f"{'https' if origin.tls else 'http'}://{origin.authority}{origin.base_path}/v1/models"
