@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from collections.abc import Iterable, Mapping
 from urllib.request import urlopen
 
@@ -80,7 +82,10 @@ async def test_metrics_count_what_the_answers_say(cluster: Cluster, client: Segu
     assert grew("router", "segue_kv_transfers_total", outcome="ok") == count
     assert grew("router", "segue_kv_transfers_total", outcome="corrupt") == 0
     assert after["router"]("segue_workers", state="ready") == 2
-    assert after["router"]("segue_worker_kv_usage_ratio") == 0
+    deadline_s = time.monotonic() + 5
+    while Look(cluster.http_url)("segue_worker_kv_usage_ratio"):  # As of a worker's last frame.
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.1)
 
     prefill, decode = "prefill-0", "decode-0"
     for worker in WORKERS:
