@@ -40,6 +40,8 @@ def last_output(request: SimRequest, reason: FinishReason) -> RequestOutput:
             transferred_tokens=transferred,
             # A prompt that was there whole still has its last token computed.
             computed_tokens=max(1, request.input_tokens - cached - transferred),
+            queue_s=max(0.0, request.scheduled_s - request.taken_s),
+            compute_s=max(0.0, request.first_token_s - request.scheduled_s),
         ),
         transfer=request.transfer,
     )

@@ -90,6 +90,7 @@ class SimulatedEngine:
             self._answers.append(failed(submit.request_id, refusal))
         else:
             request = SimRequest(submit, self._vocabulary.size, self._vocabulary.eos, self._max_len_tokens)
+            request.taken_s = self._loop.time()
             self._requests[request.request_id] = request
             self._scheduler.add(request)
         self._wake()
@@ -182,12 +183,17 @@ class SimulatedEngine:
         self._steps += 1
         self._last_step = (step_s, step.prompt_tokens, len(step.parts))
         outputs = []
+        now_s = self._loop.time()
         for request, tokens in step.parts:
             if request.phase is not Phase.RUNNING:
                 continue  # Aborted or moved meanwhile.
+            if not request.scheduled_s:
+                request.scheduled_s = now_s - step_s
             self._scheduler.computed(request, tokens)
             if request.computed < len(request.tokens):
                 continue
+            if not request.generated:
+                request.first_token_s = now_s
             token = request.sample()
             if reason := request.finish_reason():
                 outputs.append(self._finish(request, token, reason))

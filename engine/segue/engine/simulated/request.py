@@ -43,6 +43,7 @@ class SimRequest:
         "blocks",
         "cached_tokens",
         "computed",
+        "first_token_s",
         "generated",
         "input_tokens",
         "named",
@@ -50,6 +51,8 @@ class SimRequest:
         "phase",
         "priority",
         "request_id",
+        "scheduled_s",
+        "taken_s",
         "ticket",
         "timeout_s",
         "tokens",
@@ -73,6 +76,8 @@ class SimRequest:
         self.computed = 0
         self.named = 0
         self.generated = 0
+        # On the engine's clock; 0 until then.
+        self.taken_s = self.scheduled_s = self.first_token_s = 0.0
         self.cached_tokens = 0
         self.transferred_tokens = 0
         self.transfer: Transfer | None = None
