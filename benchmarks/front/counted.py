@@ -52,7 +52,7 @@ class Counters:
 
 @dataclass(slots=True)
 class Tally:
-    """One client process's own figures. ``messages`` are what was parsed: SSE events or gRPC messages."""
+    """One client process's own figures. ``messages``: reads of a socket with events in them, or gRPC messages."""
 
     tokens: int = 0
     messages: int = 0

@@ -76,7 +76,7 @@ class FrontKind:
         try:
             yield self.start(site)
         finally:
-            stop_all(site.servers, 10.0)
+            stop_all(site.servers, 3.0)
 
 
 def _deadline_s() -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _HEAD = (
-    "| front | API | CPU us/token | lowest-highest | vs best peer | tokens/message | ITL p50 / p99, ms | RSS, MiB "
+    "| front | API | CPU us/token | lowest-highest | vs best peer | tokens at a time | ITL p50 / p99, ms | RSS, MiB "
     "| CPU us/request | TTFT p50 / p99, ms |"
 )
 _RULE = "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"

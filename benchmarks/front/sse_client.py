@@ -46,7 +46,7 @@ class SseReader(asyncio.Protocol):
         self._tail = b"" if ended else joined[-12:]
         if events:
             now_s = time.monotonic()
-            tally.messages += events
+            tally.messages += 1
             tally.got(now_s, self._last_s, self._asked_s, events)
             self._last_s = now_s
         if ended:
