@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from segue.base.tls import TlsFiles
 from segue.engine.settings import EngineRole, EngineSettings
 from segue.engine.simulated.engine import SimulatedEngine
 from segue.engine.simulated.kv_peers import KvPeers
@@ -57,7 +58,12 @@ async def until(condition: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def running(
-    model: str, role: EngineRole = "decode", name: str = "w", peers: KvPeers | None = None, **args: object
+    model: str,
+    role: EngineRole = "decode",
+    name: str = "w",
+    peers: KvPeers | None = None,
+    tls: TlsFiles | None = None,
+    **args: object,
 ) -> AsyncIterator[tuple[SimulatedEngine, Listener]]:
     settings = EngineSettings(
         model=model,
@@ -67,6 +73,7 @@ async def running(
         epoch=f"epoch-of-{name}",
         lease_s=float(str(args.pop("lease_s", 30.0))),
         engine_args={**FAST, **args},
+        tls=tls,
     )
     engine, listener = SimulatedEngine(settings, peers), Listener()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from segue.proto.sampling_pb2 import (
 )
 from segue.proto.worker_pb2 import RequestError
 from tests.engine.simulated.listening import leg, running, until
+from tests.security.mesh import Authority
 
 PROMPT = [7 * place % 2000 for place in range(100)]
 VOCAB = 2048
@@ -185,6 +187,24 @@ async def test_a_hand_off_continues_the_answer_without_computing_the_prompt(mode
         assert decoded.tokens["two"] == expected_tokens([*PROMPT[:50], 3, *PROMPT[51:]], 4, VOCAB)
         if peers is not None:
             await peers.close()
+
+
+async def test_over_tls_a_ticket_is_for_consumers_of_the_mesh(model: str, tmp_path: Path) -> None:
+    ours, strangers = Authority.make(tmp_path / "ours"), Authority.make(tmp_path / "strangers")
+    async with AsyncExitStack() as stack:
+        prefill, prefilled = await stack.enter_async_context(
+            running(model, "prefill", "p", tls=ours.files("prefill", "p", "127.0.0.1"))
+        )
+        for name, authority, transferred in (("d", ours, 100), ("s", strangers, 0)):
+            decode, decoded = await stack.enter_async_context(
+                running(model, "decode", name, tls=authority.files("decode", name, "127.0.0.1"))
+            )
+            prefill.submit(leg(name, PROMPT, offer_kv=True))
+            offer = (await prefilled.end_of(name)).offer
+            decode.submit(leg(name, PROMPT + prefilled.tokens[name], 3, ticket=offer))
+            last = await decoded.end_of(name)
+            assert last.usage.transferred_tokens == transferred
+            assert bool(last.transfer.error) is not bool(transferred)
 
 
 async def test_kv_of_another_prompt_is_noticed_and_computed_again(model: str) -> None:
