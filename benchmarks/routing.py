@@ -33,14 +33,14 @@ def main() -> None:
 
         always = ("--disaggregation", "always")
         policies = {name: ("--routing", name, *always) for name in ("kv", "load", "round-robin")}
-        with routed_engines(policies, options.kv_blocks) as addresses:
+        with routed_engines(policies, options.kv_blocks, options.simulated_gpu) as addresses:
             result["turns"] = compare_policies(addresses, options)
     else:
         from routed.cluster import routed_engines
         from routed.conditional import compare_modes
 
         modes = {name: ("--disaggregation", name) for name in ("auto", "always", "never")}
-        with routed_engines(modes, options.kv_blocks) as addresses:
+        with routed_engines(modes, options.kv_blocks, options.simulated_gpu) as addresses:
             result["turns"] = compare_modes(addresses, options)
     text = json.dumps(result, indent=1)
     print(text)
@@ -58,6 +58,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--index-blocks", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3, help="of turns, on real engines")
     parser.add_argument("--kv-blocks", type=int, default=400, help="of 128 tokens, of each engine")
+    parser.add_argument("--simulated-gpu", default="", help="simulate this one, e.g. H100, instead of real engines")
     parser.add_argument("--trace", type=Path, default=Path("traces/mooncake_conversation.jsonl"))
     parser.add_argument("--conversations", type=int, default=40, help="of the trace")
     parser.add_argument("--turns", type=int, default=4, help="that each of them has at least")
