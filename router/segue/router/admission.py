@@ -37,6 +37,8 @@ _FIRST_DECODE_TOKENS = 256.0
 
 _RETRY_MIN_S, _RETRY_MAX_S = 0.25, 60.0
 _STRETCH = 1.5
+# Predictions err; who is taken is to be in time nearly always.
+_MARGIN = 0.8
 # Of prefill's capacity, what is kept at most for those who will come and go first.
 _MOST_PASSING = 0.75
 
@@ -106,7 +108,7 @@ class Admission:
         limits = [(demand.timeout_s, "the request's deadline leaves")]
         if slo_class.interactive:
             own_s = prefill_s(fleet, demand.prompt_tokens)
-            limits.append((target_s(slo_class, own_s) - own_s, f"class {slo_class.name} leaves"))
+            limits.append((max(0.0, _MARGIN * target_s(slo_class, own_s) - own_s), f"class {slo_class.name} leaves"))
             limits.append((self.max_queue_s, "--max-queue-s is"))
         return min(limits)
 
