@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ from typing import Self
 import httpx
 
 from segue.cluster.environment import share_of, worker_environment
-from segue.cluster.local import Ports, choose_ports, this_machine
+from segue.cluster.local import Ports, this_machine
 from tests.faults.member import LOADING, START_S, Member, wait_until
 from tests.faults.proxy import LinkProxy
 
@@ -40,9 +41,11 @@ class Cluster:
         self.members: dict[str, Member] = {}
         self._model = model
         self._run_dir = run_dir
-        self._ports = {name: choose_ports("127.0.0.1") for name in ("router-0", "router-1")}
-        self._kv_ports = {name: choose_ports("127.0.0.1").http for name in ("prefill-0", "prefill-1")}
         self._stack = ExitStack()
+        self._ports = {
+            name: Ports(self._hold_port(), self._hold_port(), self._hold_port()) for name in ("router-0", "router-1")
+        }
+        self._kv_ports = {name: self._hold_port() for name in ("prefill-0", "prefill-1")}
         self._restarted = False  # A producer, since the last wait for all.
 
     def __enter__(self) -> Self:
@@ -188,6 +191,14 @@ class Cluster:
         return f"{role}-0"
 
     # How it is started
+
+    def _hold_port(self) -> int:
+        """One that nobody else gets while its owner is loading or dead: it binds beside us, who don't listen."""
+        held = self._stack.enter_context(socket.socket())
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port: int = held.getsockname()[1]
+        return port
 
     def _add(self, name: str, argv: Iterable[str], environment: dict[str, str]) -> None:
         self.members[name] = Member(name, tuple(argv), environment, self._run_dir / f"{name}.log")

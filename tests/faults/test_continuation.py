@@ -120,6 +120,19 @@ async def answers(stub: InferenceAsyncStub, asked: Sequence[GenerateRequest], st
     return [task.result() for task in reading]
 
 
+_ALONE: list[tuple[list[GenerateRequest], list[Answer]]] = []
+
+
+async def alone(stub: InferenceAsyncStub) -> tuple[list[GenerateRequest], list[Answer]]:
+    """One request of each kind, and its answer with nothing beside it and nothing happening; asked for once."""
+    if not _ALONE:
+        (plain,) = await answers(stub, [request("stop string", {"temperature": 0.0}, ())])
+        stop = plain.choices[0].text[-30:-20]
+        asked = [request(kind, sampling, [stop] * (kind == "stop string")) for kind, sampling in KINDS.items()]
+        _ALONE.append((asked, [(await answers(stub, [one]))[0] for one in asked]))
+    return _ALONE[0]
+
+
 @pytest.mark.parametrize("cluster", ["grpc", NIXL], indirect=True)
 @pytest.mark.parametrize("how", ["kill", "drain"])
 async def test_every_kind_of_answer_goes_on(cluster: Cluster, how: str) -> None:
@@ -127,10 +140,7 @@ async def test_every_kind_of_answer_goes_on(cluster: Cluster, how: str) -> None:
     await asyncio.to_thread(cluster.wait_whole)
     async with grpc.aio.insecure_channel(cluster.grpc_address()) as channel:
         stub = InferenceStub(channel)
-        (plain,) = await answers(stub, [request("stop string", {"temperature": 0.0}, ())])
-        stop = plain.choices[0].text[-30:-20]
-        asked = [request(kind, sampling, [stop] * (kind == "stop string")) for kind, sampling in KINDS.items()]
-        undisturbed = [(await answers(stub, [one]))[0] for one in asked]
+        asked, undisturbed = await alone(stub)
         victim = cluster.members["decode-0"]
         struck = await answers(stub, asked, victim.kill if how == "kill" else lambda: victim.signal(signal.SIGTERM))
     wrong = {
