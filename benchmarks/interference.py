@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import shlex
+import signal
 import statistics
 import sys
 import time
@@ -171,7 +172,8 @@ def up(stack: str, setup: Setup, segue_command: Sequence[str]) -> Iterator[list[
         with segue_stack(segue_command).up(setup) as url:
             yield [url]
     else:
-        with aggregated_servers(setup) as urls:
+        # Not compiled, as Segue's engines on CPU are not: what differs is who computes prompts.
+        with aggregated_servers(setup, ["--enforce-eager"]) as urls:
             yield urls
 
 
@@ -196,6 +198,8 @@ def table(turns: Sequence[Turn]) -> list[str]:
 
 def main() -> int:
     options = _options()
+    # A plain SIGTERM would leave vLLM's servers behind: they ignore one while they start.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     load = Load(options.chats, (64, 96), options.long_tokens, options.long_every_s, options.quiet_s, options.noisy_s)
     options.log_dir.mkdir(parents=True, exist_ok=True)
     setup = Setup(ensure_embedded_model(), options.log_dir, 300.0, 1, "float32")

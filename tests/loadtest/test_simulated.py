@@ -121,7 +121,7 @@ def test_a_cluster_driven_into_a_bound_is_diagnosed(
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        while not list(look(cluster).values("segue_requests_total", outcome="ok")):
+        while not look(cluster).total("segue_requests_total", outcome="ok"):
             assert running.poll() is None
             time.sleep(0.2)
         live = segue("diagnose", cluster.http_url, "--window", "6", *slo, "--json")
