@@ -27,6 +27,7 @@ from segue.base.errors import (
 )
 from segue.client import Connection, SegueClient
 from segue.client.errors import from_rpc_error
+from segue.client.messages import build_request
 from segue.proto.inference_pb2 import GenerateRequest, Path, TokenIds
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.router.text.tokenizer import TextCodec
@@ -198,3 +199,9 @@ def test_an_api_key_leaves_this_machine_in_plain_text_only_when_told_to(address:
         Connection(address, api_key="sk-segue-secret")
     assert Connection(address, api_key="sk-segue-secret", plain_text_key=True).metadata()
     assert "secret" not in repr(Connection("127.0.0.1:9000", api_key="sk-segue-secret"))
+
+
+def test_a_requests_class_priority_and_tenant_are_keyword_arguments() -> None:
+    request = build_request("hello", "", 1, {"max_tokens": 3, "slo_class": "batch", "priority": -2, "tenant": "alice"})
+    assert (request.slo_class, request.priority, request.tenant) == ("batch", -2, "alice")
+    assert request.sampling.max_tokens == 3

@@ -38,7 +38,8 @@ class Answer:
 
 
 class SegueClient:
-    """One router. Sampling parameters are keyword arguments named as in ``segue.v1.SamplingParams``."""
+    """One router. Sampling parameters are keyword arguments named as in ``segue.v1.SamplingParams``; so are a request's
+    ``slo_class``, ``priority``, ``tenant`` and ``explain``."""
 
     def __init__(
         self,

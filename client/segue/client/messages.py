@@ -24,8 +24,14 @@ class Delta:
     finish_reason: str | None
 
 
+# Keyword arguments that are the request's own fields.
+_TERMS = frozenset({"slo_class", "priority", "tenant", "explain"})
+
+
 def build_request(prompt: Prompt, model: str, n: int, sampling: Mapping[str, Any]) -> GenerateRequest:
-    request = GenerateRequest(model=model, n=n, sampling=SamplingParams(**sampling))
+    terms = {name: value for name, value in sampling.items() if name in _TERMS}
+    own = {name: value for name, value in sampling.items() if name not in _TERMS}
+    request = GenerateRequest(model=model, n=n, sampling=SamplingParams(**own), **terms)
     if isinstance(prompt, str):
         request.text = prompt
     elif len(prompt) and isinstance(prompt[0], Mapping):
