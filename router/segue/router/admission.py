@@ -129,7 +129,7 @@ def predicted_wait(fleet: FleetSnapshot, demand: Demand, ahead: Ahead = NOTHING_
     prefill, decode = usable(fleet.ready(Role.ROLE_PREFILL)), usable(fleet.ready(Role.ROLE_DECODE))
     return max(
         (
-            Wait(_prefill_wait_s(prefill, ahead), "prefill"),
+            Wait(_prefill_wait_s(prefill, ahead, fleet.now_s), "prefill"),
             Wait(_places_wait_s(decode, demand, ahead), "a place in decode"),
             Wait(_blocks_wait_s(decode, demand, ahead), "KV cache blocks in decode"),
         ),
@@ -149,7 +149,8 @@ def queued_tokens(worker: WorkerView) -> int:
     None where nothing of ours is under way. An engine that does nothing reports nothing new: what it said last may be
     of a load that is gone, and whoever refuses by it would never learn better. One request finds out.
     """
-    return max(worker.assigned_tokens, worker.load.waiting_tokens) if worker.assigned_requests else 0
+    assigned = worker.assigned_prefill_tokens or worker.assigned_tokens  # Without what it has cached, if that is known.
+    return max(assigned, worker.load.waiting_tokens) if worker.assigned_requests else 0
 
 
 def prefill_line(worker: WorkerView) -> Line:
@@ -160,10 +161,14 @@ def prefill_line(worker: WorkerView) -> Line:
     return Line(0.0, 1 / rates.prefill_tokens_per_s) if rates.prefill_tokens_per_s else FIRST_PREFILL
 
 
-def queue_s(worker: WorkerView) -> float:
-    """How long a prefill worker will take for what is ahead of it."""
+def queue_s(worker: WorkerView, now_s: float) -> float:
+    """How long a prefill worker will take for what is ahead of it. Of the first request a part is done."""
     line, tokens = prefill_line(worker), queued_tokens(worker)
-    return line.fixed_s * worker.assigned_requests + line.each_s * tokens if tokens else 0.0
+    if not tokens:
+        return 0.0
+    whole_s = line.fixed_s * worker.assigned_requests + line.each_s * tokens
+    done_s = max(0.0, now_s - worker.busy_since_s) if worker.busy_since_s else 0.0
+    return whole_s - min(done_s, 0.9 * whole_s / worker.assigned_requests)
 
 
 def decode_requests(worker: WorkerView) -> int:
@@ -200,13 +205,13 @@ def _mean_output(worker: WorkerView) -> float:
     return worker.rates.decode_tokens or _FIRST_DECODE_TOKENS
 
 
-def _prefill_wait_s(prefill: Sequence[WorkerView], ahead: Ahead) -> float:
+def _prefill_wait_s(prefill: Sequence[WorkerView], ahead: Ahead, now_s: float) -> float:
     """What is ahead in the queue, a prompt of the mean length at a time, poured over the workers; longer by what will
     come meanwhile and pass (the mean wait under priorities, Cobham 1954)."""
     if not prefill:
         return 0.0
     mean_tokens = ahead.prompt_tokens / ahead.requests if ahead.requests else 1.0
-    queues = [(queue_s(worker), 1 / prefill_line(worker)(mean_tokens)) for worker in prefill]
+    queues = [(queue_s(worker, now_s), 1 / prefill_line(worker)(mean_tokens)) for worker in prefill]
     wait_s = _level(queues, ahead.requests)
     passing = sum(1 / prefill_line(worker)(ahead.passing_tokens or 1.0) for worker in prefill)
     return wait_s / (1 - min(_MOST_PASSING, ahead.passing_per_s / passing))

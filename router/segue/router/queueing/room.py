@@ -45,7 +45,7 @@ def rooms(fleet: FleetSnapshot, long: LongWork) -> Rooms:
     decode = usable(fleet.ready(Role.ROLE_DECODE))
     prefill = usable(fleet.ready(Role.ROLE_PREFILL))
     may_long = not prefill or long.requests < max(1, len(prefill) - _kept(prefill, long))
-    whole, part = _prefill_room(prefill, long, 1.0), _prefill_room(prefill, long, _BATCH_AHEAD_SHARE)
+    whole, part = (_prefill_room(prefill, long, share, fleet.now_s) for share in (1.0, _BATCH_AHEAD_SHARE))
     return Rooms(
         Room(whole, whole and may_long, _places(decode, 1.0), _blocks(decode, 1.0)),
         Room(part, part and may_long, _places(decode, _BATCH_SHARE), _blocks(decode, _BATCH_SHARE)),
@@ -60,7 +60,7 @@ def _kept(prefill: Sequence[WorkerView], long: LongWork) -> int:
     return math.ceil(_KEPT * long.short_per_s * each_s)
 
 
-def _prefill_room(prefill: Sequence[WorkerView], long: LongWork, share: float) -> bool:
+def _prefill_room(prefill: Sequence[WorkerView], long: LongWork, share: float, now_s: float) -> bool:
     """Whether some worker has less ahead than it may. Without any, decode computes prompts itself.
 
     An only worker can't be kept free of a long prompt. What is behind that is up to the engine, which may take both in
@@ -68,7 +68,7 @@ def _prefill_room(prefill: Sequence[WorkerView], long: LongWork, share: float) -
     """
     passed_tokens = long.tokens if len(prefill) == 1 else 0
     for worker in prefill:
-        ahead_s = queue_s(worker) - prefill_line(worker).each_s * passed_tokens
+        ahead_s = queue_s(worker, now_s) - prefill_line(worker).each_s * passed_tokens
         ahead_tokens = queued_tokens(worker) - passed_tokens
         if ahead_s < share * AHEAD_S or ahead_tokens < share * AHEAD_MIN_TOKENS:
             return True
