@@ -163,13 +163,15 @@ def test_an_slo_that_cant_be_read_says_how_it_is_written(text: str) -> None:
 
 def test_where_the_time_went_is_told_apart_from_the_way_to_the_client() -> None:
     outcome = answered(ttft_s=0.3, late_s=0.1)
-    outcome.legs = Legs("seeded", 0.15, 0.05, 0.1, 0.02, 0.01, 1000, 0.2, "p", "d")
+    outcome.legs = Legs("seeded", 0.15, 0.05, 0.1, 0.02, 0.01, 1000, 0.2, "p", "d", "nixl")
 
     legs = summarize([outcome, failed()], SLOS).legs
 
     assert legs is not None
     assert legs.outside_s.mean == pytest.approx(0.05)
     assert legs.paths == {"seeded": 1}
+    assert legs.transports == {"nixl": 1}
+    assert not legs.simulated
     assert legs.transfer_s.mean == pytest.approx(0.01)
     assert legs.decode_itl_s.mean == pytest.approx(0.2)  # Three tokens, of which decode made two: one gap.
     assert (legs.prefill_workers, legs.decode_workers) == (1, 1)

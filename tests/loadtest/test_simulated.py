@@ -64,6 +64,7 @@ def test_two_processes_make_one_load(simulated_cluster: SimulatedCluster, tmp_pa
     assert set(summary["by_class"]) <= {"chat", "batch"}
     page = report.read_text()
     assert page.count("<svg") == 6
+    assert "Simulated engines" in page
     assert not re.search(r"https?://(?!127\.0\.0\.1)|src=", page), "the report must need nothing else"
 
 

@@ -66,6 +66,8 @@ def show(console: Console, result: Result) -> None:
     console.print(f"\n[bold]{result.title}[/bold]", highlight=False)
     for name, value in result.setup.items():
         console.print(f"  [dim]{name}[/dim] {value}", highlight=False)
+    if summary.legs is not None and summary.legs.simulated:
+        console.print("simulated engines: times are a model's, not a machine's", style="yellow", highlight=False)
     console.print(_latencies(total))
     groups = summary.by_class or {"all": total}
     console.print(_goodput(groups))

@@ -34,6 +34,7 @@ class Legs:
     decode_s: float = 0.0
     prefill_worker: str = ""
     decode_worker: str = ""
+    transport: str = ""
 
 
 @dataclass(slots=True)

@@ -51,6 +51,7 @@ class LegFigures:
 
     requests: int
     paths: Mapping[str, int]
+    transports: Mapping[str, int]
     queue_s: Distribution
     prefill_s: Distribution
     handoff_s: Distribution
@@ -61,6 +62,11 @@ class LegFigures:
     prefill_workers: int  # Different ones that took requests.
     decode_workers: int
     outside_s: Distribution  # TTFT at the client, from sending, less TTFT at the router: HTTP, network and both ends.
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the engines computed nothing, as simulated ones say by their transport."""
+        return "simulated" in self.transports
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,7 @@ def _legs(outcomes: Sequence[Outcome]) -> LegFigures | None:
     return LegFigures(
         requests=len(told),
         paths=dict(Counter(legs.path for _, legs in told)),
+        transports=dict(Counter(legs.transport for legs in moved)),
         queue_s=Distribution.of([legs.queue_s for _, legs in told]),
         prefill_s=Distribution.of([legs.prefill_s for _, legs in told]),
         handoff_s=Distribution.of([legs.handoff_s for legs in moved]),

@@ -49,6 +49,7 @@ class _Timings(msgspec.Struct):
     decode_s: float = 0.0
     prefill_worker: str = ""
     decode_worker: str = ""
+    transport: str = ""
 
 
 class _Segue(msgspec.Struct):
@@ -123,6 +124,7 @@ class OpenAiReader:
                 timings.decode_s,
                 timings.prefill_worker,
                 timings.decode_worker,
+                timings.transport,
             )
 
     def _count(self, usage: _Usage) -> None:

@@ -81,6 +81,7 @@ def take_response(response: GenerateResponse, outcome: Outcome, now_s: float) ->
             timings.decode_s,
             timings.prefill_worker,
             timings.decode_worker,
+            timings.transport,
         )
 
 
