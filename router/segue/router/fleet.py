@@ -52,9 +52,13 @@ class FleetSnapshot:
     workers: tuple[WorkerView, ...]
     links: Links = field(default_factory=Links)
     now_s: float = 0.0
+    _ready: dict[Role, tuple[WorkerView, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def ready(self, role: Role) -> tuple[WorkerView, ...]:
-        return tuple(worker for worker in self.workers if worker.role == role and worker.ready)
+        found = self._ready.get(role)
+        if found is None:  # Admission and planner ask for the same.
+            found = self._ready[role] = tuple(one for one in self.workers if one.role == role and one.ready)
+        return found
 
 
 def mismatch(facts: EngineFacts, peers: Sequence[WorkerView]) -> str | None:
