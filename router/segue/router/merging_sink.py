@@ -139,6 +139,9 @@ def merge(into: GenerateResponse, later: GenerateResponse) -> None:
         text = choice.text + delta.text
         choice.MergeFrom(delta)  # Repeated fields append; the finish takes the later value.
         choice.text = text
+    for name in ("request_id", "request_label", "model"):  # Of nothing but tokens, none is made.
+        if not getattr(into, name):
+            setattr(into, name, getattr(later, name))
     for field, value in later.ListFields():
         if field.name in _LAST:
             getattr(into, field.name).CopyFrom(value)

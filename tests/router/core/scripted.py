@@ -154,9 +154,11 @@ class ScriptedWorker:
         while (frame := await read(self.call)) is not None:
             for submit in frame.submit:
                 self.submits[submit.request_id] = submit
+                self.outbox.columns.open(submit.request_id, submit.stream)
                 self._answers[submit.request_id] = asyncio.create_task(self._answer(submit))
             for request_id in frame.abort_request_ids:
                 self.aborted_at_s[request_id] = time.monotonic()
+                self.outbox.columns.close(request_id)
                 if (task := self._answers.get(request_id)) is not None:
                     task.cancel()
             self.releases.extend(frame.release)
