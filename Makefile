@@ -20,7 +20,7 @@ help:
 	@echo "make up      the same cluster until Ctrl-C"
 	@echo "make test    all tests"
 	@echo "make test-faults  every fault in every phase, on real engines; CELL=\"decode_kill and decoding\" for some"
-	@echo "make test-variants  what make test leaves out: real engines with NIXL and AsyncLLM"
+	@echo "make test-variants  what make test leaves out: real engines with NIXL and AsyncLLM, diagnosed clusters"
 	@echo "make lint    ruff, mypy, layers, generated stubs"
 	@echo "make proto   generate the stubs from proto/"
 	@echo "make fuzz    random input for every port and parser, COUNT of them each"

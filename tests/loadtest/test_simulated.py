@@ -108,6 +108,7 @@ def look(cluster: SimulatedCluster) -> Scrape:
 
 
 @pytest.mark.slow
+@pytest.mark.variant
 @pytest.mark.parametrize("driven", BOUNDS, indirect=True)
 def test_a_cluster_driven_into_a_bound_is_diagnosed(
     driven: tuple[str, SimulatedCluster, tuple[str, ...]], tmp_path: Path
