@@ -29,7 +29,7 @@ async def by_generate(streams: Streams) -> None:
     async with asyncio.TaskGroup() as tasks:
         for number in range(load.streams):
             tasks.create_task(_one_after_the_other(streams, InferenceStub(channels[number % len(channels)])))
-            await asyncio.sleep(load.ramp_s / load.streams)
+            await streams.turn(number + 1)
     for channel in channels:
         await channel.close(grace=None)
 
@@ -60,7 +60,7 @@ async def by_session(streams: Streams) -> None:
         running = [tasks.create_task(session.run()) for session in sessions]
         for number in range(load.streams):
             sessions[number % count].begin()
-            await asyncio.sleep(load.ramp_s / load.streams)
+            await streams.turn(number + 1)
         for session in sessions:
             session.all_begun = True
             session.wake()

@@ -107,6 +107,11 @@ class Streams:
         """No stream begins any more."""
         return time.monotonic() >= self._until_s
 
+    async def turn(self, number: int) -> None:
+        """Until the stream of this number is to begin; who is late hurries."""
+        due_s = self._until_s - self.load.duration_s + number * self.load.ramp_s / self.load.streams
+        await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+
     def begin(self) -> Stream:
         """Half of its prompt is one of a few beginnings, the rest its own."""
         load = self.load
