@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import shlex
 import signal
@@ -119,15 +120,17 @@ async def one_turn(urls: Sequence[str], load: Load, seed: int) -> tuple[list[Out
         await Generator(warm, Pace(concurrency=1)).run(warming, time.monotonic, _ignore)
         chats = requests(load.chat_tokens, at_once(), seed)
         quiet_outcomes, _ = await Generator(quiet, chat).run(chats, time.monotonic, _ignore)
-        start_s = time.monotonic() + 0.2
-        loud = Pace(concurrency=load.chats, max_duration_s=load.noisy_s, drain_s=60)
-        # From the third second on, when all chats are running.
+        # Requests are made before a loop starts: no more than can be sent, and both loops start when all are made.
+        enough = islice(requests(load.chat_tokens, at_once(), seed), math.ceil(20 * load.chats * load.noisy_s))
         arrivals = (2 + at_s for at_s in constant(1 / load.long_every_s))
+        long_prompts = islice(
+            requests((load.long_tokens, 1), arrivals, seed), math.ceil(load.noisy_s / load.long_every_s)
+        )
+        loud = Pace(concurrency=load.chats, max_duration_s=load.noisy_s, drain_s=60)
+        start_s = time.monotonic() + 3.0
         (noisy_outcomes, _), (long_outcomes, _) = await asyncio.gather(
-            Generator(noisy, loud).run(requests(load.chat_tokens, at_once(), seed), lambda: start_s, _ignore),
-            Generator(long_, Pace(max_duration_s=load.noisy_s, drain_s=60)).run(
-                requests((load.long_tokens, 1), arrivals, seed), lambda: start_s, _ignore
-            ),
+            Generator(noisy, loud).run(enough, lambda: start_s, _ignore),
+            Generator(long_, Pace(max_duration_s=load.noisy_s, drain_s=60)).run(long_prompts, lambda: start_s, _ignore),
         )
     finally:
         for target in (warm, quiet, noisy, long_):
