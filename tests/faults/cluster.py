@@ -211,6 +211,8 @@ class Cluster:
             *("--worker-lease", "15", "--drain-timeout", "5"),
             # A queue is what some cells need.
             *("--max-queue-s", "60"),
+            # And a promise that such a queue doesn't break: what would break it is refused.
+            *("--slo-class", "chat=ttft_s:60", "--slo-class", "documents=ttft_s:60"),
             *("--disaggregation", "always"),
         ]
 
