@@ -84,20 +84,29 @@ def _by_number(job: tuple[Setup, int]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--traces", type=Path, required=True)
+    parser.add_argument("--traces", type=Path, help="folder with the traces")
+    parser.add_argument("--from-json", type=Path, help="table and plot of an earlier run, without running it again")
     parser.add_argument("--gpus", type=int, default=16, help="how many there are")
     parser.add_argument("--hours", type=float, default=4.0, help="what a day is compressed to")
     parser.add_argument("--conversations", type=float, default=14.0, help="a second, at the peak in the evening")
     parser.add_argument("--code", type=float, default=70.0, help="completions a second, at the peak at noon")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--only", default="", help="candidates whose name has this in it")
+    parser.add_argument("--only", default="", help="candidates whose names have one of these in them: 7+5,Segue")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--table", type=Path)
     given = parser.parse_args(argv)
     setup = Setup(given.traces, Day(given.hours * 3600, given.conversations, given.code, seed=given.seed), given.gpus)
-    jobs = [(setup, number) for number, one in enumerate(candidates(setup.gpus)) if given.only in one.name]
+    if given.from_json:
+        return _report(json.loads(given.from_json.read_text()), given)
+    if given.traces is None:
+        parser.error("--traces is missing: the folder with the traces")
+    jobs = [
+        (setup, number)
+        for number, one in enumerate(candidates(setup.gpus))
+        if any(part in one.name for part in given.only.split(","))
+    ]
     results = []
     with Processes(given.processes) as processes:
         for result in processes.imap(_by_number, jobs):
@@ -108,13 +117,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{result['good_per_gpu_hour']:7.0f} good/GPU-hour",
                 flush=True,
             )
-    settings = {"gpus": given.gpus, "day": asdict(setup.day)}
+    return _report({"settings": {"gpus": given.gpus, "day": asdict(setup.day)}, "results": results}, given)
+
+
+def _report(report: dict[str, Any], given: argparse.Namespace) -> int:
     if given.json:
-        given.json.write_text(json.dumps({"settings": settings, "results": results}, indent=1))
+        given.json.write_text(json.dumps(report, indent=1))
     if given.table:
-        given.table.write_text(markdown(results))
+        given.table.write_text(markdown(report["results"]))
     if given.plot:
-        plot(results, setup.day, given.plot)
+        plot(report["results"], Day(**report["settings"]["day"]), given.plot)
     return 0
 
 

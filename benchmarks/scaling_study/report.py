@@ -41,8 +41,9 @@ def plot(results: Sequence[Mapping[str, Any]], day: Day, file: Path) -> None:
     )
     hours = [index * DAY_H / 200 for index in range(201)]
     for kind, colour in (("conversation", "#4464ad"), ("code", "#8a8a8a")):
+        label = "conversations/s" if kind == "conversation" else "code completions/s"
         rates = [day.rates(hour / DAY_H * day.seconds)[kind] for hour in hours]
-        axes[0].plot(hours, rates, color=colour, label=f"{kind}s/s")
+        axes[0].plot(hours, rates, color=colour, label=label)
     axes[0].legend(frameon=False, loc="upper left")
     for axis, result in zip(axes[1:], scalers, strict=True):
         at = [sample["at_s"] / day.seconds * DAY_H for sample in result["samples"]]

@@ -119,7 +119,7 @@ async def test_only_callers_with_tls_and_a_key_reach_the_public_api(
         for method in (MODELS, "/segue.v1.Inference/Generate", "/segue.v1.Inference/Tokenize", REFLECTION):
             for metadata in ((), (("authorization", "Bearer sk-segue-guess"),), (("authorization", "Basic eDp5"),)):
                 code, details = await grpc_outcome(address, ours.trust_only, "", method, b"", metadata)
-                assert (code, "guess" in details) == (grpc.StatusCode.UNAUTHENTICATED, False), method
+                assert (code, "guess" in details) == (grpc.StatusCode.UNAUTHENTICATED, False), (method, details)
         assert (await grpc_outcome(address, ours.trust_only, "", HEALTH))[0] == grpc.StatusCode.OK
 
         assert plain_bytes(http) == b""
