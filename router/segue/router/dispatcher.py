@@ -18,13 +18,14 @@ from segue.router.actions import Abort, Action, Emit, Fail, Release, Replan, Sen
 from segue.router.admission import Admission, Demand
 from segue.router.charges import Charges
 from segue.router.choice_run import ChoiceRun, ChoiceSpec, Phase
-from segue.router.continuation import ContinuationPolicy, GiveUp, Interruption, Resume, Wait
+from segue.router.continuation import ContinuationPolicy
 from segue.router.fleet import FleetSnapshot
+from segue.router.interruptions import Interruptions, cause_of
 from segue.router.legs import choice_sampling
 from segue.router.limits import shown_s
 from segue.router.placement import Placement
 from segue.router.planner import Plan
-from segue.router.records import Interrupted, RequestRecord, RouterObserver
+from segue.router.records import RequestRecord, RouterObserver
 from segue.router.request import Request
 from segue.router.request_trace import open_trace
 from segue.router.service import Generation, ResponseSink, ServedModel
@@ -54,11 +55,12 @@ class Dispatcher:
         self.placement = Placement(links)  # Whoever makes the process may set another before requests come.
         self._model = model
         self._max_concurrent_requests = max_concurrent_requests
-        self._continuation = continuation or ContinuationPolicy()
+        continuation = continuation or ContinuationPolicy()
+        self._interruptions = Interruptions(links, continuation, self._go_on)
         self._admission = admission or Admission()
         self.observer = RouterObserver()  # Whoever makes the process sets it before requests come.
         self.prices: PriceTable | None = None  # Likewise.
-        self._waiting = WaitingRoom(links, self._admission, self._begin, self._continuation.patience_s)
+        self._waiting = WaitingRoom(links, self._admission, self._begin, continuation.patience_s)
         self.tracing: Tracing | None = None  # Likewise.
         self._requests: dict[str, Request] = {}
         self._runs: dict[str, tuple[Request, ChoiceRun]] = {}  # By the id of their present leg.
@@ -314,20 +316,8 @@ class Dispatcher:
 
     def _replan(self, request: Request, run: ChoiceRun, interrupted: Replan) -> None:
         self._charges.settle(run)
-        now_s = time.monotonic()
-        if interrupted.at_fault:
-            self._links.circuits.failed(interrupted.worker_id, now_s)
-        cause = _cause(interrupted)
-        self.observer.on_interrupted(request.slo_class, cause)
-        request.trace.interrupted(run.run_id, cause, str(interrupted.error))
-        log.warning(
-            "request_interrupted",
-            request_id=request.request_id,
-            worker_id=interrupted.worker_id,
-            reason=str(interrupted.error),
-            output_tokens=run.output_tokens,
-        )
-        self._look(request, run, interrupted, since_s=now_s, looks=0)
+        self.observer.on_interrupted(request.slo_class, cause_of(interrupted))
+        self._interruptions.begin(request, run, interrupted)
 
     def _tell_tokens(self, request: Request, run: ChoiceRun, had: int, since: tuple[str, float]) -> None:
         """Of tokens that took the long way, from a worker, so many seconds after those before them. Several in one step
@@ -342,26 +332,6 @@ class Dispatcher:
         if gaps_s:
             self.observer.on_tokens(request.slo_class, worker_id, gaps_s)
 
-    def _look(self, request: Request, run: ChoiceRun, interrupted: Replan, since_s: float, looks: int) -> None:
-        """Find workers for an interrupted answer; look again until there are some or patience is at its end."""
-        if request.over:
-            return
-        interruption = Interruption(
-            times=run.timings.interruptions,
-            waited_s=time.monotonic() - since_s,
-            looks=looks,
-            left=frozenset({interrupted.worker_id}),
-        )
-        match self._continuation.decide(interruption, self._links.snapshot()):
-            case Resume(plan=found):
-                self._go_on(request, run, found)
-            case Wait(seconds=seconds):
-                loop = asyncio.get_running_loop()
-                loop.call_later(seconds, self._look, request, run, interrupted, since_s, looks + 1)
-            case GiveUp(why=why):
-                error = interrupted.error
-                request.fail(type(error)(f"{error}; {why}"))
-
     def _on_transfer_error(self, request_id: str, run: ChoiceRun, output: RequestOutput, now_s: float) -> None:
         """Decode has computed the prompt again; whose fault was it?"""
         transfer = output.transfer
@@ -371,9 +341,3 @@ class Dispatcher:
         unreachable = transfer.error.startswith(("UNAVAILABLE", "DEADLINE_EXCEEDED"))
         if run.held is not None and (transfer.corrupt or unreachable):
             self._links.circuits.failed(run.held.ticket.producer_id, now_s)
-
-
-def _cause(interrupted: Replan) -> Interrupted:
-    if not interrupted.at_fault:
-        return "moved"
-    return "unavailable" if isinstance(interrupted.error, Unavailable) else "failed"
