@@ -185,19 +185,20 @@ def test_a_producer_killed_in_the_middle_is_reported(consumer: Consumer) -> None
 
 
 def test_a_producer_that_comes_back_is_dialled_again_soon(make_producer: MakeProducer, consumer: Consumer) -> None:
-    """At the same address, as with ``--kv-port``: gRPC's own pauses grow from a second to two minutes."""
+    """At the same address, as with ``--kv-port``. gRPC's own pauses grow from a second to two minutes: here the next
+    one would end after some 3.3 s."""
     producer = make_producer()
     assert not consumer.pull(producer.offer("before", THEIR_BLOCKS), OUR_BLOCKS).error
     producer.stop()
     gone_s = time.monotonic()
-    while time.monotonic() < gone_s + 3.0:
+    while time.monotonic() < gone_s + 6.0:
         name = f"meanwhile-{time.monotonic()}"
         assert consumer.pull(producer.offer(name, THEIR_BLOCKS), OUR_BLOCKS).error
         time.sleep(0.2)
     again = make_producer(address=producer.address)
     back_s = time.monotonic()
     while consumer.pull(again.offer(f"after-{time.monotonic()}", THEIR_BLOCKS), OUR_BLOCKS).error:
-        assert time.monotonic() < back_s + 1.6
+        assert time.monotonic() < back_s + 2.9
         time.sleep(0.05)
 
 
