@@ -99,6 +99,7 @@ def segue_stack(segue_command: Sequence[str], args: Sequence[str] = ()) -> Stack
             *segue_command,
             *("up", "--prefill", "1", "--decode", "1", "--model", str(setup.model), "--port", str(port)),
             *("--disaggregation", "always"),  # The stock stack can do nothing else.
+            *("--slo-class", "chat=ttft_s:60,tokens_per_s:1"),  # It refuses nobody either.
             *("--engine-arg", f"dtype={setup.dtype}", "--kv-cache-gib", str(setup.cache_gib)),
             *("--log-dir", str(setup.log_dir / "segue")),
             *args,

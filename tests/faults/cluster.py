@@ -190,6 +190,12 @@ class Cluster:
                 return member.name
         return f"{role}-0"
 
+    def busiest(self, role: str) -> Member:
+        """The worker of this role that runs most."""
+        return max(
+            self.of_role(role), key=lambda member: seen.load.running_requests if (seen := member.describe()) else 0
+        )
+
     # How it is started
 
     def _hold_port(self) -> int:

@@ -15,6 +15,7 @@ from segue.proto.inference_pb2 import GenerateRequest, GenerateResponse, Timings
 from segue.proto.inference_pb2_grpc import InferenceStub
 from segue.proto.sampling_pb2 import SamplingParams
 from tests.faults.cluster import Cluster
+from tests.faults.member import Member
 
 if TYPE_CHECKING:
     from segue.proto.inference_pb2_grpc import InferenceAsyncStub
@@ -141,8 +142,16 @@ async def test_every_kind_of_answer_goes_on(cluster: Cluster, how: str) -> None:
     async with grpc.aio.insecure_channel(cluster.grpc_address()) as channel:
         stub = InferenceStub(channel)
         asked, undisturbed = await alone(stub)
-        victim = cluster.members["decode-0"]
-        struck = await answers(stub, asked, victim.kill if how == "kill" else lambda: victim.signal(signal.SIGTERM))
+        victims: list[Member] = []
+
+        def strike() -> None:
+            victims.append(victim := cluster.busiest("decode"))
+            if how == "kill":
+                victim.kill()
+            else:
+                victim.signal(signal.SIGTERM)
+
+        struck = await answers(stub, asked, strike)
     wrong = {
         kind: found
         for kind, seen, expected in zip(KINDS, struck, undisturbed, strict=True)
@@ -162,5 +171,5 @@ async def test_every_kind_of_answer_goes_on(cluster: Cluster, how: str) -> None:
         # Computed again by prefill, the last token's would have come too.
         moved = [reused for after, reused in left.values() if (len(PROMPT) + after - 1 - reused) % BLOCK_TOKENS == 0]
         assert moved, "no live KV cache was moved"
-        await asyncio.to_thread(cluster.wait_left, victim.name)
+        await asyncio.to_thread(cluster.wait_left, victims[0].name)
     await asyncio.to_thread(cluster.wait_baseline, cluster.lease_s + 3)

@@ -127,6 +127,8 @@ class ScriptedWorker:
             code, details = await self.call.code(), await self.call.details()
             await self._channel.close(grace=None)
             raise Refused(code, details)
+        if first.HasField("refused"):  # A client that went on writing could lose the status that follows.
+            return self
         self.lease_s = first.registered.lease_s
         self._tasks = [asyncio.create_task(work()) for work in (self._read, self._write, self._keep_lease)]
         return self

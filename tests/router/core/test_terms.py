@@ -12,8 +12,13 @@ from segue.router.slo import DEFAULT_CLASSES, parse_slo_classes
 from segue.router.terms import Terms, check_terms
 
 
-def check(**asked: object) -> Terms:
+def checked(**asked: object) -> Terms:
     return check_terms(Terms(**({"slo_class": ""} | asked)), DEFAULT_CLASSES)  # type: ignore[arg-type]
+
+
+def check(**asked: object) -> Terms:
+    """As a caller without one."""
+    return contextvars.Context().run(lambda: checked(**asked))
 
 
 def with_key(name: str, **asked: object) -> Terms:
@@ -21,9 +26,9 @@ def with_key(name: str, **asked: object) -> Terms:
 
     def run() -> Terms:
         set_caller(name)
-        return check(**asked)
+        return checked(**asked)
 
-    return contextvars.copy_context().run(run)
+    return contextvars.Context().run(run)
 
 
 def test_who_names_no_class_gets_the_first_one() -> None:
