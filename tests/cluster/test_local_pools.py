@@ -22,11 +22,11 @@ from segue.engine.embedded_model import ensure_embedded_model
 from segue.proto.pools_pb2 import DrainWorkerRequest, ScaleRequest, WatchPoolsRequest
 from segue.proto.pools_pb2_grpc import PoolsStub
 from segue.proto.worker_pb2 import Role
+from tests.cluster.load import Load
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PREFILL, DECODE = Role.ROLE_PREFILL, Role.ROLE_DECODE
-ANSWER_TOKENS = 40
 
 
 @dataclass
@@ -71,26 +71,6 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
         running = Running(cluster, pools, address, known)
         await running.ready(1, 1)
         yield running
-
-
-class Load:
-    """Asks the same questions again and again, and keeps every answer that is not the first one's."""
-
-    def __init__(self, client: SegueClient) -> None:
-        self._client = client
-        self._first: dict[str, str] = {}
-        self.answered = 0
-        self.changed: list[tuple[str, str]] = []
-
-    async def ask(self, prompt: str) -> None:
-        text = (await self._client.generate(prompt, max_tokens=ANSWER_TOKENS, ignore_eos=True)).text
-        self.answered += 1
-        if self._first.setdefault(prompt, text) != text:
-            self.changed.append((self._first[prompt], text))
-
-    async def go_on(self, asker: int) -> None:
-        while True:
-            await self.ask(f"Once upon a time there were {asker} bears.")
 
 
 def scaled(**pools: int) -> ScaleRequest:

@@ -90,4 +90,4 @@ def victims(workers: Sequence[PoolWorker], count: int, work: Mapping[str, float]
             -index,
         ),
     )
-    return [staying[index].worker_id for index in order[:count]]
+    return [staying[index].worker_id for index in order[: max(0, count)]]

@@ -21,10 +21,10 @@ from segue.engine.embedded_model import ensure_embedded_model
 from segue.proto.pools_pb2 import ListPoolsRequest, ScaleRequest, WatchPoolsRequest
 from segue.proto.pools_pb2_grpc import PoolsStub
 from segue.proto.worker_pb2 import Role
+from tests.cluster.load import Load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-ANSWER_TOKENS = 40
 IN_ANOTHER_PROCESS = """
 import asyncio, sys, grpc.aio
 from segue.proto.pools_pb2 import ListPoolsRequest
@@ -34,24 +34,6 @@ async def main():
         print(sum(len(pool.workers) for pool in (await PoolsStub(channel).List(ListPoolsRequest())).pools))
 asyncio.run(main())
 """
-
-
-class Load:
-    """Asks the same questions again and again, and keeps every answer that is not the first one's."""
-
-    def __init__(self, client: SegueClient) -> None:
-        self._client = client
-        self._first: dict[str, str] = {}
-        self.answered = 0
-        self.changed: list[tuple[str, str]] = []
-
-    async def go_on(self, asker: int) -> None:
-        prompt = f"Once upon a time there were {asker} bears."
-        while True:
-            text = (await self._client.generate(prompt, max_tokens=ANSWER_TOKENS, ignore_eos=True)).text
-            self.answered += 1
-            if self._first.setdefault(prompt, text) != text:
-                self.changed.append((self._first[prompt], text))
 
 
 def scaled(prefill: int, decode: int) -> ScaleRequest:

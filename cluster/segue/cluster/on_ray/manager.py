@@ -10,11 +10,11 @@ import ray
 
 from segue.base.errors import SettingsError
 from segue.base.logging import setup_logging
-from segue.cluster.local_pools import nobody_works
 from segue.cluster.manager import serve_pools
 from segue.cluster.on_ray.pools import RayPools
 from segue.cluster.on_ray.process_actor import ProcessActor
 from segue.cluster.on_ray.settings import MANAGER, NAMESPACE, ROUTER, RayCluster, RouterPorts, router_spec
+from segue.cluster.resizing import nobody_works
 
 # Ray's own mark of the head node; a little of it is asked for.
 _ON_HEAD = {"node:__internal_head__": 0.001}

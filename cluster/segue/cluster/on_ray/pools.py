@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,12 @@ from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from segue.base.errors import Conflict, InvalidRequest, NotFound
+from segue.base.errors import Conflict
 from segue.base.logging import get_logger
 from segue.cluster.on_ray.process_actor import Place, ProcessActor
 from segue.cluster.on_ray.settings import NAMESPACE, RayCluster, RouterPorts, actor_options, worker_spec
-from segue.cluster.pools import POOL_NAMES, Phase, PoolName, PoolsView, PoolView, PoolWorker, victims
+from segue.cluster.pools import POOL_NAMES, Phase, PoolName, PoolWorker
+from segue.cluster.resizing import ResizablePools, Work, smallest_not_in
 
 log = get_logger("pools")
 
@@ -39,23 +40,18 @@ class _Member:
     restarts: int = 0
 
 
-class RayPools:
-    """A :class:`~segue.cluster.pools.Pools`. ``watch_actors`` must run beside it.
+class RayPools(ResizablePools):
+    """``watch_actors`` must run beside it.
 
     Ray restarts a worker whose process or node is gone, as often as it takes; what can't be placed waits, and is what
     Ray's autoscaler is told of.
     """
 
-    def __init__(
-        self, cluster: RayCluster, ports: RouterPorts, work: Callable[[], Awaitable[Mapping[str, float]]]
-    ) -> None:
+    def __init__(self, cluster: RayCluster, ports: RouterPorts, work: Work) -> None:
+        super().__init__("ray", work)
         self._cluster = cluster
         self._ports = ports
-        self._work = work
         self._members: dict[str, _Member] = {}
-        self._desired: dict[PoolName, int] = {"prefill": 0, "decode": 0}
-        self._changed = asyncio.Event()
-        self._scaling = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
 
     def adopt(self) -> None:
@@ -65,7 +61,6 @@ class RayPools:
             if pool in POOL_NAMES and number.isdecimal():
                 group = ray.util.get_placement_group(name)
                 self._members[name] = _Member(pool, int(number), ray.get_actor(name), group)
-                self._desired[pool] += 1
 
     async def watch_actors(self) -> None:
         """Look at every worker now and then. Never returns."""
@@ -81,65 +76,27 @@ class RayPools:
                     self._seen(name, member, place)
             await asyncio.sleep(_LOOK_S)
 
-    # Pools
-
-    def view(self) -> PoolsView:
-        return PoolsView("ray", tuple(self._pool(name) for name in POOL_NAMES))
-
-    async def scale(self, desired: Mapping[PoolName, int]) -> None:
-        for name, workers in desired.items():
-            if workers < 1:
-                raise InvalidRequest(f"{name} is to have {workers} workers; a pool has at least 1", param=name)
-            if workers > MOST_WORKERS:
-                raise Conflict(f"{name} is to have {workers} workers; {MOST_WORKERS} are the most")
-        async with self._scaling:
-            work = await self._work()
-            self._desired.update(desired)
-            for name, workers in desired.items():
-                staying = [worker for worker in self._pool(name).workers if worker.phase != "leaving"]
-                for leaver in victims(staying, len(staying) - workers, work):
-                    self._let_go(leaver)
-                for _ in range(workers - len(staying)):
-                    self._add(name)
-            self._tell()
-
-    async def drain(self, worker_id: str) -> None:
-        async with self._scaling:
-            member = self._members.get(worker_id)
-            if member is None or member.phase == "leaving":
-                known = ", ".join(self._members) or "none"
-                raise NotFound(f"there is no worker {worker_id!r} that could leave; workers: {known}")
-            if self._desired[member.pool] == 1:
-                raise Conflict(
-                    f"{worker_id} is the last {member.pool} worker; scale {member.pool} to 2 first, then drain it"
-                )
-            self._desired[member.pool] -= 1
-            self._let_go(worker_id)
-            self._tell()
-
-    async def watch(self) -> AsyncIterator[PoolsView]:
-        while True:
-            changed = self._changed
-            yield self.view()
-            await changed.wait()
-
     async def stop_all(self) -> None:
         """Let every worker go and wait for it."""
         for name, member in list(self._members.items()):
             if member.phase != "leaving":
-                self._let_go(name)
+                self.let_go(name)
         await asyncio.gather(*self._leaving)
 
-    # Inside
+    # What differs from other pools
 
-    def _pool(self, name: PoolName) -> PoolView:
-        members = {worker: member for worker, member in self._members.items() if member.pool == name}
-        return PoolView(name, self._desired[name], tuple(_worker(worker, member) for worker, member in members.items()))
+    def workers(self, pool: PoolName) -> list[PoolWorker]:
+        return [_worker(name, member) for name, member in self._members.items() if member.pool == pool]
 
-    def _add(self, pool: PoolName) -> None:
+    def check_room(self, desired: Mapping[PoolName, int]) -> None:
+        for name, count in desired.items():
+            if count > MOST_WORKERS:
+                raise Conflict(f"{name} is to have {count} workers; {MOST_WORKERS} are the most")
+
+    def add(self, pool: PoolName) -> None:
         settings = self._cluster.pool(pool)
         taken = {member.number for member in self._members.values() if member.pool == pool}
-        number = next(number for number in range(len(taken) + 1) if number not in taken)
+        number = smallest_not_in(taken)
         name = f"{pool}-{number}"
         group = placement_group([settings.bundle()], strategy="STRICT_PACK", name=name, lifetime="detached")
         share = number * len(POOL_NAMES) + POOL_NAMES.index(pool)
@@ -158,10 +115,10 @@ class RayPools:
         )
         self._members[name] = _Member(pool, number, actor, group)
 
-    def _let_go(self, name: str) -> None:
-        member = self._members[name]
+    def let_go(self, worker_id: str) -> None:
+        member = self._members[worker_id]
         member.phase = "leaving"
-        task = asyncio.ensure_future(self._leave(name, member))
+        task = asyncio.ensure_future(self._leave(worker_id, member))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
@@ -174,7 +131,7 @@ class RayPools:
         ray.kill(member.actor, no_restart=True)
         remove_placement_group(member.group)
         del self._members[name]
-        self._tell()
+        self.tell()
 
     def _seen(self, name: str, member: _Member, place: Place | None) -> None:
         if member.phase == "leaving" or (place == member.place and (member.phase == "running") == (place is not None)):
@@ -186,11 +143,7 @@ class RayPools:
         else:
             member.restarts += member.place is not None and place != member.place
             member.phase, member.place = "running", place
-        self._tell()
-
-    def _tell(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self.tell()
 
 
 def _worker(name: str, member: _Member) -> PoolWorker:

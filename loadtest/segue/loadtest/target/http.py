@@ -180,7 +180,7 @@ class HttpClient:
     async def _exchange(self, connection: _Connection, data: bytes, on_body: OnBody, timeout_s: float) -> int:
         try:
             status = await connection.begin(data, on_body, timeout_s)
-        except BaseException:
+        except BaseException:  # Raised on: whatever broke, cancellation included, what is on the wire is unknown.
             connection.abort()
             raise
         if connection.reusable:
