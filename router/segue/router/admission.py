@@ -27,13 +27,9 @@ from dataclasses import dataclass
 from segue.proto.worker_pb2 import Role
 from segue.router.fleet import FleetSnapshot, WorkerView
 from segue.router.lines import Line
+from segue.router.prediction import FIRST_DECODE_S, FIRST_DECODE_TOKENS, FIRST_PREFILL
 from segue.router.queueing.waiting import DEFAULT_BOUNDS, NOTHING_AHEAD, Ahead, QueueBounds
 from segue.router.slo import DEFAULT_CLASSES, SloClass, SloClasses
-
-# Taken for a worker that has not answered yet. Too fast rather than too slow: its first answer corrects it.
-FIRST_PREFILL = Line(0.0, 1 / 16_384)
-_FIRST_DECODE_S = 1.0
-_FIRST_DECODE_TOKENS = 256.0
 
 _RETRY_MIN_S, _RETRY_MAX_S = 0.25, 60.0
 _STRETCH = 1.5
@@ -197,12 +193,12 @@ def blocks_asked(worker: WorkerView, demand: Demand) -> float:
 
 def expected_output(decode: Sequence[WorkerView], demand: Demand) -> int:
     """How many tokens the answers will probably have."""
-    mean = max(map(_mean_output, decode), default=_FIRST_DECODE_TOKENS)
+    mean = max(map(_mean_output, decode), default=FIRST_DECODE_TOKENS)
     return int(demand.n * (min(demand.output_tokens, mean) if demand.output_tokens else mean))
 
 
 def _mean_output(worker: WorkerView) -> float:
-    return worker.rates.decode_tokens or _FIRST_DECODE_TOKENS
+    return worker.rates.decode_tokens or FIRST_DECODE_TOKENS
 
 
 def _prefill_wait_s(prefill: Sequence[WorkerView], ahead: Ahead, now_s: float) -> float:
@@ -233,7 +229,7 @@ def _places_queue(worker: WorkerView) -> tuple[float, float] | None:
     capacity = worker.facts.max_running_requests
     if not capacity:
         return None
-    rate = capacity / (worker.rates.decode_s or _FIRST_DECODE_S)
+    rate = capacity / (worker.rates.decode_s or FIRST_DECODE_S)
     return (decode_requests(worker) - capacity) / rate, rate
 
 
@@ -249,7 +245,7 @@ def _blocks_wait_s(decode: Sequence[WorkerView], demand: Demand, ahead: Ahead) -
 
 def _blocks_queue(worker: WorkerView) -> tuple[float, float]:
     capacity = worker.facts.kv_blocks
-    rate = capacity / (worker.rates.decode_s or _FIRST_DECODE_S)
+    rate = capacity / (worker.rates.decode_s or FIRST_DECODE_S)
     return (blocks_taken(worker) - capacity) / rate, rate
 
 

@@ -152,7 +152,7 @@ class Session:
             request.handle = self.core.service.start(generation, request)
         except SegueError as error:
             request.on_error(error)
-        except Exception as error:
+        except Exception as error:  # A fault of ours in one request must not end the session of all the others.
             log.error("request_failed", error=repr(error), exc_info=error)
             request.on_error(InternalError("internal error; the router's log has it"))
 
