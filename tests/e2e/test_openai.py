@@ -270,9 +270,9 @@ def test_end_of_sequence_ignore_eos_and_min_tokens(cluster: Cluster, sdk: openai
     assert ask() == ("stop", 1, "")
     assert ask(ignore_eos=True) == ("length", 8, "")
     for min_tokens in (1, 2, 5):
-        reason, tokens, text = ask(min_tokens=min_tokens)
-        assert (reason, tokens) == ("stop", min_tokens + 1)
-        assert text
+        # It may well be empty: a character that the last token only begins is left out.
+        text = greedy(sdk, cluster, max_tokens=min_tokens).choices[0].text
+        assert ask(min_tokens=min_tokens) == ("stop", min_tokens + 1, text)
 
 
 def test_echo(cluster: Cluster, sdk: openai.OpenAI, codec: TextCodec) -> None:

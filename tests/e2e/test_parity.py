@@ -107,14 +107,21 @@ async def test_one_token_needs_no_hand_off(client: SegueClient, reference: Refer
 
 
 async def test_each_engine_did_only_its_part(cluster: Cluster, client: SegueClient) -> None:
-    """By the engines' own counters, over all requests of the tests before."""
-    await client.generate(prompt_of(700, 9), **GREEDY)
-    prefill, decode = cluster.describe("prefill-0"), cluster.describe("decode-0")
-    assert prefill.counters.requests > 0
-    assert prefill.counters.max_generated_tokens_per_request == 1
-    assert prefill.counters.generated_tokens == prefill.counters.requests
-    assert decode.counters.max_computed_tokens_per_request <= 1
-    assert decode.counters.computed_tokens <= decode.counters.requests
+    """By the engines' own counters: the largest of all requests so far, and the sums over some that ran to their end.
+
+    A request that ends early, at a stop string say, has computed its token and isn't counted as a request.
+    """
+    before = cluster.describe("decode-0").counters
+    prompts = [prompt_of(length, 9) for length in (700, 130, 2000)]
+    for prompt in prompts:
+        await client.generate(prompt, **GREEDY)
+    prefill, decode = cluster.describe("prefill-0").counters, cluster.describe("decode-0").counters
+    assert prefill.requests > 0
+    assert prefill.max_generated_tokens_per_request == 1
+    assert prefill.generated_tokens == prefill.requests
+    assert decode.requests - before.requests == len(prompts)
+    assert decode.max_computed_tokens_per_request <= 1
+    assert decode.computed_tokens - before.computed_tokens <= len(prompts)
 
 
 async def test_blocks_return_to_the_baseline(cluster: Cluster, client: SegueClient) -> None:
