@@ -51,6 +51,8 @@ class SoakCluster:
     async def describe(self, worker_id: str) -> DescribeResponse | None:
         """What a worker says of itself; None while it can't."""
         pid, log = self.pid(worker_id), self._run_dir / f"{worker_id}.log"
+        if not log.exists():  # Its process is not started yet.
+            return None
         with log.open("rb") as file:
             file.seek(self.lives.log_start_bytes.get(worker_id, 0))
             addresses = _ADDRESS.findall(file.read(1 << 16).decode(errors="replace"))
