@@ -19,6 +19,7 @@ from segue.base.identity import ROUTER_DNS, Kind, worker_dns
 from segue.base.tls import TlsFiles
 from segue.base.tls_http import client_context
 from segue.client import SegueClient
+from segue.proto.fleet_pb2 import ListFleetRequest
 from segue.proto.inference_pb2 import ListModelsRequest
 from segue.proto.worker_pb2 import Register, Role, WorkerFrame
 from segue.router.access.keys import KeyLimits, mint
@@ -30,6 +31,7 @@ from tests.security.mesh import Authority
 from tests.security.peers import grpc_outcome, outsiders, plain_bytes, served_certificate, tls_bytes
 
 ATTACH = "/segue.v1.WorkerHub/Attach"
+FLEET = "/segue.v1.Fleet/List"
 MODELS = "/segue.v1.Inference/ListModels"
 HEALTH = "/grpc.health.v1.Health/Check"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
@@ -87,6 +89,16 @@ async def test_outsiders_get_nothing_from_the_workers_port(ours: Authority, stra
             await good.attach()
             await good.stop()
         assert process.faults == []
+
+
+async def test_the_fleet_on_the_workers_port_is_for_routers_and_operators(ours: Authority) -> None:
+    async with secured(ours) as (process, _):
+        address = f"127.0.0.1:{process.ports['workers']}"
+        allowed: tuple[Kind, ...] = ("router", "operator")
+        kinds: tuple[Kind, ...] = ("client", "prefill", "decode", *allowed)
+        for kind in kinds:
+            code, told = await grpc_outcome(address, ours.source(kind, "x"), ROUTER_DNS, FLEET, ListFleetRequest())
+            assert (code == grpc.StatusCode.OK) == (kind in allowed), (kind, told)
 
 
 async def test_a_router_of_another_ca_or_another_kind_gets_no_worker(ours: Authority, strangers: Authority) -> None:

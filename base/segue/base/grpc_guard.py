@@ -42,6 +42,15 @@ def only_kinds(*kinds: Kind) -> Gate:
     return gate
 
 
+def only_below(prefix: str, gate: Gate) -> Gate:
+    """A gate in front of those methods alone whose full names begin so."""
+
+    def chosen(method: str, context: Any) -> Release:
+        return gate(method, context) if method.startswith(prefix) else _nothing
+
+    return chosen
+
+
 class AsyncGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """The gate in front of an asyncio server."""
 

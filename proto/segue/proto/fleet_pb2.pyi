@@ -8,17 +8,21 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ListFleetRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("window_s",)
+    WINDOW_S_FIELD_NUMBER: _ClassVar[int]
+    window_s: float
+    def __init__(self, window_s: _Optional[float] = ...) -> None: ...
 
 class WatchFleetRequest(_message.Message):
-    __slots__ = ("interval_s",)
+    __slots__ = ("interval_s", "window_s")
     INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_S_FIELD_NUMBER: _ClassVar[int]
     interval_s: float
-    def __init__(self, interval_s: _Optional[float] = ...) -> None: ...
+    window_s: float
+    def __init__(self, interval_s: _Optional[float] = ..., window_s: _Optional[float] = ...) -> None: ...
 
 class FleetState(_message.Message):
-    __slots__ = ("router_id", "version", "model", "time_unix_s", "uptime_s", "draining", "pools", "workers", "classes", "window_s", "running_requests", "queued_requests", "rates", "event_loop_lag_s")
+    __slots__ = ("router_id", "version", "model", "time_unix_s", "uptime_s", "draining", "pools", "workers", "classes", "window_s", "running_requests", "queued_requests", "rates", "event_loop_lag_s", "queued_prompt_tokens")
     ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +37,7 @@ class FleetState(_message.Message):
     QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     RATES_FIELD_NUMBER: _ClassVar[int]
     EVENT_LOOP_LAG_S_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     router_id: str
     version: str
     model: str
@@ -47,7 +52,8 @@ class FleetState(_message.Message):
     queued_requests: int
     rates: FleetRates
     event_loop_lag_s: float
-    def __init__(self, router_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., time_unix_s: _Optional[float] = ..., uptime_s: _Optional[float] = ..., draining: _Optional[bool] = ..., pools: _Optional[_Iterable[_Union[FleetPool, _Mapping]]] = ..., workers: _Optional[_Iterable[_Union[FleetWorker, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[FleetClass, _Mapping]]] = ..., window_s: _Optional[float] = ..., running_requests: _Optional[int] = ..., queued_requests: _Optional[int] = ..., rates: _Optional[_Union[FleetRates, _Mapping]] = ..., event_loop_lag_s: _Optional[float] = ...) -> None: ...
+    queued_prompt_tokens: int
+    def __init__(self, router_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., time_unix_s: _Optional[float] = ..., uptime_s: _Optional[float] = ..., draining: _Optional[bool] = ..., pools: _Optional[_Iterable[_Union[FleetPool, _Mapping]]] = ..., workers: _Optional[_Iterable[_Union[FleetWorker, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[FleetClass, _Mapping]]] = ..., window_s: _Optional[float] = ..., running_requests: _Optional[int] = ..., queued_requests: _Optional[int] = ..., rates: _Optional[_Union[FleetRates, _Mapping]] = ..., event_loop_lag_s: _Optional[float] = ..., queued_prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class FleetPool(_message.Message):
     __slots__ = ("role", "workers", "ready", "draining", "running_requests", "waiting_requests", "waiting_tokens", "kv_blocks", "free_blocks")
@@ -72,7 +78,7 @@ class FleetPool(_message.Message):
     def __init__(self, role: _Optional[_Union[_worker_pb2.Role, str]] = ..., workers: _Optional[int] = ..., ready: _Optional[int] = ..., draining: _Optional[int] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., kv_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ...) -> None: ...
 
 class FleetWorker(_message.Message):
-    __slots__ = ("worker_id", "epoch", "role", "state", "detail", "address", "facts", "load", "assigned_requests", "assigned_tokens", "circuit_open", "prefill_tokens_per_s", "decode_request_s", "heard_s_ago")
+    __slots__ = ("worker_id", "epoch", "role", "state", "detail", "address", "facts", "load", "assigned_requests", "assigned_tokens", "circuit_open", "prefill_tokens_per_s", "decode_request_s", "heard_s_ago", "ready_for_s", "assigned_prefill_tokens", "step_prompt_tokens_per_s", "step")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +93,10 @@ class FleetWorker(_message.Message):
     PREFILL_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
     DECODE_REQUEST_S_FIELD_NUMBER: _ClassVar[int]
     HEARD_S_AGO_FIELD_NUMBER: _ClassVar[int]
+    READY_FOR_S_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNED_PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STEP_PROMPT_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     epoch: str
     role: _worker_pb2.Role
@@ -101,22 +111,40 @@ class FleetWorker(_message.Message):
     prefill_tokens_per_s: float
     decode_request_s: float
     heard_s_ago: float
-    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[str] = ..., role: _Optional[_Union[_worker_pb2.Role, str]] = ..., state: _Optional[_Union[_worker_pb2.WorkerState, str]] = ..., detail: _Optional[str] = ..., address: _Optional[str] = ..., facts: _Optional[_Union[_worker_pb2.EngineFacts, _Mapping]] = ..., load: _Optional[_Union[_worker_pb2.Load, _Mapping]] = ..., assigned_requests: _Optional[int] = ..., assigned_tokens: _Optional[int] = ..., circuit_open: _Optional[bool] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_request_s: _Optional[float] = ..., heard_s_ago: _Optional[float] = ...) -> None: ...
+    ready_for_s: float
+    assigned_prefill_tokens: int
+    step_prompt_tokens_per_s: float
+    step: StepTime
+    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[str] = ..., role: _Optional[_Union[_worker_pb2.Role, str]] = ..., state: _Optional[_Union[_worker_pb2.WorkerState, str]] = ..., detail: _Optional[str] = ..., address: _Optional[str] = ..., facts: _Optional[_Union[_worker_pb2.EngineFacts, _Mapping]] = ..., load: _Optional[_Union[_worker_pb2.Load, _Mapping]] = ..., assigned_requests: _Optional[int] = ..., assigned_tokens: _Optional[int] = ..., circuit_open: _Optional[bool] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_request_s: _Optional[float] = ..., heard_s_ago: _Optional[float] = ..., ready_for_s: _Optional[float] = ..., assigned_prefill_tokens: _Optional[int] = ..., step_prompt_tokens_per_s: _Optional[float] = ..., step: _Optional[_Union[StepTime, _Mapping]] = ...) -> None: ...
+
+class StepTime(_message.Message):
+    __slots__ = ("fixed_s", "per_request_s", "samples")
+    FIXED_S_FIELD_NUMBER: _ClassVar[int]
+    PER_REQUEST_S_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    fixed_s: float
+    per_request_s: float
+    samples: int
+    def __init__(self, fixed_s: _Optional[float] = ..., per_request_s: _Optional[float] = ..., samples: _Optional[int] = ...) -> None: ...
 
 class FleetClass(_message.Message):
-    __slots__ = ("name", "queued_requests", "running_requests", "rates")
+    __slots__ = ("name", "queued_requests", "running_requests", "rates", "promised_ttft_s", "promised_tokens_per_s")
     NAME_FIELD_NUMBER: _ClassVar[int]
     QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     RATES_FIELD_NUMBER: _ClassVar[int]
+    PROMISED_TTFT_S_FIELD_NUMBER: _ClassVar[int]
+    PROMISED_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
     name: str
     queued_requests: int
     running_requests: int
     rates: FleetRates
-    def __init__(self, name: _Optional[str] = ..., queued_requests: _Optional[int] = ..., running_requests: _Optional[int] = ..., rates: _Optional[_Union[FleetRates, _Mapping]] = ...) -> None: ...
+    promised_ttft_s: float
+    promised_tokens_per_s: float
+    def __init__(self, name: _Optional[str] = ..., queued_requests: _Optional[int] = ..., running_requests: _Optional[int] = ..., rates: _Optional[_Union[FleetRates, _Mapping]] = ..., promised_ttft_s: _Optional[float] = ..., promised_tokens_per_s: _Optional[float] = ...) -> None: ...
 
 class FleetRates(_message.Message):
-    __slots__ = ("requests_per_s", "failed_per_s", "refused_per_s", "output_tokens_per_s", "prompt_tokens_per_s", "cached_prompt_tokens_per_s", "transfer_bytes_per_s", "ttft_s", "itl_s", "slo_attainment")
+    __slots__ = ("requests_per_s", "failed_per_s", "refused_per_s", "output_tokens_per_s", "prompt_tokens_per_s", "cached_prompt_tokens_per_s", "transfer_bytes_per_s", "ttft_s", "itl_s", "slo_attainment", "arriving_requests_per_s", "arriving_prompt_tokens_per_s", "mean_output_tokens", "ttft_attainment", "itl_attainment")
     REQUESTS_PER_S_FIELD_NUMBER: _ClassVar[int]
     FAILED_PER_S_FIELD_NUMBER: _ClassVar[int]
     REFUSED_PER_S_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +155,11 @@ class FleetRates(_message.Message):
     TTFT_S_FIELD_NUMBER: _ClassVar[int]
     ITL_S_FIELD_NUMBER: _ClassVar[int]
     SLO_ATTAINMENT_FIELD_NUMBER: _ClassVar[int]
+    ARRIVING_REQUESTS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    ARRIVING_PROMPT_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    MEAN_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_ATTAINMENT_FIELD_NUMBER: _ClassVar[int]
+    ITL_ATTAINMENT_FIELD_NUMBER: _ClassVar[int]
     requests_per_s: float
     failed_per_s: float
     refused_per_s: float
@@ -137,7 +170,12 @@ class FleetRates(_message.Message):
     ttft_s: Quantiles
     itl_s: Quantiles
     slo_attainment: float
-    def __init__(self, requests_per_s: _Optional[float] = ..., failed_per_s: _Optional[float] = ..., refused_per_s: _Optional[float] = ..., output_tokens_per_s: _Optional[float] = ..., prompt_tokens_per_s: _Optional[float] = ..., cached_prompt_tokens_per_s: _Optional[float] = ..., transfer_bytes_per_s: _Optional[float] = ..., ttft_s: _Optional[_Union[Quantiles, _Mapping]] = ..., itl_s: _Optional[_Union[Quantiles, _Mapping]] = ..., slo_attainment: _Optional[float] = ...) -> None: ...
+    arriving_requests_per_s: float
+    arriving_prompt_tokens_per_s: float
+    mean_output_tokens: float
+    ttft_attainment: float
+    itl_attainment: float
+    def __init__(self, requests_per_s: _Optional[float] = ..., failed_per_s: _Optional[float] = ..., refused_per_s: _Optional[float] = ..., output_tokens_per_s: _Optional[float] = ..., prompt_tokens_per_s: _Optional[float] = ..., cached_prompt_tokens_per_s: _Optional[float] = ..., transfer_bytes_per_s: _Optional[float] = ..., ttft_s: _Optional[_Union[Quantiles, _Mapping]] = ..., itl_s: _Optional[_Union[Quantiles, _Mapping]] = ..., slo_attainment: _Optional[float] = ..., arriving_requests_per_s: _Optional[float] = ..., arriving_prompt_tokens_per_s: _Optional[float] = ..., mean_output_tokens: _Optional[float] = ..., ttft_attainment: _Optional[float] = ..., itl_attainment: _Optional[float] = ...) -> None: ...
 
 class Quantiles(_message.Message):
     __slots__ = ("p50", "p90", "p99", "count")

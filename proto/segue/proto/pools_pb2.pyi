@@ -47,22 +47,28 @@ class DrainWorkerRequest(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ...) -> None: ...
 
 class PoolsState(_message.Message):
-    __slots__ = ("backend", "pools")
+    __slots__ = ("backend", "pools", "scaling_mode")
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     POOLS_FIELD_NUMBER: _ClassVar[int]
+    SCALING_MODE_FIELD_NUMBER: _ClassVar[int]
     backend: str
     pools: _containers.RepeatedCompositeFieldContainer[Pool]
-    def __init__(self, backend: _Optional[str] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ...) -> None: ...
+    scaling_mode: str
+    def __init__(self, backend: _Optional[str] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ..., scaling_mode: _Optional[str] = ...) -> None: ...
 
 class Pool(_message.Message):
-    __slots__ = ("role", "desired", "workers")
+    __slots__ = ("role", "desired", "workers", "recommended", "reason")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     DESIRED_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    RECOMMENDED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     role: _worker_pb2.Role
     desired: int
     workers: _containers.RepeatedCompositeFieldContainer[PoolWorker]
-    def __init__(self, role: _Optional[_Union[_worker_pb2.Role, str]] = ..., desired: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[PoolWorker, _Mapping]]] = ...) -> None: ...
+    recommended: int
+    reason: str
+    def __init__(self, role: _Optional[_Union[_worker_pb2.Role, str]] = ..., desired: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[PoolWorker, _Mapping]]] = ..., recommended: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PoolWorker(_message.Message):
     __slots__ = ("worker_id", "phase", "place", "restarts", "process")

@@ -83,6 +83,7 @@ class Dispatcher:
         request.trace = open_trace(self.tracing, generation.trace, request.request_id)
         self._requests[request.request_id] = request
         self._idle.clear()
+        self.observer.on_accepted(request.slo_class, demand.prompt_tokens)
         request.start_timer()
         self._waiting.enter(request, fleet)
         return request

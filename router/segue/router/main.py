@@ -15,7 +15,8 @@ from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined
 from grpc_reflection.v1alpha import reflection
 
 from segue.base.errors import SettingsError
-from segue.base.grpc_guard import AsyncGuard
+from segue.base.grpc_guard import AsyncGuard, only_below, only_kinds
+from segue.base.identity import Kind
 from segue.base.logging import get_logger, setup_logging
 from segue.base.process import on_stop_signals
 from segue.base.tls import TlsSource
@@ -53,6 +54,7 @@ log = get_logger("router")
 
 _MAX_FRAME_BYTES = 64 << 20
 _SERVICE = inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name
+_FLEET_KINDS: tuple[Kind, ...] = ("router", "operator")
 _FLEET = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name
 
 
@@ -104,12 +106,12 @@ class _Router:
         hub = WorkerHub(settings.router_id, settings.worker_lease_s, links, dispatcher, models)
         hub.ports = settings.worker_ports
 
-        workers = _new_server(_MAX_FRAME_BYTES)
-        add_WorkerHubServicer_to_server(hub, workers)
+        fleet = FleetService(telemetry.state)
+        workers = _hub_server(hub, fleet, security.mesh)
         enter = session_gate(security.gate)
         service = InferenceService(dispatcher, models, limits, settings.slo_classes, enter)
         public = _public_server(service, limits, security.public_guards, shared=settings.processes > 1)
-        add_FleetServicer_to_server(FleetService(telemetry.state), public)
+        add_FleetServicer_to_server(fleet, public)
         health = await _add_health_and_reflection(public)
 
         app = make_app(dispatcher, models, limits, settings.slo_classes)
@@ -188,6 +190,15 @@ def _scaler_server(
         ExternalScaler(links.snapshot, lambda: float(dispatcher.waiting.queued_tokens)), server
     )
     _listen(server, settings.worker_host, settings.scaler_port, "--scaler-port", tls)
+    return server
+
+
+def _hub_server(hub: WorkerHub, fleet: FleetService, mesh: TlsSource | None) -> grpc.aio.Server:
+    """With the fleet, for whoever scales the pools: each process has this port for itself, and it asks for no key."""
+    insiders = [] if mesh is None else [AsyncGuard(only_below(f"/{_FLEET}/", only_kinds(*_FLEET_KINDS)))]
+    server = _new_server(_MAX_FRAME_BYTES, insiders)
+    add_WorkerHubServicer_to_server(hub, server)
+    add_FleetServicer_to_server(fleet, server)
     return server
 
 

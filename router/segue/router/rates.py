@@ -20,6 +20,9 @@ class Rates:
     cached don't count. ``decode_s`` is how long a request stays with a decode worker, its wait for a place included,
     and ``decode_tokens`` how many tokens it gets there.
 
+    ``step_prompt_tokens_per_s`` is of prefill workers' steps, which compute all routers' prompts; the other rates are
+    of this router's alone.
+
     ``prefill`` is the time for a prompt by the tokens to be computed: on a prefill worker of the engine's time, on a
     decode worker from its being sent to its first token. ``step`` is an engine step's time by the requests in it, those
     steps that compute prompts left out, and ``stall`` by how much prompt tokens lengthen it. ``join_s`` is how long a
@@ -33,6 +36,7 @@ class Rates:
     step: Line = NOTHING
     stall: Line = NOTHING
     join_s: float = 0.0
+    step_prompt_tokens_per_s: float = 0.0
 
 
 UNMEASURED = Rates()
@@ -53,6 +57,8 @@ class RateMeter:
         self._stall = LineMeter()
         self._steps = 0
         self._waiting_tokens = 0
+        self._step_tokens = _Faded()
+        self._step_seconds = _Faded()
         self._joins = _Faded()
         self._join_s = _Faded()
         self._rates: Rates | None = UNMEASURED
@@ -78,7 +84,11 @@ class RateMeter:
         if load.steps == self._steps:
             return
         self._steps = load.steps
-        if self._prefill:  # There the answers tell.
+        if self._prefill:  # There the answers tell the rest.
+            if load.step_prompt_tokens and load.step_s > 0:
+                self._step_tokens.add(load.step_prompt_tokens)
+                self._step_seconds.add(load.step_s)
+                self._rates = None
             return
         # A request whose KV cache came from elsewhere has one token of its prompt to compute.
         if load.step_prompt_tokens <= load.step_requests:
@@ -144,7 +154,12 @@ class RateMeter:
         seconds, answers = self._seconds.total, self._answers.total
         if self._prefill:
             rate = self._tokens.total / seconds if seconds else 0.0
-            return Rates(prefill_tokens_per_s=rate, prefill=self._line.line)
+            busy_s = self._step_seconds.total
+            return Rates(
+                prefill_tokens_per_s=rate,
+                prefill=self._line.line,
+                step_prompt_tokens_per_s=self._step_tokens.total / busy_s if busy_s else 0.0,
+            )
         return Rates(
             decode_s=seconds / answers if answers else 0.0,
             decode_tokens=self._tokens.total / answers if answers else 0.0,

@@ -54,6 +54,9 @@ class RouterObserver:
     def on_refused(self, tenant: str, slo_class: str, code: str) -> None:
         """A request was not taken. ``code`` is its error's."""
 
+    def on_accepted(self, slo_class: str, prompt_tokens: int) -> None:
+        """A request was taken; it may have to wait."""
+
     def on_first_token(self, slo_class: str, first: FirstToken) -> None:
         """A request's first answer has begun."""
 
@@ -82,6 +85,10 @@ class Observers(RouterObserver):
     def on_refused(self, tenant: str, slo_class: str, code: str) -> None:
         for observer in self._observers:
             observer.on_refused(tenant, slo_class, code)
+
+    def on_accepted(self, slo_class: str, prompt_tokens: int) -> None:
+        for observer in self._observers:
+            observer.on_accepted(slo_class, prompt_tokens)
 
     def on_first_token(self, slo_class: str, first: FirstToken) -> None:
         for observer in self._observers:

@@ -19,7 +19,7 @@ from segue.proto.fleet_pb2 import FleetState
 from segue.router.dispatcher import Dispatcher
 from segue.router.metrics import catalogue
 from segue.router.metrics.fleet_gauges import read_fleet
-from segue.router.metrics.fleet_state import Requests, fleet_state
+from segue.router.metrics.fleet_state import Requests, Times, fleet_state
 from segue.router.metrics.observer import RouterMetrics
 from segue.router.metrics.window import WINDOW_S, Window
 from segue.router.records import Observers, RouterObserver
@@ -79,14 +79,21 @@ class Telemetry:
         """Until cancelled."""
         await watch_loop_lag(self._on_lag)
 
-    def state(self) -> FleetState:
-        """The fleet, what this router has in hand, and its last minute."""
+    def state(self, window_s: float = WINDOW_S) -> FleetState:
+        """The fleet, what this router has in hand, and its last ``window_s``."""
         settings, now_s = self._settings, time.monotonic()
-        state = fleet_state(self._links.snapshot(), self._silence_s(now_s), self._in_hand(), self._window.rates(now_s))
+        ready_for_s = {link.worker_id: now_s - link.ready_at_s for link in self._links if link.ready}
+        state = fleet_state(
+            self._links.snapshot(),
+            Times(self._silence_s(now_s), ready_for_s),
+            self._in_hand(),
+            self._window.rates(now_s, window_s),
+            settings.slo_classes,
+        )
         state.router_id, state.version, state.model = settings.router_id, VERSION, settings.model_name
         state.time_unix_s = time.time()
         state.uptime_s = now_s - self._began_s
-        state.window_s = self._window.seconds(now_s)
+        state.window_s = self._window.seconds(now_s, window_s)
         state.draining = self._dispatcher.draining
         state.event_loop_lag_s = max(self._lags, default=0.0)
         return state
@@ -103,7 +110,7 @@ class Telemetry:
         dispatcher = self._dispatcher
         queued = {one.name: dispatcher.waiting.queued(one.name) for one in self._settings.slo_classes}
         in_hand = Counter(request.slo_class for request in dispatcher.requests)
-        return Requests(running=in_hand - Counter(queued), queued=queued)
+        return Requests(in_hand - Counter(queued), queued, dispatcher.waiting.queued_tokens)
 
     def _silence_s(self, now_s: float) -> dict[str, float]:
         return {link.worker_id: now_s - link.heard_at_s for link in self._links}

@@ -207,6 +207,7 @@ class WorkerHub(WorkerHubServicer):
                 return
         link.status = status
         if became_ready:
+            link.ready_at_s = time.monotonic()
             log.info("worker_ready", worker_id=link.worker_id, engine=status.facts.engine)
             self._models.learn(status.facts)
         self._listener.on_worker_state(link)

@@ -28,6 +28,7 @@ class WorkerLink:
         self.status = Status()
         self.load = Load()
         self.heard_at_s = 0.0
+        self.ready_at_s = 0.0
         self.assigned_requests = 0
         self.assigned_tokens = 0
         self.assigned_prefill_tokens = 0

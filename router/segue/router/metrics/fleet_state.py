@@ -2,47 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from segue.proto.fleet_pb2 import FleetClass, FleetPool, FleetRates, FleetState, FleetWorker
+from segue.proto.fleet_pb2 import FleetClass, FleetPool, FleetRates, FleetState, FleetWorker, StepTime
 from segue.proto.worker_pb2 import Role, WorkerState
 from segue.router.fleet import FleetSnapshot, WorkerView
+from segue.router.slo import SloClass
 
 _ROLES = (Role.ROLE_PREFILL, Role.ROLE_DECODE)
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds by worker: since its last frame, and since it was first known to be ready."""
+
+    silence_s: Mapping[str, float]
+    ready_for_s: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Requests:
-    """What the router has in hand, by class."""
+    """What the router has in hand, by class; ``queued_tokens`` are the prompts' of all that wait."""
 
     running: Mapping[str, int]
     queued: Mapping[str, int]
+    queued_tokens: int = 0
 
 
 def fleet_state(
     fleet: FleetSnapshot,
-    silence_s: Mapping[str, float],
+    times: Times,
     requests: Requests,
     rates: Mapping[str, FleetRates],
+    promises: Iterable[SloClass] = (),
 ) -> FleetState:
     """What the workers, the queues and the window say; who the router is, its caller adds."""
+    promised = {one.name: one for one in promises}
     classes = sorted({*requests.running, *requests.queued, *filter(None, rates)})
     return FleetState(
         pools=[_pool(role, [worker for worker in fleet.workers if worker.role == role]) for role in _ROLES],
-        workers=[_worker(worker, silence_s.get(worker.worker_id, 0.0)) for worker in fleet.workers],
+        workers=[_worker(worker, times) for worker in fleet.workers],
         classes=[
             FleetClass(
                 name=name,
                 queued_requests=requests.queued.get(name, 0),
                 running_requests=requests.running.get(name, 0),
                 rates=rates.get(name),
+                promised_ttft_s=promised[name].ttft_s if name in promised else 0.0,
+                promised_tokens_per_s=promised[name].tokens_per_s if name in promised else 0.0,
             )
             for name in classes
         ],
         rates=rates.get(""),
         running_requests=sum(requests.running.values()),
         queued_requests=sum(requests.queued.values()),
+        queued_prompt_tokens=requests.queued_tokens,
     )
 
 
@@ -60,7 +75,8 @@ def _pool(role: Role, workers: list[WorkerView]) -> FleetPool:
     )
 
 
-def _worker(worker: WorkerView, silence_s: float) -> FleetWorker:
+def _worker(worker: WorkerView, times: Times) -> FleetWorker:
+    step = worker.rates.step
     return FleetWorker(
         worker_id=worker.worker_id,
         epoch=worker.epoch,
@@ -75,5 +91,9 @@ def _worker(worker: WorkerView, silence_s: float) -> FleetWorker:
         circuit_open=worker.spared,
         prefill_tokens_per_s=worker.rates.prefill_tokens_per_s,
         decode_request_s=worker.rates.decode_s,
-        heard_s_ago=silence_s,
+        heard_s_ago=times.silence_s.get(worker.worker_id, 0.0),
+        ready_for_s=times.ready_for_s.get(worker.worker_id, 0.0) if worker.ready else 0.0,
+        assigned_prefill_tokens=worker.assigned_prefill_tokens,
+        step_prompt_tokens_per_s=worker.rates.step_prompt_tokens_per_s,
+        step=StepTime(fixed_s=step.fixed_s, per_request_s=step.each_s, samples=step.samples),
     )

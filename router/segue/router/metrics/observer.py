@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segue.base.errors import Cancelled, InvalidRequest
+from segue.base.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded
 from segue.base.loop_lag import LOOP_LAG
 from segue.base.metrics import Exposition
 from segue.proto.inference_pb2 import Path
@@ -28,6 +28,19 @@ def meets(slo: SloClass, record: RequestRecord) -> bool:
     timings = record.timings
     paced = not slo.tokens_per_s or timings.itl_mean_s * slo.tokens_per_s <= _EXACTLY
     return record.outcome == "ok" and (not slo.ttft_s or timings.ttft_s <= slo.ttft_s * _EXACTLY) and paced
+
+
+def _judge(totals: Totals, slo: SloClass, record: RequestRecord) -> None:
+    """Each half of a promise by itself. What failed for another reason than time says nothing of either."""
+    if record.outcome not in ("ok", DeadlineExceeded.default_code):
+        return
+    timings = record.timings
+    if slo.ttft_s:
+        totals.first_judged += 1
+        totals.first_met += 0 < timings.ttft_s <= slo.ttft_s * _EXACTLY
+    if slo.tokens_per_s and timings.itl_mean_s:
+        totals.pace_judged += 1
+        totals.pace_met += timings.itl_mean_s * slo.tokens_per_s <= _EXACTLY
 
 
 class RouterMetrics(RouterObserver):
@@ -69,7 +82,14 @@ class RouterMetrics(RouterObserver):
 
     def on_refused(self, tenant: str, slo_class: str, code: str) -> None:
         self.refused.add(1, slo_class, code)
-        self._of(slo_class).refused += 1
+        totals = self._of(slo_class)
+        totals.refused += 1
+        totals.busy += code == Overloaded.default_code
+
+    def on_accepted(self, slo_class: str, prompt_tokens: int) -> None:
+        totals = self._of(slo_class)
+        totals.accepted += 1
+        totals.accepted_tokens += prompt_tokens
 
     def on_first_token(self, slo_class: str, first: FirstToken) -> None:
         self.ttft.observe(first.ttft_s, slo_class, first.pool)
@@ -105,7 +125,10 @@ class RouterMetrics(RouterObserver):
             self.slo.add(1, record.slo_class, "met" if met else "missed")
             totals.judged += 1
             totals.met += met
+            _judge(totals, slo, record)
         if record.outcome == "ok":
+            totals.answered += 1
+            totals.output_tokens += record.usage.output_tokens
             path = Path.Name(record.timings.path).removeprefix("PATH_").lower()
             self._by_path.add(1, path)
 

@@ -7,8 +7,10 @@ from dataclasses import astuple, dataclass
 
 @dataclass(slots=True)
 class Totals:
-    """``failed`` are those of ``requests`` that ended by a fault of ours; ``met`` those of ``judged`` that kept their
-    class's SLO."""
+    """``failed`` are those of ``requests`` that ended by a fault of ours, ``answered`` those that ended well, with
+    ``output_tokens``; ``met`` those of ``judged`` that kept their class's SLO, and ``first_met`` and ``pace_met`` of it
+    the halves. ``accepted`` requests have ``accepted_tokens`` of prompts; ``busy`` were refused for want of capacity.
+    """
 
     requests: int = 0
     failed: int = 0
@@ -18,6 +20,15 @@ class Totals:
     transfer_bytes: int = 0
     judged: int = 0
     met: int = 0
+    first_judged: int = 0
+    first_met: int = 0
+    pace_judged: int = 0
+    pace_met: int = 0
+    accepted: int = 0
+    accepted_tokens: int = 0
+    busy: int = 0
+    answered: int = 0
+    output_tokens: int = 0
 
     def copy(self) -> Totals:
         return Totals(*astuple(self))

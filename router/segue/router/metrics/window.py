@@ -47,16 +47,21 @@ class Window:
         while len(self._looks) > 2 and self._looks[1][0] <= now_s - self._length_s:
             self._looks.popleft()
 
-    def seconds(self, now_s: float) -> float:
-        """What the window covers now."""
-        return now_s - self._looks[0][0]
+    def seconds(self, now_s: float, length_s: float = WINDOW_S) -> float:
+        """What the last ``length_s`` cover now: less after a start, and up to a tick more."""
+        return now_s - self._began(now_s, length_s)[0]
 
-    def rates(self, now_s: float) -> dict[str, FleetRates]:
-        """By class; the empty name stands for all of them together."""
-        began_s, began = self._looks[0]
-        counted = {name: look - began.get(name, Look()) for name, look in self._look().items()}
-        counted[""] = _sum(counted.values())
-        return {name: _rates(look, max(now_s - began_s, 1e-9)) for name, look in counted.items()}
+    def rates(self, now_s: float, length_s: float = WINDOW_S) -> dict[str, FleetRates]:
+        """By class, over the last ``length_s``; the empty name stands for all of them together."""
+        began_s, began = self._began(now_s, length_s)
+        ever = self._look()
+        counted = {name: look - began.get(name, Look()) for name, look in ever.items()}
+        counted[""], ever[""] = _sum(counted.values()), _sum(ever.values())
+        return {name: _rates(look, ever[name].totals, max(now_s - began_s, 1e-9)) for name, look in counted.items()}
+
+    def _began(self, now_s: float, length_s: float) -> tuple[float, Looks]:
+        """The latest look that is so long ago; the first one where none is."""
+        return next((look for look in reversed(self._looks) if look[0] <= now_s - length_s), self._looks[0])
 
 
 def _sum(looks: Iterable[Look]) -> Look:
@@ -66,8 +71,9 @@ def _sum(looks: Iterable[Look]) -> Look:
     return total
 
 
-def _rates(look: Look, seconds: float) -> FleetRates:
+def _rates(look: Look, ever: Totals, seconds: float) -> FleetRates:
     totals = look.totals
+    asked = totals.accepted + totals.busy
     rates = FleetRates(
         requests_per_s=totals.requests / seconds,
         failed_per_s=totals.failed / seconds,
@@ -79,10 +85,24 @@ def _rates(look: Look, seconds: float) -> FleetRates:
         transfer_bytes_per_s=totals.transfer_bytes / seconds,
         ttft_s=_quantiles(catalogue.TTFT.buckets, look.ttft),
         itl_s=_quantiles(catalogue.ITL.buckets, look.itl),
+        arriving_requests_per_s=asked / seconds,
+        arriving_prompt_tokens_per_s=asked
+        * _mean((totals.accepted_tokens, totals.accepted), (ever.accepted_tokens, ever.accepted))
+        / seconds,
+        mean_output_tokens=_mean((totals.output_tokens, totals.answered), (ever.output_tokens, ever.answered)),
     )
     if totals.judged:
         rates.slo_attainment = totals.met / totals.judged
+    if totals.first_judged:
+        rates.ttft_attainment = totals.first_met / totals.first_judged
+    if totals.pace_judged:
+        rates.itl_attainment = totals.pace_met / totals.pace_judged
     return rates
+
+
+def _mean(*sums: tuple[int, int]) -> float:
+    """The first of these sums and counts that has any; 0 if none has."""
+    return next((total / count for total, count in sums if count), 0.0)
 
 
 def _quantiles(bounds: tuple[float, ...], counts: np.ndarray) -> Quantiles:
