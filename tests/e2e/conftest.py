@@ -1,4 +1,4 @@
-"""Engines are started once for a whole run and shared: one reference engine, one cluster for each transport."""
+"""Engines are started once and shared: one reference engine for a whole run, one cluster here for each transport."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items[place] = item
 
 
-@pytest.fixture(scope="session", params=["grpc", "nixl"])
+# Of the package: NIXL's progress threads would spin on both cores while all other tests run.
+@pytest.fixture(scope="package", params=["grpc", "nixl"])
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     common = ("--engine-arg", "dtype=float32", "--worker-metrics")
     log_dir = tmp_path_factory.mktemp(f"cluster-{request.param}")
