@@ -26,6 +26,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("variant")]
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Where tests run in several processes, one of them has all the engines: their clusters are shared, and each takes
+    both cores of a small machine while it starts."""
+    if item.get_closest_marker("engine"):
+        item.add_marker(pytest.mark.xdist_group("engines"))
+
+
 @pytest.fixture(scope="session")
 def model() -> str:
     return str(ensure_embedded_model())
@@ -39,6 +46,6 @@ def reference(model: str) -> Iterator[Reference]:
 
 @pytest.fixture(scope="session")
 def simulated_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedCluster]:
-    """A router, a prefill and a decode worker that compute nothing; one for the whole run."""
+    """A router, a prefill and a decode worker that compute nothing; one for all tests of a process."""
     with running_simulation(tmp_path_factory.mktemp("simulated"), "--prefill", "1", "--decode", "1") as cluster:
         yield cluster

@@ -7,12 +7,12 @@ The seed is ``SEGUE_FAULT_SEED``, 1 if it isn't set.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.e2e.reference import Case, Reference
-from tests.faults.cells import COMPARED_TOKENS, QUICK, Cell, interleaved
+from tests.faults.cells import COMPARED_TOKENS, QUICK, Cell, all_cells, interleaved
 from tests.faults.cluster import Cluster
 from tests.faults.table import table
 
@@ -20,8 +20,7 @@ SEED = int(os.environ.get("SEGUE_FAULT_SEED", "1"))
 NEXT_PROMPT_TOKENS = 200
 NEXT_ANSWER_TOKENS = 8
 
-Results = dict[Cell, str]
-RESULTS = pytest.StashKey[Results]()
+Record = Callable[[str, object], None]  # pytest's ``record_property``.
 
 
 @pytest.hookimpl(trylast=True)  # After -k and -m.
@@ -53,16 +52,17 @@ def cell_of(item: pytest.Item) -> Cell | None:
     return cell if isinstance(cell, Cell) else None
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    results = config.stash.get(RESULTS, {})
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """From what the tests' reports carry: they may have run in another process."""
+    cells = {cell.name: cell for cell in all_cells()}
+    results = {}
+    for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
+        recorded = dict(report.user_properties)
+        if (cell := cells.get(str(recorded.get("cell")))) is not None:
+            results[cell] = f"{recorded['freed_s']:.1f}" if report.passed else "FAILED"
     if results:
         terminalreporter.section(f"faults, seed {SEED} (SEGUE_FAULT_SEED)")
         terminalreporter.write_line(table(results))
-
-
-@pytest.fixture
-def results(request: pytest.FixtureRequest) -> Results:
-    return request.config.stash.setdefault(RESULTS, {})
 
 
 @pytest.fixture(scope="session")

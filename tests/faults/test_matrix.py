@@ -15,7 +15,7 @@ from tests.faults import faults
 from tests.faults.asks import Ask
 from tests.faults.cells import Cell, Fault, all_cells
 from tests.faults.cluster import Cluster
-from tests.faults.conftest import NEXT_ANSWER_TOKENS, NEXT_PROMPT_TOKENS, SEED, Results
+from tests.faults.conftest import NEXT_ANSWER_TOKENS, NEXT_PROMPT_TOKENS, SEED, Record
 from tests.faults.phases import Stage
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -36,8 +36,8 @@ _ROUTER_FINDS_WORKERS_S = 6.0
     indirect=["cluster"],
     scope="package",  # Of the cluster; pytest would take the narrower one of the two.
 )
-async def test_cell(cluster: Cluster, cell: Cell, undisturbed: Undisturbed, results: Results) -> None:
-    results[cell] = "FAILED"
+async def test_cell(cluster: Cluster, cell: Cell, undisturbed: Undisturbed, record_property: Record) -> None:
+    record_property("cell", cell.name)
     print(f"{cell.name}, seed {SEED}")
     # On this thread: what it starts ends with the thread that started it.
     cluster.restart_ended()
@@ -49,7 +49,7 @@ async def test_cell(cluster: Cluster, cell: Cell, undisturbed: Undisturbed, resu
         cluster.heal()
     async with grpc.aio.insecure_channel(cluster.grpc_address()) as channel:
         await _serves(cell, Stage(cell, cluster, InferenceStub(channel), SEED), undisturbed)
-    results[cell] = f"{baseline_s:.1f}"
+    record_property("freed_s", baseline_s)
 
 
 async def _live_through(cell: Cell, stage: Stage, undisturbed: Undisturbed) -> float:
