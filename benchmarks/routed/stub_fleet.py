@@ -14,6 +14,7 @@ import grpc.aio
 import numpy as np
 
 from segue.base.block_hash import block_hashes
+from segue.base.versions import PROTOCOL
 from segue.proto.kv_transfer_pb2 import BlockLayout, Ticket
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import (
@@ -32,7 +33,6 @@ from segue.proto.worker_pb2 import (
     WorkerState,
 )
 from segue.proto.worker_pb2_grpc import WorkerHubStub
-from segue.router.worker_hub import PROTOCOL_VERSION
 from segue.worker.outbox import Outbox
 
 BLOCK_TOKENS = 16
@@ -47,9 +47,7 @@ _PREFILL_TOKENS_PER_S, _LINK_BYTES_PER_S = 50_000.0, 25e9
 
 class StubWorker:
     def __init__(self, worker_id: str, role: Role, blocks: int, vocab_size: int) -> None:
-        self._register = Register(
-            worker_id=worker_id, epoch="1", role=role, address="127.0.0.1:1", protocol=PROTOCOL_VERSION
-        )
+        self._register = Register(worker_id=worker_id, epoch="1", role=role, address="127.0.0.1:1", protocol=PROTOCOL)
         facts = EngineFacts(
             engine="stub",
             model="stub",

@@ -47,6 +47,11 @@ def of_workers(metric: str, by: str = "worker, pool") -> str:
     return f"max by ({by}) ({metric}{{{_ROUTER}}})"
 
 
+def of_links(figure: str) -> str:
+    """Of each pair of workers. Routers measure apart; the largest figure is shown."""
+    return f"max by (prefill_worker, decode_worker) (segue_kv_link_{figure}{{{_ROUTER}}})"
+
+
 _TTFT, _ITL = "segue_time_to_first_token_seconds", "segue_inter_token_latency_seconds"
 _SLO = "segue_slo_requests_total"
 _MET = f'{_CLASS}, slo="met"'
@@ -249,6 +254,26 @@ ROWS = (
             Panel("Bytes", {"{{transport}}": rate("segue_kv_transfer_bytes_total", _ROUTER, "transport")}, "Bps"),
             Panel("Transfer time", quantiles("segue_kv_transfer_seconds", _CLASS, "transport"), "s"),
             Panel("Transfers by outcome", {"{{outcome}}": rate("segue_kv_transfers_total", _ROUTER, "outcome")}, "ops"),
+            Panel(
+                "Slowest links",
+                {
+                    "{{prefill_worker}} to {{decode_worker}}": f"bottomk(10, {of_links('bytes_per_second')})",
+                    "all": f"max(segue_kv_transfer_bytes_per_second{{{_ROUTER}}})",
+                },
+                "Bps",
+                "How fast KV caches travel between two workers once they do, as measured.",
+            ),
+            Panel(
+                "Latency of links",
+                {"{{prefill_worker}} to {{decode_worker}}": f"topk(10, {of_links('fixed_seconds')})"},
+                "s",
+                "What a transfer takes whatever its size; the ten longest.",
+            ),
+            Panel(
+                "Links with a rate of their own",
+                {"": f"sum({of_links('differs')})"},
+                about="Pairs so much slower or faster than the rest that requests are routed by their own rate.",
+            ),
         ),
     ),
     Row(

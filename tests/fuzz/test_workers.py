@@ -9,11 +9,11 @@ from typing import Any
 
 import grpc.aio
 
+from segue.base.versions import PROTOCOL
 from segue.client import SegueClient
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.proto.worker_pb2 import Register, Role, Status, WorkerFrame, WorkerState
 from segue.proto.worker_pb2_grpc import WorkerHubStub
-from segue.router.worker_hub import PROTOCOL_VERSION
 from tests.fuzz.conftest import Front, short
 from tests.fuzz.inputs import draws, mutated
 from tests.fuzz.test_grpc import fill
@@ -59,7 +59,7 @@ async def _one_life(front: Front, draw: random.Random) -> None:
         worker_id=f"decode-nonsense-{draw.randrange(3)}",
         epoch=str(draw.random()),
         role=draw.choice((Role.ROLE_DECODE, Role.ROLE_PREFILL)),
-        protocol=PROTOCOL_VERSION,
+        protocol=PROTOCOL,
     )
     status = Status(state=WorkerState.WORKER_STATE_READY, facts=FACTS)
     async with (
@@ -82,7 +82,7 @@ async def _one_life(front: Front, draw: random.Random) -> None:
 async def test_bytes_on_the_workers_stream(front: Front) -> None:
     """Also before a Register, and in place of one."""
     count = 0
-    sane = WorkerFrame(register=Register(worker_id="w", epoch="e", role=Role.ROLE_DECODE, protocol=PROTOCOL_VERSION))
+    sane = WorkerFrame(register=Register(worker_id="w", epoch="e", role=Role.ROLE_DECODE, protocol=PROTOCOL))
     async with grpc.aio.insecure_channel(front.router.hub_address) as channel:
         attach: Any = channel.stream_stream("/segue.v1.WorkerHub/Attach")  # type: ignore[call-arg]
         for draw in draws("worker bytes", quick=150):

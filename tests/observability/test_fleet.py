@@ -13,7 +13,7 @@ from segue.base.errors import Forbidden, InvalidRequest, Unauthenticated
 from segue.cli.fleet_screen import problems, status_screen, top_screen
 from segue.cli.main import app
 from segue.client import Connection, FleetClient, SegueClient
-from segue.proto.fleet_pb2 import FleetPool, FleetState, FleetWorker
+from segue.proto.fleet_pb2 import FleetLink, FleetPool, FleetState, FleetWorker
 from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
 from segue.router.access.keys import KeyLimits, mint
 from tests.router.core.scripted import until
@@ -42,6 +42,7 @@ def fleet(workers: int, ready: int = 1) -> FleetState:
                 state=WorkerState.WORKER_STATE_READY,
                 load=Load(running_requests=index, free_blocks=25),
                 facts=EngineFacts(kv_blocks=100, engine="simulated", accelerator="H100", simulated=True),
+                version="0.1.0",
             )
             for index in range(workers)
         ],
@@ -68,6 +69,19 @@ def test_top_shows_the_busiest_and_counts_the_rest() -> None:
     assert "decode-199" in text
     assert "decode-0 " not in text
     assert "more workers" in text
+
+
+def test_status_shows_how_kv_caches_travel_and_which_pairs_differ() -> None:
+    state = fleet(2)
+    common = FleetLink(bytes_per_s=2e9, fixed_s=0.002, transfers=40)
+    usual = FleetLink(prefill_worker="p-0", decode_worker="decode-0", bytes_per_s=2e9, transfers=30)
+    slow = FleetLink(prefill_worker="p-0", decode_worker="decode-1", bytes_per_s=1e8, transfers=10, differs=True)
+    state.links.extend((common, usual, slow))
+    table = drawn(status_screen(state, 160), 160).partition("KV transfer between workers")[2]
+    rows = [line.split() for line in table.splitlines() if "B/s" in line]
+    assert [row[:2] for row in rows] == [["any", "any"], ["p-0", "decode-1"]]
+    assert "2.0 GB/s" in table
+    assert "2.0 ms" in table
 
 
 async def test_the_fleet_service_tells_workers_and_requests_to_operators_alone() -> None:

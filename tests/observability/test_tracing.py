@@ -110,6 +110,20 @@ async def test_what_the_client_does_not_want_traced_is_not(router: Router, memor
     assert [submit.trace_parent for submit in prefill.submits.values()] == [""]
 
 
+async def test_a_sessions_request_is_traced_under_its_own_context_or_else_under_the_calls(
+    router: Router, memory: Memory
+) -> None:
+    await router.attach_pair()
+    own = TraceParent("a" * 32, "b" * 16, True)
+    async with SegueClient(router.address) as client:
+        client._metadata = (*client._metadata, ("traceparent", str(CLIENT)))
+        async with client.session() as session:
+            for trace_parent in (str(own), "", "no context at all"):
+                _ = [delta async for delta in session.stream(PROMPT, max_tokens=3, trace_parent=trace_parent)]
+    traced = [(format(span.context.trace_id, "032x"), parent_id(span)) for span in memory.named("segue.request")]
+    assert traced == [(one.trace_id, one.span_id) for one in (own, CLIENT, CLIENT)]
+
+
 async def test_a_lost_worker_ends_its_leg_with_an_error_and_the_continuation_has_a_span(
     router: Router, memory: Memory
 ) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 from segue.cli.columns import WIDE_COLUMNS, Column, table_of
 from segue.cli.fleet_cells import is_well, kv_used, quantile_text, ready_text, role_name, state_text, work_of
 from segue.cli.units import bar, byte_rate, count, duration, per_second, ratio
-from segue.proto.fleet_pb2 import FleetClass, FleetPool, FleetState, FleetWorker
+from segue.proto.fleet_pb2 import FleetClass, FleetLink, FleetPool, FleetState, FleetWorker
 
 # Head, foot, and the titles, heads, rules and spaces of three tables, with two pools and the sum over classes.
 _OTHER_LINES = 18
@@ -52,8 +52,17 @@ _WORKER: tuple[Column[FleetWorker], ...] = (
     Column("prefill tok/s", lambda worker: per_second(worker.prefill_tokens_per_s), wide=True),
     Column("step", lambda worker: duration(worker.load.step_s) if worker.load.step_s else ""),
     Column("heard", lambda worker: duration(worker.heard_s_ago), wide=True),
+    Column("Segue", lambda worker: worker.version, words=True, wide=True),
     Column("engine", lambda worker: f"{worker.facts.engine} {worker.facts.accelerator}".strip(), words=True, wide=True),
 )
+_LINK: tuple[Column[FleetLink], ...] = (
+    Column("from", lambda link: link.prefill_worker or "any", words=True),
+    Column("to", lambda link: link.decode_worker or "any", words=True),
+    Column("rate", lambda link: byte_rate(link.bytes_per_s)),
+    Column("latency", lambda link: duration(link.fixed_s)),
+    Column("transfers", lambda link: count(link.transfers)),
+)
+_MOST_LINKS = 10
 
 
 def problems(state: FleetState) -> list[str]:
@@ -68,7 +77,12 @@ def status_screen(state: FleetState, width: int) -> RenderableType:
     """Everything, for a look once."""
     wide = width >= WIDE_COLUMNS
     workers = sorted(state.workers, key=lambda worker: (worker.role, worker.worker_id))
-    return Group(_head(state), *_summary(state, wide=wide), table_of("workers", _WORKER, workers, wide=wide))
+    shown: list[RenderableType] = [*_summary(state, wide=wide), table_of("workers", _WORKER, workers, wide=wide)]
+    # What all pairs have in common, and those that differ from it.
+    links = [link for link in state.links if link.differs or not link.prefill_worker]
+    if links:
+        shown += [Text(), table_of("KV transfer between workers", _LINK, links[:_MOST_LINKS], wide=wide)]
+    return Group(_head(state), *shown)
 
 
 def top_screen(state: FleetState, width: int, height: int) -> RenderableType:

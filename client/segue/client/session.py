@@ -56,9 +56,18 @@ class Session:
         self._over(Unavailable("the session is closed"))
 
     async def stream(
-        self, prompt: Prompt, *, model: str = "", n: int = 1, timeout_s: float | None = None, **sampling: Any
+        self,
+        prompt: Prompt,
+        *,
+        model: str = "",
+        n: int = 1,
+        timeout_s: float | None = None,
+        trace_parent: str = "",
+        **sampling: Any,
     ) -> AsyncIterator[Delta]:
         """The answer as it forms. Leaving the loop early cancels the request and frees its workers.
+
+        ``trace_parent`` is a W3C traceparent that the router's spans of this request are to belong under.
 
         Raises:
             SegueError: by what went wrong with this request, or with the whole session.
@@ -69,7 +78,9 @@ class Session:
         id_ = self._last_id
         inbox = self._inboxes[id_] = _Inbox()
         request = build_request(prompt, model, n, sampling)
-        self._outgoing.start.append(SessionStart(id=id_, request=request, timeout_s=timeout_s or 0.0))
+        self._outgoing.start.append(
+            SessionStart(id=id_, request=request, timeout_s=timeout_s or 0.0, trace_parent=trace_parent)
+        )
         self._filled.set()
         try:
             while (deltas := await inbox.take()) is not None:

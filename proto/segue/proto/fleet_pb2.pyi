@@ -22,7 +22,7 @@ class WatchFleetRequest(_message.Message):
     def __init__(self, interval_s: _Optional[float] = ..., window_s: _Optional[float] = ...) -> None: ...
 
 class FleetState(_message.Message):
-    __slots__ = ("router_id", "version", "model", "time_unix_s", "uptime_s", "draining", "pools", "workers", "classes", "window_s", "running_requests", "queued_requests", "rates", "event_loop_lag_s", "queued_prompt_tokens")
+    __slots__ = ("router_id", "version", "model", "time_unix_s", "uptime_s", "draining", "pools", "workers", "classes", "window_s", "running_requests", "queued_requests", "rates", "event_loop_lag_s", "queued_prompt_tokens", "links")
     ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,7 @@ class FleetState(_message.Message):
     RATES_FIELD_NUMBER: _ClassVar[int]
     EVENT_LOOP_LAG_S_FIELD_NUMBER: _ClassVar[int]
     QUEUED_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
     router_id: str
     version: str
     model: str
@@ -53,7 +54,8 @@ class FleetState(_message.Message):
     rates: FleetRates
     event_loop_lag_s: float
     queued_prompt_tokens: int
-    def __init__(self, router_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., time_unix_s: _Optional[float] = ..., uptime_s: _Optional[float] = ..., draining: _Optional[bool] = ..., pools: _Optional[_Iterable[_Union[FleetPool, _Mapping]]] = ..., workers: _Optional[_Iterable[_Union[FleetWorker, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[FleetClass, _Mapping]]] = ..., window_s: _Optional[float] = ..., running_requests: _Optional[int] = ..., queued_requests: _Optional[int] = ..., rates: _Optional[_Union[FleetRates, _Mapping]] = ..., event_loop_lag_s: _Optional[float] = ..., queued_prompt_tokens: _Optional[int] = ...) -> None: ...
+    links: _containers.RepeatedCompositeFieldContainer[FleetLink]
+    def __init__(self, router_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., time_unix_s: _Optional[float] = ..., uptime_s: _Optional[float] = ..., draining: _Optional[bool] = ..., pools: _Optional[_Iterable[_Union[FleetPool, _Mapping]]] = ..., workers: _Optional[_Iterable[_Union[FleetWorker, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[FleetClass, _Mapping]]] = ..., window_s: _Optional[float] = ..., running_requests: _Optional[int] = ..., queued_requests: _Optional[int] = ..., rates: _Optional[_Union[FleetRates, _Mapping]] = ..., event_loop_lag_s: _Optional[float] = ..., queued_prompt_tokens: _Optional[int] = ..., links: _Optional[_Iterable[_Union[FleetLink, _Mapping]]] = ...) -> None: ...
 
 class FleetPool(_message.Message):
     __slots__ = ("role", "workers", "ready", "draining", "running_requests", "waiting_requests", "waiting_tokens", "kv_blocks", "free_blocks")
@@ -78,7 +80,7 @@ class FleetPool(_message.Message):
     def __init__(self, role: _Optional[_Union[_worker_pb2.Role, str]] = ..., workers: _Optional[int] = ..., ready: _Optional[int] = ..., draining: _Optional[int] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., kv_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ...) -> None: ...
 
 class FleetWorker(_message.Message):
-    __slots__ = ("worker_id", "epoch", "role", "state", "detail", "address", "facts", "load", "assigned_requests", "assigned_tokens", "circuit_open", "prefill_tokens_per_s", "decode_request_s", "heard_s_ago", "ready_for_s", "assigned_prefill_tokens", "step_prompt_tokens_per_s", "step")
+    __slots__ = ("worker_id", "epoch", "role", "state", "detail", "address", "facts", "load", "assigned_requests", "assigned_tokens", "circuit_open", "prefill_tokens_per_s", "decode_request_s", "heard_s_ago", "version", "ready_for_s", "assigned_prefill_tokens", "step_prompt_tokens_per_s", "step")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +95,7 @@ class FleetWorker(_message.Message):
     PREFILL_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
     DECODE_REQUEST_S_FIELD_NUMBER: _ClassVar[int]
     HEARD_S_AGO_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     READY_FOR_S_FIELD_NUMBER: _ClassVar[int]
     ASSIGNED_PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STEP_PROMPT_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
@@ -111,11 +114,12 @@ class FleetWorker(_message.Message):
     prefill_tokens_per_s: float
     decode_request_s: float
     heard_s_ago: float
+    version: str
     ready_for_s: float
     assigned_prefill_tokens: int
     step_prompt_tokens_per_s: float
     step: StepTime
-    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[str] = ..., role: _Optional[_Union[_worker_pb2.Role, str]] = ..., state: _Optional[_Union[_worker_pb2.WorkerState, str]] = ..., detail: _Optional[str] = ..., address: _Optional[str] = ..., facts: _Optional[_Union[_worker_pb2.EngineFacts, _Mapping]] = ..., load: _Optional[_Union[_worker_pb2.Load, _Mapping]] = ..., assigned_requests: _Optional[int] = ..., assigned_tokens: _Optional[int] = ..., circuit_open: _Optional[bool] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_request_s: _Optional[float] = ..., heard_s_ago: _Optional[float] = ..., ready_for_s: _Optional[float] = ..., assigned_prefill_tokens: _Optional[int] = ..., step_prompt_tokens_per_s: _Optional[float] = ..., step: _Optional[_Union[StepTime, _Mapping]] = ...) -> None: ...
+    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[str] = ..., role: _Optional[_Union[_worker_pb2.Role, str]] = ..., state: _Optional[_Union[_worker_pb2.WorkerState, str]] = ..., detail: _Optional[str] = ..., address: _Optional[str] = ..., facts: _Optional[_Union[_worker_pb2.EngineFacts, _Mapping]] = ..., load: _Optional[_Union[_worker_pb2.Load, _Mapping]] = ..., assigned_requests: _Optional[int] = ..., assigned_tokens: _Optional[int] = ..., circuit_open: _Optional[bool] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_request_s: _Optional[float] = ..., heard_s_ago: _Optional[float] = ..., version: _Optional[str] = ..., ready_for_s: _Optional[float] = ..., assigned_prefill_tokens: _Optional[int] = ..., step_prompt_tokens_per_s: _Optional[float] = ..., step: _Optional[_Union[StepTime, _Mapping]] = ...) -> None: ...
 
 class StepTime(_message.Message):
     __slots__ = ("fixed_s", "per_request_s", "samples")
@@ -126,6 +130,22 @@ class StepTime(_message.Message):
     per_request_s: float
     samples: int
     def __init__(self, fixed_s: _Optional[float] = ..., per_request_s: _Optional[float] = ..., samples: _Optional[int] = ...) -> None: ...
+
+class FleetLink(_message.Message):
+    __slots__ = ("prefill_worker", "decode_worker", "bytes_per_s", "fixed_s", "transfers", "differs")
+    PREFILL_WORKER_FIELD_NUMBER: _ClassVar[int]
+    DECODE_WORKER_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    FIXED_S_FIELD_NUMBER: _ClassVar[int]
+    TRANSFERS_FIELD_NUMBER: _ClassVar[int]
+    DIFFERS_FIELD_NUMBER: _ClassVar[int]
+    prefill_worker: str
+    decode_worker: str
+    bytes_per_s: float
+    fixed_s: float
+    transfers: int
+    differs: bool
+    def __init__(self, prefill_worker: _Optional[str] = ..., decode_worker: _Optional[str] = ..., bytes_per_s: _Optional[float] = ..., fixed_s: _Optional[float] = ..., transfers: _Optional[int] = ..., differs: _Optional[bool] = ...) -> None: ...
 
 class FleetClass(_message.Message):
     __slots__ = ("name", "queued_requests", "running_requests", "rates", "promised_ttft_s", "promised_tokens_per_s")

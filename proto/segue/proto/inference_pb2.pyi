@@ -118,14 +118,16 @@ class SessionRequest(_message.Message):
     def __init__(self, start: _Optional[_Iterable[_Union[SessionStart, _Mapping]]] = ..., cancel: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SessionStart(_message.Message):
-    __slots__ = ("id", "request", "timeout_s")
+    __slots__ = ("id", "request", "timeout_s", "trace_parent")
     ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    TRACE_PARENT_FIELD_NUMBER: _ClassVar[int]
     id: int
     request: GenerateRequest
     timeout_s: float
-    def __init__(self, id: _Optional[int] = ..., request: _Optional[_Union[GenerateRequest, _Mapping]] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+    trace_parent: str
+    def __init__(self, id: _Optional[int] = ..., request: _Optional[_Union[GenerateRequest, _Mapping]] = ..., timeout_s: _Optional[float] = ..., trace_parent: _Optional[str] = ...) -> None: ...
 
 class SessionResponse(_message.Message):
     __slots__ = ("ids", "token_ids", "texts", "parts", "errors")

@@ -32,18 +32,20 @@ WORKER_STATE_READY: WorkerState
 WORKER_STATE_DRAINING: WorkerState
 
 class Register(_message.Message):
-    __slots__ = ("worker_id", "epoch", "role", "address", "protocol")
+    __slots__ = ("worker_id", "epoch", "role", "address", "protocol", "version")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     epoch: str
     role: Role
     address: str
     protocol: int
-    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., address: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
+    version: str
+    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., address: _Optional[str] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
 
 class EngineFacts(_message.Message):
     __slots__ = ("engine", "engine_version", "model", "max_model_len_tokens", "vocab_size", "layout", "kv_blocks", "transport", "simulated", "kv_address", "max_running_requests", "kv_digest", "accelerator")

@@ -21,7 +21,7 @@ class WorkerView:
 
     ``assigned_prefill_tokens`` are those prompt tokens of ours that it has still to compute, as far as is known (what
     it has cached is left out); ``busy_since_s`` is when it began with the first of them, 0 if it has none. ``turn``
-    grows with each request that this router assigns; the worker had its last one at this.
+    grows with each request that this router assigns; the worker had its last one at this. ``version`` is of Segue.
     """
 
     worker_id: str
@@ -39,6 +39,7 @@ class WorkerView:
     assigned_prefill_tokens: int = 0
     busy_since_s: float = 0.0
     turn: int = 0
+    version: str = ""
 
     @property
     def ready(self) -> bool:
@@ -74,10 +75,23 @@ def mismatch(facts: EngineFacts, peers: Sequence[WorkerView]) -> str | None:
             ours, theirs = getattr(facts, name), getattr(peer.facts, name)
             if ours != theirs:
                 differences.append(f"{name}: {ours!r} here, {theirs!r} there")
+        differences += _releases_differ(facts, peer.facts)
         if differences:
             return (
                 f"does not fit worker {peer.worker_id}, which is attached: "
                 + "; ".join(differences)
-                + ". Start both pools with the same model, dtype, block size, context length and transport"
+                + ". Start both pools with the same model, dtype, block size, context length, transport and release "
+                "of the engine"
             )
     return None
+
+
+def _releases_differ(facts: EngineFacts, peer: EngineFacts) -> list[str]:
+    """Nobody promises that one release of vLLM understands the blocks that another one wrote, even of equal layout.
+
+    Builds of one release (``0.32.0+cpu``) do. Simulated engines have no release but Segue's own.
+    """
+    ours, theirs = (one.engine_version.partition("+")[0] for one in (facts, peer))
+    if ours == theirs or facts.simulated or peer.simulated:
+        return []
+    return [f"engine_version: {facts.engine_version!r} here, {peer.engine_version!r} there"]

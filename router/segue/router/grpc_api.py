@@ -13,7 +13,6 @@ import grpc.aio
 from segue.base.errors import InternalError, InvalidRequest, SegueError
 from segue.base.grpc_status import status_metadata
 from segue.base.logging import get_logger
-from segue.base.trace_parent import HEADER, TraceParent, parse_trace_parent
 from segue.proto.inference_pb2 import (
     ChatMessages,
     GenerateRequest,
@@ -27,7 +26,7 @@ from segue.proto.inference_pb2 import (
 )
 from segue.proto.inference_pb2_grpc import InferenceServicer
 from segue.router.admission import Demand
-from segue.router.grpc_session import Session, SessionContext, SessionCore
+from segue.router.grpc_session import Session, SessionContext, SessionCore, call_trace_parent
 from segue.router.limits import (
     Limits,
     ModelFacts,
@@ -136,7 +135,7 @@ class InferenceService(InferenceServicer):
     async def _start(self, request: GenerateRequest, context: _GenerateContext, sink: MergingSink):  # type: ignore[no-untyped-def]
         try:
             generation = await self._generation(request, partial(self._timeout_s, context))
-            return self._service.start(replace(generation, trace=_trace_parent(context)), sink)
+            return self._service.start(replace(generation, trace=call_trace_parent(context)), sink)
         except SegueError as error:
             await _abort(context, error)
 
@@ -189,11 +188,6 @@ class InferenceService(InferenceServicer):
         if remaining_s is None:
             return self._limits.default_timeout_s
         return check_timeout_s(min(remaining_s, self._limits.max_timeout_s), self._limits, "deadline")
-
-
-def _trace_parent(context: _GenerateContext) -> TraceParent | None:
-    metadata = context.invocation_metadata() or ()
-    return parse_trace_parent(next((str(value) for name, value in metadata if name == HEADER), None))
 
 
 def _prompt_of(request: GenerateRequest | TokenizeRequest, kind: str | None) -> Prompt:

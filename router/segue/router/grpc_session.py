@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -13,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from segue.base.errors import InternalError, InvalidRequest, Overloaded, SegueError
 from segue.base.logging import get_logger
+from segue.base.trace_parent import HEADER, TraceParent, parse_trace_parent
 from segue.proto.inference_pb2 import (
     GenerateRequest,
     GenerateResponse,
@@ -32,6 +34,12 @@ SessionContext = grpc.aio.ServicerContext[SessionRequest, SessionResponse]
 Release = Callable[[], None]
 # A request as a generation; the second argument says how many seconds it has left.
 Translate = Callable[[GenerateRequest, Callable[[], float]], Awaitable[Generation]]
+
+
+def call_trace_parent(context: grpc.aio.ServicerContext[Any, Any]) -> TraceParent | None:
+    """W3C trace context from a call's metadata."""
+    metadata = context.invocation_metadata() or ()
+    return parse_trace_parent(next((str(value) for name, value in metadata if name == HEADER), None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +83,13 @@ class Session:
     core: SessionCore
     context: SessionContext
     outbox: SessionOutbox = field(init=False)
+    _trace: TraceParent | None = field(init=False)  # The call's own, for requests that bring none.
     _open: dict[int, _Open] = field(default_factory=dict)
     _client_done: bool = False
 
     def __post_init__(self) -> None:
         self.outbox = SessionOutbox(self.core.limits.max_write_buffer_bytes)
+        self._trace = call_trace_parent(self.context)
 
     async def run(self) -> None:
         """Raises the SegueError that ends the whole session."""
@@ -149,7 +159,8 @@ class Session:
         try:
             left_s = self._deadline(start.timeout_s)
             generation = await self.core.translate(start.request, left_s)
-            request.handle = self.core.service.start(generation, request)
+            trace = parse_trace_parent(start.trace_parent) or self._trace
+            request.handle = self.core.service.start(replace(generation, trace=trace), request)
         except SegueError as error:
             request.on_error(error)
         except Exception as error:  # A fault of ours in one request must not end the session of all the others.

@@ -59,6 +59,10 @@ class LineMeter:
         self._line = None
 
     @property
+    def samples(self) -> int:
+        return self._samples
+
+    @property
     def line(self) -> Line:
         if self._line is None:
             self._line = self._fit()

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from importlib import metadata
 
 from aiohttp import web
 
@@ -15,11 +14,13 @@ from segue.base.loop_lag import INTERVAL_S, watch_loop_lag
 from segue.base.metrics import Exposition, Metric, Reading
 from segue.base.metrics_http import PATH, MetricsServer, metrics_handler
 from segue.base.tracing import Tracing, TracingSettings, open_tracing
+from segue.base.versions import VERSION
 from segue.proto.fleet_pb2 import FleetState
 from segue.router.dispatcher import Dispatcher
 from segue.router.metrics import catalogue
 from segue.router.metrics.fleet_gauges import read_fleet
 from segue.router.metrics.fleet_state import Requests, Times, fleet_state
+from segue.router.metrics.link_rates import link_messages, link_readings
 from segue.router.metrics.observer import RouterMetrics
 from segue.router.metrics.window import WINDOW_S, Window
 from segue.router.records import Observers, RouterObserver
@@ -30,8 +31,6 @@ from segue.router.worker_links import WorkerLinks
 log = get_logger("router")
 
 _TICK_S = 1.0
-
-VERSION = metadata.version("segue")
 
 
 class Telemetry:
@@ -47,6 +46,7 @@ class Telemetry:
         self.metrics = RouterMetrics(self.exposition, settings.slo_classes)
         self.exposition.read(self._read_fleet)
         self.exposition.read(self._read_router)
+        self.exposition.read(lambda: link_readings(link_messages(links.transfers)))
         self._window = Window(self.metrics.look, self._began_s)
         self._lags: deque[float] = deque(maxlen=round(WINDOW_S / INTERVAL_S))
         self._tracing: Tracing | None = None
@@ -92,6 +92,7 @@ class Telemetry:
         )
         state.router_id, state.version, state.model = settings.router_id, VERSION, settings.model_name
         state.time_unix_s = time.time()
+        state.links.extend(link_messages(self._links.transfers))
         state.uptime_s = now_s - self._began_s
         state.window_s = self._window.seconds(now_s, window_s)
         state.draining = self._dispatcher.draining

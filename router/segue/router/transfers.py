@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from heapq import nsmallest
 
 from segue.router.lines import NOTHING, Line, LineMeter
 
@@ -46,6 +47,15 @@ class TransferMeter:
         else:
             self._own.pop(pair, None)
         self._links = None
+
+    def pairs(self, most: int) -> list[tuple[str, str]]:
+        """Of the pairs that have been measured so many: those that stand out, then those used most."""
+        measured = {pair: meter.samples for pair, meter in self._pairs.items() if meter.samples}
+        return nsmallest(most, measured, key=lambda pair: (pair not in self._own, -measured[pair]))
+
+    def line(self, pair: tuple[str, str]) -> Line:
+        """Of a pair that has been measured."""
+        return self._pairs[pair].line
 
     def forget(self, worker_id: str) -> None:
         """The worker is gone."""

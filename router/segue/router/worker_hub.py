@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from segue.base.identity import caller_problem
 from segue.base.logging import get_logger
+from segue.base.versions import protocol_problem
 from segue.proto.worker_pb2 import (
     KvEvents,
     Refused,
@@ -33,8 +34,6 @@ from segue.router.models import Models
 from segue.router.worker_links import WorkerLink, WorkerLinks
 
 log = get_logger("router")
-
-PROTOCOL_VERSION = 1
 
 _ROLES = (Role.ROLE_PREFILL, Role.ROLE_DECODE)
 
@@ -109,11 +108,8 @@ class WorkerHub(WorkerHubServicer):
         if first is None or not first.HasField("register"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be Register")
         register = first.register
-        if register.protocol != PROTOCOL_VERSION:
-            reason = (
-                f"the worker speaks frame protocol {register.protocol}, this router {PROTOCOL_VERSION}; "
-                "run the same version of Segue on both"
-            )
+        if (reason := protocol_problem(register.protocol, register.version)) is not None:
+            log.error("worker_refused", worker_id=register.worker_id, peer=context.peer(), reason=reason)
             await context.write(RouterFrame(refused=Refused(reason=reason)))
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
         if not register.worker_id or register.role not in _ROLES:
@@ -145,7 +141,7 @@ class WorkerHub(WorkerHubServicer):
         link = WorkerLink(register)
         link.heard_at_s = time.monotonic()
         self._links.add(link)
-        log.info("worker_attached", worker_id=link.worker_id, address=register.address)
+        log.info("worker_attached", worker_id=link.worker_id, address=register.address, version=register.version)
         return link
 
     def _drop(self, link: WorkerLink) -> None:

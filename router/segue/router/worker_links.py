@@ -155,6 +155,7 @@ class WorkerLink:
             assigned_prefill_tokens=self.assigned_prefill_tokens or self.meter.waiting_prefill_tokens,
             busy_since_s=self.meter.busy_since_s,
             turn=self.turn,
+            version=self.register.version,
         )
 
 

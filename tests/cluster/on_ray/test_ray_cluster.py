@@ -14,14 +14,12 @@ import pytest
 from segue.client import Connection, SegueClient
 from segue.cluster.local import choose_ports
 from segue.cluster.on_ray.settings import RayCluster, RayPool
-from segue.cluster.pools import PoolsView
-from segue.cluster.pools_service import view_of
 from segue.cluster.readiness import RouterHttp, wait_until_ready
 from segue.engine.embedded_model import ensure_embedded_model
-from segue.proto.pools_pb2 import ListPoolsRequest, ScaleRequest, WatchPoolsRequest
+from segue.proto.pools_pb2 import ListPoolsRequest
 from segue.proto.pools_pb2_grpc import PoolsStub
-from segue.proto.worker_pb2 import Role
 from tests.cluster.load import Load
+from tests.cluster.scaled import scaled, settled
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -34,21 +32,6 @@ async def main():
         print(sum(len(pool.workers) for pool in (await PoolsStub(channel).List(ListPoolsRequest())).pools))
 asyncio.run(main())
 """
-
-
-def scaled(prefill: int, decode: int) -> ScaleRequest:
-    pools = ((Role.ROLE_PREFILL, prefill), (Role.ROLE_DECODE, decode))
-    return ScaleRequest(targets=[ScaleRequest.Target(role=role, workers=workers) for role, workers in pools])
-
-
-async def settled(stub: Any, *counts: int) -> PoolsView:
-    """The first view in which the pools have so many workers, all of them running."""
-    async for state in stub.Watch(WatchPoolsRequest()):
-        view = view_of(state)
-        workers = [worker for pool in view.pools for worker in pool.workers]
-        if [len(pool.workers) for pool in view.pools] == [*counts] and all(w.phase == "running" for w in workers):
-            return view
-    raise AssertionError("the stream ended")
 
 
 async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_word(

@@ -14,6 +14,7 @@ from segue.base.identity import ROUTER_DNS
 from segue.base.tls import TlsSource
 from segue.base.tls_grpc import open_aio_channel
 from segue.base.undecodable import RefuseUndecodable
+from segue.base.versions import PROTOCOL
 from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
 from segue.proto.kv_transfer_pb2 import BlockLayout, ReleaseRequest, Ticket
 from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, SamplingParams, TokenLogprob
@@ -39,7 +40,7 @@ from segue.router.grpc_api import InferenceService
 from segue.router.limits import Limits
 from segue.router.models import Models
 from segue.router.text.tokenizer import TextCodec
-from segue.router.worker_hub import PROTOCOL_VERSION, WorkerHub
+from segue.router.worker_hub import WorkerHub
 from segue.router.worker_links import WorkerLinks
 from segue.worker.outbox import Outbox
 
@@ -95,9 +96,7 @@ class ScriptedWorker:
         tls: TlsSource | None = None,
     ) -> None:
         self._tls = tls
-        self.register = Register(
-            worker_id=worker_id, epoch=epoch, role=role, address="127.0.0.1:1", protocol=PROTOCOL_VERSION
-        )
+        self.register = Register(worker_id=worker_id, epoch=epoch, role=role, address="127.0.0.1:1", protocol=PROTOCOL)
         self.status = Status(state=state, facts=facts)
         self.answer = answer
         self.go = asyncio.Event()

@@ -76,9 +76,19 @@ def test_all_differences_are_told_at_once() -> None:
     assert all(word in message for word in ("dtype", "transport", "vocab_size", "layers"))
 
 
-@pytest.mark.parametrize("same", [facts(), facts(engine="other", engine_version="9", kv_blocks=5, model="/elsewhere")])
+@pytest.mark.parametrize("same", [facts(), facts(engine="other", kv_blocks=5, model="/elsewhere")])
 def test_what_may_differ_is_let_in(same: EngineFacts) -> None:
     assert mismatch(same, [prefill(0), decode(0)]) is None
+
+
+def test_releases_of_the_engine_are_not_mixed_and_builds_of_one_may_be() -> None:
+    old = decode(0, facts=facts(engine_version="0.32.0+cpu"))
+    message = mismatch(facts(engine_version="0.33.0"), [old])
+    assert message is not None
+    for word in ("engine_version", "'0.33.0'", "'0.32.0+cpu'", "release of the engine"):
+        assert word in message
+    assert mismatch(facts(engine_version="0.32.0"), [old]) is None
+    assert mismatch(facts(engine_version="0.2.0", simulated=True), [old]) is None
 
 
 def test_workers_that_are_not_ready_set_no_standard() -> None:

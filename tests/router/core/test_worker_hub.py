@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 
 from segue.base.errors import Unavailable
+from segue.base.versions import PROTOCOL
 from segue.client import SegueClient
 from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import SamplingParams
@@ -26,7 +27,6 @@ from segue.proto.worker_pb2 import (
 )
 from segue.proto.worker_pb2_grpc import WorkerHubStub
 from segue.router.text.tokenizer import TextCodec
-from segue.router.worker_hub import PROTOCOL_VERSION
 from segue.router.worker_links import WorkerLink
 from tests.router.core.scripted import (
     FACTS,
@@ -134,12 +134,12 @@ async def test_a_second_worker_of_the_same_id_is_refused_with_the_firsts_epoch(r
             "99",
         ),
         (
-            WorkerFrame(register=Register(worker_id="", role=Role.ROLE_DECODE, protocol=PROTOCOL_VERSION)),
+            WorkerFrame(register=Register(worker_id="", role=Role.ROLE_DECODE, protocol=PROTOCOL)),
             grpc.StatusCode.INVALID_ARGUMENT,
             "worker_id",
         ),
         (
-            WorkerFrame(register=Register(worker_id="w", protocol=PROTOCOL_VERSION)),
+            WorkerFrame(register=Register(worker_id="w", protocol=PROTOCOL)),
             grpc.StatusCode.INVALID_ARGUMENT,
             "role",
         ),
@@ -274,7 +274,7 @@ async def test_a_worker_that_hangs_up_while_it_is_let_in_leaves_no_trace(router:
     for _ in range(10):
         async with grpc.aio.insecure_channel(router.hub_address) as channel:
             call = WorkerHubStub(channel).Attach()  # type: ignore[call-arg]
-            register = Register(worker_id="w", epoch="e", role=Role.ROLE_DECODE, protocol=PROTOCOL_VERSION)
+            register = Register(worker_id="w", epoch="e", role=Role.ROLE_DECODE, protocol=PROTOCOL)
             await call.write(WorkerFrame(register=register))
             call.cancel()
     await until(lambda: not list(router.links))

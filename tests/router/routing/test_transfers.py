@@ -4,6 +4,8 @@ from itertools import product
 
 import pytest
 
+from segue.router.metrics import catalogue
+from segue.router.metrics.link_rates import link_messages, link_readings
 from segue.router.transfers import TransferMeter
 
 MIB = 1 << 20
@@ -39,3 +41,26 @@ def test_a_worker_that_is_gone_takes_its_links_along() -> None:
 
 def test_without_measurements_a_transfer_takes_no_time_that_is_known() -> None:
     assert TransferMeter().links.between("p", "d")(MIB) == 0.0
+
+
+def test_pairs_that_differ_are_told_before_those_that_are_used_most() -> None:
+    meter = meter_of(slow=5.0)
+    meter.measured("p-3", "d-2", MIB, 0.003)
+    meter.measured("p-9", "d-9", 0, 0.001)  # Nothing was moved: nothing is known.
+    assert meter.pairs(2) == [("p-1", "d-1"), ("p-3", "d-2")]
+    assert len(meter.pairs(100)) == 12
+    common, slow, *others = link_messages(meter)
+    assert (common.prefill_worker, common.differs, common.transfers) == ("", False, 481)
+    assert (slow.prefill_worker, slow.decode_worker, slow.differs) == ("p-1", "d-1", True)
+    assert slow.bytes_per_s == pytest.approx(MIB / 0.005, rel=0.05)
+    assert not any(link.differs for link in others)
+
+
+def test_links_are_readings_of_the_pairs_that_are_measured() -> None:
+    assert all(not reading for reading in link_readings(link_messages(TransferMeter())).values())
+    readings = link_readings(link_messages(meter_of(slow=5.0)))
+    assert readings[catalogue.LINKS_RATE].keys() == {()}
+    assert readings[catalogue.LINK_DIFFERS]["p-1", "d-1"] == 1.0
+    assert sum(readings[catalogue.LINK_DIFFERS].values()) == 1.0
+    assert readings[catalogue.LINK_RATE]["p-0", "d-0"] == pytest.approx(MIB / 0.001, rel=0.05)
+    assert len(readings[catalogue.LINK_FIXED]) == 12

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from segue.base.errors import SettingsError
 from segue.base.ids import new_epoch
 from segue.base.logging import get_logger
+from segue.base.versions import PROTOCOL, VERSION
 from segue.engine.protocol import Engine
 from segue.engine.settings import EngineSettings
 from segue.proto.worker_pb2 import EngineFacts, Register, WorkerState
@@ -24,7 +25,6 @@ from segue.worker.telemetry import WorkerTelemetry
 
 log = get_logger("worker")
 
-PROTOCOL_VERSION = 1
 _LEAVE_TIMEOUT_S = 2.0
 
 
@@ -68,7 +68,8 @@ class Worker:
             epoch=epoch,
             role=role.proto,
             address=server.address,
-            protocol=PROTOCOL_VERSION,
+            protocol=PROTOCOL,
+            version=VERSION,
         )
         try:
             async with asyncio.TaskGroup() as tasks, Releases(tasks, settings.worker_id, self._tls) as releases:
@@ -84,7 +85,11 @@ class Worker:
                 watching = tasks.create_task(runtime.watch(), name="clock")
                 runtime.set_state(WorkerState.WORKER_STATE_LOADING, self._settings.model)
                 status = await self._serve(runtime, server, engine)
-                log.info("leaving", status=status)
+                load = runtime.current_load()
+                blocks = {"free_blocks": load.free_blocks, "kv_blocks": runtime.status.facts.kv_blocks}
+                log.info(
+                    "leaving", status=status, requests=runtime.open_requests, held_offers=load.held_offers, **blocks
+                )
                 await server.set_ready(False)
                 await runtime.leave(_LEAVE_TIMEOUT_S)
                 attached.cancel()

@@ -142,6 +142,25 @@ KV_TRANSFERS = Metric(
     ("transport", "outcome"),
 )
 KV_BYTES = Metric("segue_kv_transfer_bytes_total", "counter", "Bytes of transferred KV cache.", ("transport",))
+_OF_LINK = ("prefill_worker", "decode_worker")
+LINKS_RATE = Metric(
+    "segue_kv_transfer_bytes_per_second",
+    "gauge",
+    "How fast KV caches travel over all pairs of workers, the fixed part aside; none before the first transfer.",
+)
+LINK_RATE = Metric(
+    "segue_kv_link_bytes_per_second",
+    "gauge",
+    "The same of one pair; of at most 256 pairs, those that differ first, then those used most.",
+    _OF_LINK,
+)
+LINK_FIXED = Metric("segue_kv_link_fixed_seconds", "gauge", "What a transfer takes whatever its size.", _OF_LINK)
+LINK_DIFFERS = Metric(
+    "segue_kv_link_differs",
+    "gauge",
+    "1 if the pair is so much slower or faster than the others that requests are routed by its own rate.",
+    _OF_LINK,
+)
 
 # The router itself
 
