@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from observability.grafana import dashboard
+from observability.prometheus import kubernetes
 from segue.base.metrics import Metric
 from segue.router.metrics import catalogue as router
 from segue.worker.metrics import catalogue as worker
@@ -111,6 +112,15 @@ def test_every_alert_says_what_it_is_and_the_documentation_what_to_do() -> None:
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
         for label in re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]):
             assert label in read(rule["expr"]).grouped_by, (rule["alert"], label)
+
+
+def test_kubernetes_gets_the_same_rules() -> None:
+    assert kubernetes.FILE.read_text() == kubernetes.text(), "run python -m observability.prometheus.kubernetes"
+    made = yaml.safe_load(kubernetes.text())
+    assert made["kind"] == "PrometheusRule"
+    assert made["spec"] == ALERTS
+    component = yaml.safe_load((kubernetes.FILE.parent / "kustomization.yaml").read_text())
+    assert kubernetes.FILE.name in component["resources"]
 
 
 def _overlap(one: dict[str, int], other: dict[str, int]) -> bool:

@@ -115,7 +115,7 @@ class _Router:
         health = await _add_health_and_reflection(public)
 
         app = make_app(dispatcher, models, limits, settings.slo_classes)
-        add_readiness(app, links)
+        add_readiness(app, links, lambda: dispatcher.draining)
         telemetry.add_to(app)
         if security.gate is not None:
             app.middlewares.append(http_middleware(security.gate))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -31,9 +32,12 @@ def readiness(fleet: FleetSnapshot) -> dict[str, Any]:
     }
 
 
-def add_readiness(app: web.Application, links: WorkerLinks) -> None:
+def add_readiness(app: web.Application, links: WorkerLinks, draining: Callable[[], bool]) -> None:
+    """A router that drains is not ready, whatever its workers are: a load balancer is to send it nothing new."""
+
     async def readyz(request: web.Request) -> web.Response:
         body = readiness(links.snapshot())
+        body |= {"ready": body["ready"] and not draining(), "draining": draining()}
         return web.json_response(body, status=200 if body["ready"] else 503)
 
     app.router.add_get("/readyz", readyz)

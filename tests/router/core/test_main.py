@@ -172,6 +172,8 @@ async def test_at_sigterm_what_runs_finishes_and_what_comes_is_refused() -> None
             await client.generate(PROMPT, max_tokens=5)
         async with http.post("/v1/completions", json=body) as response:
             assert response.status == 503
+        async with http.get("/readyz") as response:
+            assert (response.status, (await response.json())["draining"]) == (503, True)
         assert process.child.returncode is None
         decode.go.set()
         answer = await running
