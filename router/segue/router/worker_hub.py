@@ -109,7 +109,7 @@ class WorkerHub(WorkerHubServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be Register")
         register = first.register
         if (reason := protocol_problem(register.protocol, register.version)) is not None:
-            log.error("worker_refused", worker_id=register.worker_id, peer=context.peer(), reason=reason)
+            log.warning("worker_refused", worker_id=register.worker_id, peer=context.peer(), reason=reason)
             await context.write(RouterFrame(refused=Refused(reason=reason)))
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
         if not register.worker_id or register.role not in _ROLES:
