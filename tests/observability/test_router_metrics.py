@@ -114,7 +114,7 @@ async def router(codec: TextCodec) -> AsyncIterator[Router]:
 async def test_requests_through_a_router_are_counted_once_each(
     router: Router, exposition: Exposition, metrics: RouterMetrics
 ) -> None:
-    router.dispatcher.observer = metrics
+    router.dispatcher.around.observer = metrics
     await router.attach_pair()
     async with SegueClient(router.address) as client:
         for _ in range(3):
@@ -134,7 +134,7 @@ async def test_requests_through_a_router_are_counted_once_each(
 async def test_a_worker_that_is_lost_is_a_continuation_and_leaves_no_gauge(
     router: Router, exposition: Exposition, metrics: RouterMetrics
 ) -> None:
-    router.dispatcher.observer = metrics
+    router.dispatcher.around.observer = metrics
     exposition.read(lambda: read_fleet(router.links.snapshot(), {}))
     _, decode = await router.attach_pair()
     decode.go.clear()

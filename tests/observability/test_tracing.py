@@ -67,7 +67,7 @@ def memory() -> Memory:
 @pytest.fixture
 async def router(codec: TextCodec, memory: Memory) -> AsyncIterator[Router]:
     async with running_router(codec) as router:
-        router.dispatcher.tracing = memory.tracing("segue-router")
+        router.dispatcher.around.tracing = memory.tracing("segue-router")
         yield router
 
 

@@ -105,7 +105,7 @@ class Histogram:
         self.buckets: dict[Labels, Buckets] = {}
 
     def observe(self, value: float, *labels: str) -> None:
-        self.at(*labels).observe(value)
+        (self.buckets.get(labels) or self.at(*labels)).observe(value)
 
     def at(self, *labels: str) -> Buckets:
         found = self.buckets.get(labels)

@@ -8,7 +8,10 @@ from segue.router.records import FirstToken
 
 
 class ChoiceTimings:
-    """Fed by :class:`~segue.router.choice_run.ChoiceRun`; times are of its clock."""
+    """Fed by :class:`~segue.router.choice_run.ChoiceRun`; times are of its clock.
+
+    ``last_s`` is when a worker last said something. Whoever takes plain tokens past the run sets it.
+    """
 
     def __init__(self, path_reason: str, now_s: float) -> None:
         self._prefill_worker = ""
@@ -19,7 +22,7 @@ class ChoiceTimings:
         self._sent_s: float | None = None
         self._token_1_s: float | None = None
         self._decode_first_s: float | None = None
-        self._last_s = now_s
+        self.last_s = now_s
         self._prefill = EngineUsage()
         self._decode = EngineUsage()
         self._transfer = Transfer()
@@ -41,11 +44,6 @@ class ChoiceTimings:
     def interruptions(self) -> int:
         return len(self._continuations)
 
-    @property
-    def last_s(self) -> float:
-        """When a worker last said something."""
-        return self._last_s
-
     def first_token(self) -> FirstToken:
         """Once there is one."""
         token_1_s = self._accepted_s if self._token_1_s is None else self._token_1_s
@@ -58,15 +56,10 @@ class ChoiceTimings:
         )
 
     def on_token_1(self, worker_id: str, output: RequestOutput, now_s: float) -> None:
-        self._last_s = now_s
+        self.last_s = now_s
         if self._token_1_s is None:
             self._token_1_s = now_s
             self._prefill_worker, self._prefill = worker_id, output.usage
-
-    def on_plain_token(self, now_s: float) -> float:
-        """Another token of decode, not its first; the seconds since the one before."""
-        gap_s, self._last_s = now_s - self._last_s, now_s
-        return gap_s
 
     def on_tokens(self, worker_id: str, output: RequestOutput, now_s: float) -> None:
         if self._token_1_s is None:  # The prompt was computed by decode.
@@ -74,7 +67,7 @@ class ChoiceTimings:
         if self._decode_first_s is None:
             self._decode_first_s = now_s
         self._decode_worker = worker_id
-        self._last_s = now_s
+        self.last_s = now_s
         if output.HasField("usage"):
             self._decode = output.usage
             if self._continuations:
@@ -106,7 +99,7 @@ class ChoiceTimings:
         if self._decode_first_s is not None:
             timings.decode_worker = self._decode_worker
             timings.handoff_s = self._decode_first_s - token_1_s
-            timings.decode_s = self._last_s - self._decode_first_s
+            timings.decode_s = self.last_s - self._decode_first_s
         if output_tokens > 1:
-            timings.itl_mean_s = (self._last_s - token_1_s) / (output_tokens - 1)
+            timings.itl_mean_s = (self.last_s - token_1_s) / (output_tokens - 1)
         return timings

@@ -100,10 +100,10 @@ class _Router:
         admission = Admission(settings.max_queue_s, settings.slo_classes, settings.queue_bounds)
         dispatcher = Dispatcher(links, models.__getitem__, settings.max_concurrent_requests, continuation, admission)
         policy = Policy(settings.routing, Disaggregation(settings.disaggregation))
-        dispatcher.placement = Placement(links, policy, PrefixIndex(settings.prefix_index_blocks))
+        dispatcher.around.placement = Placement(links, policy, PrefixIndex(settings.prefix_index_blocks))
         books.keep(dispatcher)
         telemetry = Telemetry(settings, links, dispatcher)
-        hub = WorkerHub(settings.router_id, settings.worker_lease_s, links, dispatcher, models)
+        hub = WorkerHub(settings.router_id, settings.worker_lease_s, links, dispatcher.news, models)
         hub.ports = settings.worker_ports
 
         fleet = FleetService(telemetry.state)

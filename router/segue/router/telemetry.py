@@ -52,9 +52,9 @@ class Telemetry:
         self._tracing: Tracing | None = None
         if settings.otlp_endpoint:
             traced = TracingSettings(settings.otlp_endpoint, settings.trace_ratio)
-            self._tracing = dispatcher.tracing = open_tracing(traced, "segue-router", settings.router_id)
-        others = () if type(dispatcher.observer) is RouterObserver else (dispatcher.observer,)
-        dispatcher.observer = Observers((*others, self.metrics, RequestLog(every=settings.log_requests)))
+            self._tracing = dispatcher.around.tracing = open_tracing(traced, "segue-router", settings.router_id)
+        others = () if type(dispatcher.around.observer) is RouterObserver else (dispatcher.around.observer,)
+        dispatcher.around.observer = Observers((*others, self.metrics, RequestLog(every=settings.log_requests)))
 
     def add_to(self, app: web.Application) -> None:
         """Serve ``/metrics`` beside the public API, unless it has a port of its own."""
@@ -127,8 +127,8 @@ class Telemetry:
             catalogue.RUNNING: {(): float(dispatcher.running_requests)},
             catalogue.QUEUED: {(one.name,): float(dispatcher.waiting.queued(one.name)) for one in settings.slo_classes},
             catalogue.QUEUED_TOKENS: {(): float(dispatcher.waiting.queued_tokens)},
-            catalogue.INDEX_BLOCKS: {(): float(len(dispatcher.placement.index))},
-            catalogue.INDEX_DROPPED: {(): float(dispatcher.placement.index.dropped_blocks)},
+            catalogue.INDEX_BLOCKS: {(): float(len(dispatcher.around.placement.index))},
+            catalogue.INDEX_DROPPED: {(): float(dispatcher.around.placement.index.dropped_blocks)},
             catalogue.HELD_TICKETS: {(): float(held)},
             catalogue.DRAINING: {(): float(dispatcher.draining)},
         }

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from segue.proto.worker_pb2 import RequestOutput, StepTokens
 from segue.router.choice_run import ChoiceRun
+from segue.router.choice_timings import ChoiceTimings
 from segue.router.records import RouterObserver
 from segue.router.request import Request
+from segue.router.service import ResponseSink
 from segue.router.worker_links import WorkerLink
 
 _MAX_STREAM = (1 << 32) - 1
@@ -20,12 +22,16 @@ _MAX_STREAM = (1 << 32) - 1
 
 @dataclass(slots=True)
 class _Stream:
-    """One decode leg. ``tokens`` have come in columns."""
+    """One decode leg, with what a token needs of it at hand. ``tokens`` have come in columns; ``gaps_s`` is where the
+    times between them are gathered, with those of all answers of the same class."""
 
     link: WorkerLink
     leg_id: str
-    request: Request
-    run: ChoiceRun
+    push: Callable[[int], str | None]
+    timings: ChoiceTimings
+    sink: ResponseSink
+    index: int
+    gaps_s: list[float]
     tokens: int = 0
 
 
@@ -35,6 +41,7 @@ class TokenStreams:
     def __init__(self) -> None:
         self._streams: dict[int, _Stream] = {}
         self._number_of: dict[str, int] = {}  # By run: its present leg's.
+        self._gaps_s: dict[str, list[float]] = {}  # By class; filled and emptied with each frame.
         self._last = 0
 
     def __len__(self) -> int:
@@ -47,7 +54,8 @@ class TokenStreams:
         while number in self._streams:
             number = number % _MAX_STREAM + 1
         self._last = number
-        self._streams[number] = _Stream(link, run.leg_id, request, run)
+        gaps_s = self._gaps_s.setdefault(request.slo_class, [])
+        self._streams[number] = _Stream(link, run.leg_id, run.push_plain, run.timings, request.sink, run.index, gaps_s)
         self._number_of[run.run_id] = number
         return number
 
@@ -71,21 +79,21 @@ class TokenStreams:
     ) -> None:
         """Give every token to whom it belongs. ``long_way`` takes to their runs, as outputs, those that need it."""
         streams = self._streams
-        gaps_s: dict[str, list[float]] = {}
         for number, token_id in zip(tokens.streams, tokens.token_ids, strict=False):
             stream = streams.get(number)
             if stream is None or stream.link is not link:
                 continue  # It has ended, or goes on elsewhere.
             stream.tokens += 1
-            run = stream.run
-            text = run.push_plain(token_id)
+            text = stream.push(token_id)
             if text is None:
                 long_way(RequestOutput(request_id=stream.leg_id, token_ids=(token_id,)))
                 continue
-            gap_s = run.timings.on_plain_token(now_s)
-            if observer is not None:
-                gaps_s.setdefault(stream.request.slo_class, []).append(gap_s)
-            stream.request.sink.on_token(run.index, text, token_id)
-        for slo_class, gaps in gaps_s.items():
-            if observer is not None:
-                observer.on_tokens(slo_class, link.worker_id, gaps)
+            timings = stream.timings
+            stream.gaps_s.append(now_s - timings.last_s)
+            timings.last_s = now_s
+            stream.sink.on_token(stream.index, text, token_id)
+        for slo_class, gaps_s in self._gaps_s.items():
+            if gaps_s:
+                if observer is not None:
+                    observer.on_tokens(slo_class, link.worker_id, gaps_s)
+                gaps_s.clear()

@@ -25,7 +25,7 @@ from segue.router.prediction import Ask
 from segue.router.queueing.arrivals import ArrivalMeter
 from segue.router.queueing.queue import AdmissionQueue
 from segue.router.queueing.room import LongWork, rooms
-from segue.router.queueing.waiting import Ahead, Waiting
+from segue.router.queueing.waiting import NOTHING_AHEAD, Ahead, Waiting
 from segue.router.request import Request
 from segue.router.service import Generation
 from segue.router.slo import SloClass
@@ -37,21 +37,26 @@ _LOOK_S = 0.05
 # A prompt that takes more than this part of the shortest promise would make others miss it that come right behind.
 _LONG_PART = 0.75
 _RETRY_S = 1.0
+# So many requests, and within so long a time, hardly change what workers have ahead of them.
+_ALIKE, _MOMENT_S = 16, 0.05
+_REMEMBERED = 64
 _SHORT = "(short)"  # Of all interactive classes; no class's name.
+
+Start = Callable[[Request, FleetSnapshot], None]
 
 
 class WaitingRoom:
     """Every request passes through it; with room on the workers, without a wait.
 
-    ``start`` is called with each request whose turn it is, on the event loop. ``patience_s`` is how long requests wait
-    for a decode worker when there is none at all.
+    ``start`` is called on the event loop with each request whose turn it is, and the fleet as it then is.
+    ``patience_s`` is how long requests wait for a decode worker when there is none at all.
     """
 
-    def __init__(
-        self, links: WorkerLinks, admission: Admission, start: Callable[[Request], None], patience_s: float
-    ) -> None:
+    def __init__(self, links: WorkerLinks, admission: Admission, start: Start, patience_s: float) -> None:
         self._links = links
         self._admission = admission
+        # By class and time limit: until when, and how many more.
+        self._let_past: dict[tuple[str, float], tuple[float, int]] = {}
         self._start = start
         self._patience_s = patience_s
         self._queue = AdmissionQueue(admission.bounds)
@@ -79,11 +84,27 @@ class WaitingRoom:
     def check(self, demand: Demand, fleet: FleetSnapshot) -> None:
         """Raises Overloaded: this request may not wait, or would wait too long."""
         slo_class, now_s = self._class_of(demand), time.monotonic()
-        # Asked twice of each: before its prompt is tokenised, and when it is to start.
-        if demand.prompt_tokens:
-            self._arrivals.tokenised(slo_class.name, demand.prompt_tokens)
-        else:
-            self._arrivals.asked(slo_class.name, now_s)
+        self._arrivals.tokenised(slo_class.name, demand.prompt_tokens)
+        self._require_room(demand, slo_class, fleet, now_s)
+
+    def check_untokenised(self, demand: Demand) -> None:
+        """The same before it is known how long the prompt is, so that refusing many costs little.
+
+        Where nobody waits and one like it could have come in a moment ago, so can this one: should that be wrong,
+        :meth:`check` says so.
+        """
+        slo_class, now_s = self._class_of(demand), time.monotonic()
+        self._arrivals.asked(slo_class.name, now_s)
+        alike = (slo_class.name, demand.timeout_s)
+        until_s, more = self._let_past.pop(alike, (0.0, 0))
+        if len(self._queue) or not more or now_s > until_s:
+            self._require_room(demand, slo_class, self._links.snapshot(), now_s)
+            until_s, more = now_s + _MOMENT_S, _ALIKE
+            if len(self._let_past) >= _REMEMBERED:
+                self._let_past.clear()
+        self._let_past[alike] = until_s, more - 1
+
+    def _require_room(self, demand: Demand, slo_class: SloClass, fleet: FleetSnapshot, now_s: float) -> None:
         ahead = self._ahead(slo_class, now_s + target_s(slo_class, prefill_s(fleet, demand.prompt_tokens)), now_s)
         if (refusal := self._admission.refusal(fleet, demand, slo_class, ahead)) is not None:
             raise Overloaded(refusal.reason, retry_after_s=refusal.retry_after_s)
@@ -94,7 +115,7 @@ class WaitingRoom:
         """Wait for a turn; perhaps it is now."""
         self._requests[request.request_id] = request
         self._queue.offer(self._waiting(request, fleet))
-        self._let_in()
+        self._let_in(fleet)
 
     def leave(self, request_id: str) -> None:
         """Its request is over, whether it waited or not."""
@@ -115,11 +136,13 @@ class WaitingRoom:
 
     def engine_priority(self, generation: Generation) -> int:
         """As engines take it that schedule by priority: lower is sooner. Batch comes behind everything else."""
-        interactive = self._class_of(generation.demand()).interactive
+        interactive = self._admission.classes.find(generation.slo_class).interactive
         return generation.priority if interactive else generation.priority + 2 * MAX_PRIORITY
 
     def _ahead(self, slo_class: SloClass, due_s: float, now_s: float) -> Ahead:
         rate, tokens = self._arrivals.passing(slo_class, self._admission.classes, now_s)
+        if not len(self._queue):
+            return Ahead(passing_per_s=rate, passing_tokens=tokens) if rate else NOTHING_AHEAD
         return replace(self._queue.ahead(slo_class, due_s), passing_per_s=rate, passing_tokens=tokens)
 
     def _class_of(self, demand: Demand) -> SloClass:
@@ -149,11 +172,11 @@ class WaitingRoom:
             start_by_s=request.accepted_s + promise_s - own_s,
         )
 
-    def _let_in(self) -> None:
-        """Start all whose turn it is."""
+    def _let_in(self, fleet: FleetSnapshot | None = None) -> None:
+        """Start all whose turn it is. ``fleet`` is as it is now, if it is known."""
         self._soon = False
         while self._queue:
-            fleet = self._links.snapshot()
+            fleet = fleet or self._links.snapshot()
             now_s = time.monotonic()
             long = LongWork(len(self._long), sum(self._long.values()), *self._arrivals.rate(_SHORT, now_s))
             waiting = self._queue.next(now_s, rooms(fleet, long))
@@ -163,7 +186,8 @@ class WaitingRoom:
             request = self._requests.pop(waiting.request_id)
             if waiting.long:
                 self._long |= {request.run_id(index): waiting.prompt_tokens for index in range(waiting.n)}
-            self._start(request)
+            self._start(request, fleet)
+            fleet = None
         self._look_later()
 
     def _desert(self, fleet: FleetSnapshot, now_s: float) -> None:

@@ -281,7 +281,7 @@ class Router:
     def assert_idle(self) -> None:
         """Nothing is left of any request: not in the dispatcher, not in the load figures."""
         assert self.dispatcher.running_requests == 0
-        assert not self.dispatcher._runs
+        assert not len(self.dispatcher.conductor)
         assert [(link.worker_id, link.assigned_requests, link.assigned_tokens) for link in self.links] == [
             (link.worker_id, 0, 0) for link in self.links
         ]
@@ -301,7 +301,7 @@ async def running_router(
     models = Models(MODEL, codec, created_unix_s=7)
     dispatcher = Dispatcher(links, models.__getitem__, max_concurrent_requests, continuation or IMPATIENT, admission)
     hub_server, public_server = grpc.aio.server(), grpc.aio.server(interceptors=[RefuseUndecodable()])
-    add_WorkerHubServicer_to_server(WorkerHub("router-1", lease_s, links, dispatcher, models), hub_server)
+    add_WorkerHubServicer_to_server(WorkerHub("router-1", lease_s, links, dispatcher.news, models), hub_server)
     add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits or Limits()), public_server)
     hub_port = hub_server.add_insecure_port("127.0.0.1:0")
     port = public_server.add_insecure_port("127.0.0.1:0")

@@ -119,7 +119,7 @@ class World:
         known = self.links.get(worker_id)
         if known is not None and self.links.remove(known):
             next(life for life in self.lives if life.link is known).alive = False
-            self.dispatcher.on_worker_lost(known)
+            self.dispatcher.news.on_worker_lost(known)
 
     def start(
         self,
@@ -180,7 +180,7 @@ class World:
                 )
                 output.offer.CopyFrom(ticket)
                 life.offered.add(f"kv-{request_id}")
-        self.dispatcher.on_outputs(life.link, [output])
+        self.dispatcher.news.on_outputs(life.link, [output])
 
     def _under_way(self) -> set[str]:
         """Tickets sent to workers that were lost before they got them: their leases must run out."""
@@ -204,7 +204,7 @@ class World:
     def assert_nothing_is_left(self) -> None:
         assert all(sink.over for sink, _ in self.sinks)
         assert self.dispatcher.running_requests == 0
-        assert not self.dispatcher._runs
+        assert not len(self.dispatcher.conductor)
         for life in self.lives:
             assert (life.link.assigned_requests, life.link.assigned_tokens) == (0, 0), life.link.worker_id
             if not life.alive:
@@ -426,7 +426,7 @@ def decoding(world: World, **sampling: Any) -> tuple[Sink, FakeWorker, str]:
 
 def drain(world: World, life: FakeWorker) -> None:
     life.link.status = Status(state=WorkerState.WORKER_STATE_DRAINING, facts=FACTS)
-    world.dispatcher.on_worker_state(life.link)
+    world.dispatcher.news.on_worker_state(life.link)
     world.deliver()
 
 
@@ -439,7 +439,7 @@ async def test_a_drained_decode_workers_requests_are_moved_with_their_kv_cache(w
     del first.held[leg_id]
     aborted = FinishReason.FINISH_REASON_ABORT
     moved = RequestOutput(request_id=leg_id, finish_reason=aborted, offer=ticket)
-    world.dispatcher.on_outputs(first.link, [moved])
+    world.dispatcher.news.on_outputs(first.link, [moved])
     world.deliver()
     second = holder(world, Role.ROLE_DECODE)
     assert second is not first
@@ -456,7 +456,7 @@ async def test_nothing_moves_while_there_is_nowhere_to_go(world: World) -> None:
     sink, first, leg_id = decoding(world)
     drain(world, first)
     assert first.asked_to_move == []
-    world.dispatcher.on_worker_state(world.attach("decode-1", Role.ROLE_DECODE).link)
+    world.dispatcher.news.on_worker_state(world.attach("decode-1", Role.ROLE_DECODE).link)
     world.deliver()
     assert first.asked_to_move == [leg_id]
     world.finish()

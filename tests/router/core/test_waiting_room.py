@@ -31,13 +31,13 @@ class Records(RouterObserver):
 @pytest.fixture
 def world(codec: TextCodec) -> World:
     world = World(codec, places=1)
-    world.dispatcher.observer = Records()
+    world.dispatcher.around.observer = Records()
     return world
 
 
 def records(world: World) -> Records:
-    assert isinstance(world.dispatcher.observer, Records)
-    return world.dispatcher.observer
+    assert isinstance(world.dispatcher.around.observer, Records)
+    return world.dispatcher.around.observer
 
 
 def fill(world: World) -> list[Sink]:
@@ -139,7 +139,7 @@ async def test_a_drain_that_is_over_ends_those_who_wait(world: World) -> None:
 
 async def test_every_end_is_recorded(codec: TextCodec) -> None:
     world = World(codec, max_concurrent_requests=2)
-    world.dispatcher.observer = Records()
+    world.dispatcher.around.observer = Records()
     world.start(max_tokens=2)
     second = world.start()
     with pytest.raises(Overloaded):

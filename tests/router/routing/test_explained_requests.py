@@ -38,7 +38,7 @@ async def test_a_request_goes_where_its_prefix_is_and_says_why(router: Router) -
     await router.attach("decode-0", Role.ROLE_DECODE)
     stored = KvEvent(stored=KvEvent.Stored(blocks=block_hashes(PROMPT, LAYOUT.block_tokens)))
     workers[1].outbox.start_kv_events(lambda: [stored])
-    await until(lambda: router.dispatcher.placement.index.knows("prefill-1"))
+    await until(lambda: router.dispatcher.around.placement.index.knows("prefill-1"))
     for _ in range(4):
         *_, last = await generate(router, explain=True)
         assert last.timings.prefill_worker == "prefill-1"
@@ -60,7 +60,7 @@ async def test_a_worker_whose_events_have_a_gap_is_asked_for_all_of_them(router:
     names = block_hashes(PROMPT, LAYOUT.block_tokens)
     held = list(names)
     prefill.outbox.start_kv_events(lambda: [KvEvent(stored=KvEvent.Stored(blocks=held))])
-    index = router.dispatcher.placement.index
+    index = router.dispatcher.around.placement.index
     await until(lambda: index.overlaps(names))
     feed = prefill.outbox._kv
     assert feed is not None

@@ -24,9 +24,9 @@ class Books:
 
     def keep(self, dispatcher: Dispatcher) -> None:
         """Of what this dispatcher runs, beside whoever observes it already."""
-        dispatcher.prices = self.prices
+        dispatcher.around.prices = self.prices
         if self.usage_log is not None:
-            dispatcher.observer = Observers((dispatcher.observer, self.usage_log))
+            dispatcher.around.observer = Observers((dispatcher.around.observer, self.usage_log))
 
 
 @contextmanager

@@ -22,17 +22,18 @@ _log = get_logger("openai")
 class PromptSink:
     """The ResponseSink of one prompt's generation."""
 
-    __slots__ = ("_answer", "_prompt")
+    __slots__ = ("_answer", "_first_choice", "_prompt")
 
     def __init__(self, answer: Answer, prompt: int) -> None:
         self._answer = answer
         self._prompt = prompt
+        self._first_choice = prompt * answer.shape.n
 
     def on_token(self, index: int, text: str, token_id: int) -> None:
         if not text:
             return
         try:
-            self._answer.take_text(self._prompt, index, text)
+            self._answer.take_text(self._first_choice + index, text)
         except Exception as error:  # noqa: BLE001 - as below
             self._answer_failed(error)
 
@@ -109,10 +110,9 @@ class Answer(ABC):
             self._over = True
             self._complete()
 
-    def take_text(self, prompt: int, index: int, text: str) -> None:
-        """Take more text of one prompt's choice, which has begun."""
-        if not self._over:
-            self._add_text(prompt * self.shape.n + index, text)
+    @abstractmethod
+    def take_text(self, choice: int, text: str) -> None:
+        """Take more text of a choice that has begun."""
 
     def fail(self, error: SegueError) -> None:
         """End with an error; whoever waits cancels the other prompts' generations."""
@@ -136,10 +136,6 @@ class Answer(ABC):
     @abstractmethod
     def _add(self, deltas: Sequence[tuple[int, ChoiceDelta]], *, last: bool) -> None:
         """Add to the choices; ``last`` if nothing follows."""
-
-    @abstractmethod
-    def _add_text(self, choice: int, text: str) -> None:
-        """Add to a choice that has begun."""
 
     @abstractmethod
     def _complete(self) -> None:
@@ -208,8 +204,9 @@ class UnaryAnswer(Answer):
         for index, delta in deltas:
             self._choices[index].add(delta)
 
-    def _add_text(self, choice: int, text: str) -> None:
-        self._choices[choice].text.append(text)
+    def take_text(self, choice: int, text: str) -> None:
+        if not self._over:
+            self._choices[choice].text.append(text)
 
     def _complete(self) -> None:
         resolve(self.done)

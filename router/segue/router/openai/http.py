@@ -1,9 +1,8 @@
-"""HTTP around the API's handlers: errors in OpenAI's shape, the client's request label, bodies, deadlines."""
+"""HTTP around the API's handlers: errors in OpenAI's shape, the client's request label, bodies."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -11,22 +10,13 @@ from aiohttp import hdrs, web
 
 from segue.base.errors import ClientFault, InternalError, InvalidRequest, Overloaded, SegueError, Unauthenticated
 from segue.base.logging import get_logger
-from segue.router.limits import Limits, check_body_size, check_depth, check_timeout_s, too_deep
+from segue.router.limits import Limits, check_body_size, check_depth, too_deep
 from segue.router.openai import sse, wire
-from segue.router.slo import SloClasses
-from segue.router.terms import Terms, TermsParams, check_terms
+from segue.router.openai.headers import LABEL_HEADER, read_label
 
 _log = get_logger("openai")
 
-LABEL_HEADER = "X-Request-Id"
 REQUEST_ID_HEADER = "X-Segue-Request-Id"
-TIMEOUT_HEADER = "X-Request-Timeout-S"
-CLASS_HEADER = "X-Segue-SLO-Class"
-PRIORITY_HEADER = "X-Segue-Priority"
-TENANT_HEADER = "X-Segue-Tenant"
-EXPLAIN_HEADER = "X-Segue-Explain"
-
-_TERMS_HEADERS = TermsParams(CLASS_HEADER, PRIORITY_HEADER, TENANT_HEADER)
 
 # Long fields, which are checked to the depth that they may have when they are read.
 _SHAPED = frozenset({"prompt", "messages"})
@@ -96,48 +86,6 @@ async def echo_label(request: web.Request, response: web.StreamResponse) -> None
     label = read_label(request)
     if label is not None:
         response.headers[LABEL_HEADER] = label
-
-
-def read_label(request: web.Request) -> str | None:
-    """The client's label: at most 128 letters, digits and ``._:/+=@-``. Anything else is dropped."""
-    label = request.headers.get(LABEL_HEADER, "")
-    return label if re.fullmatch(r"[A-Za-z0-9._:/+=@-]{1,128}", label) else None
-
-
-def read_timeout_s(request: web.Request, limits: Limits) -> float:
-    """The request's deadline as seconds from now. Raises InvalidRequest."""
-    values = request.headers.getall(TIMEOUT_HEADER, [])
-    if not values:
-        return limits.default_timeout_s
-    # Plain decimals: float() would take "1_0", "1e3" and "infinity" too.
-    if len(values) > 1 or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", values[0], re.ASCII):
-        raise InvalidRequest(
-            f"{TIMEOUT_HEADER} is {', '.join(values)[:40]!r}; it must be one number of seconds, such as 2.5",
-            param=TIMEOUT_HEADER,
-        )
-    return check_timeout_s(float(values[0]), limits, TIMEOUT_HEADER)
-
-
-def read_terms(request: web.Request, classes: SloClasses) -> Terms:
-    """On which terms the request comes. Raises InvalidRequest or Forbidden."""
-    priority = _one(request, PRIORITY_HEADER) or "0"
-    if not re.fullmatch(r"-?[0-9]{1,9}", priority, re.ASCII):
-        raise InvalidRequest(
-            f"{PRIORITY_HEADER} is {priority[:40]!r}; it must be a whole number", param=PRIORITY_HEADER
-        )
-    explain = _one(request, EXPLAIN_HEADER)
-    if explain not in ("", "0", "1"):
-        raise InvalidRequest(f"{EXPLAIN_HEADER} is {explain[:40]!r}; it must be 1, or left out", param=EXPLAIN_HEADER)
-    asked = Terms(_one(request, CLASS_HEADER), int(priority), _one(request, TENANT_HEADER), explain == "1")
-    return check_terms(asked, classes, _TERMS_HEADERS)
-
-
-def _one(request: web.Request, header: str) -> str:
-    """The header's value; empty if it isn't there. Raises InvalidRequest."""
-    values = request.headers.getall(header, [])
-    if len(values) > 1:
-        raise InvalidRequest(f"{header} is there {len(values)} times; send it once", param=header)
-    return values[0] if values else ""
 
 
 async def read_json(request: web.Request, limits: Limits) -> object:

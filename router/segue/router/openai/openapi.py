@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from segue.router.limits import Limits
 from segue.router.openai import responses
 from segue.router.openai.fields import IGNORED, UNSUPPORTED
-from segue.router.openai.http import (
+from segue.router.openai.headers import (
     CLASS_HEADER,
     EXPLAIN_HEADER,
     LABEL_HEADER,

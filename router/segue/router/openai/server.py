@@ -6,19 +6,18 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 
 from aiohttp import web
 from aiohttp.http_writer import HttpVersion11
 
 from segue.base.errors import DeadlineExceeded
-from segue.base.trace_parent import HEADER, parse_trace_parent
 from segue.router.admission import Demand
 from segue.router.limits import Limits, ModelFacts, check_counts, check_prompt, check_prompt_size, complete_sampling
 from segue.router.openai import http, wire
 from segue.router.openai.answer import Shape, UnaryAnswer
 from segue.router.openai.bad_http import Runner, server_logger
+from segue.router.openai.headers import RequestHeaders, read_headers
 from segue.router.openai.openapi import describe
 from segue.router.openai.schema import ChatCompletionRequest, CompletionRequest, parse
 from segue.router.openai.stream import EventWriter, StreamAnswer
@@ -95,12 +94,12 @@ class _Edge:
         self._description = wire.encode(describe(limits, classes))
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
-        body = await self._admitted_body(request)
-        return await self._answer(request, from_completion(parse(CompletionRequest, body)))
+        headers, body = await self._admitted(request)
+        return await self._answer(request, headers, from_completion(parse(CompletionRequest, body)))
 
     async def chat_completions(self, request: web.Request) -> web.StreamResponse:
-        body = await self._admitted_body(request)
-        return await self._answer(request, from_chat(parse(ChatCompletionRequest, body)))
+        headers, body = await self._admitted(request)
+        return await self._answer(request, headers, from_chat(parse(ChatCompletionRequest, body)))
 
     async def list_models(self, request: web.Request) -> web.Response:
         data = [_model_json(model) for model in self._models.values()]
@@ -113,37 +112,25 @@ class _Edge:
     async def healthz(self, request: web.Request) -> web.Response:
         return http.json_response(b'{"status":"ok"}')
 
-    async def _admitted_body(self, request: web.Request) -> object:
+    async def _admitted(self, request: web.Request) -> tuple[RequestHeaders, object]:
         # Before anything is parsed, let alone tokenised: a refusal is to cost next to nothing. What the request turns
         # out to want is weighed when it starts.
-        terms = http.read_terms(request, self._classes)
-        timeout_s = http.read_timeout_s(request, self._limits)
-        self._service.admit(Demand(timeout_s, slo_class=terms.slo_class, tenant=terms.tenant))
-        return await http.read_json(request, self._limits)
+        headers = read_headers(request, self._limits, self._classes)
+        terms = headers.terms
+        self._service.admit(Demand(headers.timeout_s, slo_class=terms.slo_class, tenant=terms.tenant))
+        return headers, await http.read_json(request, self._limits)
 
     async def openapi(self, request: web.Request) -> web.Response:
         return http.json_response(self._description)
 
-    async def _answer(self, request: web.Request, ask: Ask) -> web.StreamResponse:
-        deadline = time.monotonic() + http.read_timeout_s(request, self._limits)
-        terms = http.read_terms(request, self._classes)
+    async def _answer(self, request: web.Request, headers: RequestHeaders, ask: Ask) -> web.StreamResponse:
+        deadline = time.monotonic() + headers.timeout_s
         check_counts(self._limits, n=ask.n, prompts=len(ask.prompts), messages=ask.messages)
         for prompt in ask.prompts:
             check_prompt_size(prompt_bytes(prompt), self._limits, ask.prompt_param)
         check_structured_outputs(ask.sampling, self._limits, ask.constraint_param)
         model = find_model(self._models, ask.model)
-        label = http.read_label(request)
-        generations = [
-            replace(
-                await self._generation(ask, prompt, model, label, deadline),
-                slo_class=terms.slo_class,
-                priority=terms.priority,
-                tenant=terms.tenant,
-                explain=terms.explain,
-                trace=parse_trace_parent(request.headers.get(HEADER)),
-            )
-            for prompt in ask.prompts
-        ]
+        generations = [await self._generation(headers, ask, prompt, model, deadline) for prompt in ask.prompts]
         shape = Shape(
             chat=ask.chat,
             model=model.id,
@@ -164,7 +151,7 @@ class _Edge:
             answer.cancel()
 
     async def _generation(
-        self, ask: Ask, prompt: Prompt, model: ServedModel, label: str | None, deadline: float
+        self, headers: RequestHeaders, ask: Ask, prompt: Prompt, model: ServedModel, deadline: float
     ) -> Generation:
         max_model_len = model.max_model_len_tokens
         ids = await read_prompt(model.codec, prompt, max_model_len_tokens=max_model_len)
@@ -174,6 +161,7 @@ class _Edge:
         timeout_s = deadline - time.monotonic()
         if timeout_s <= 0:
             raise DeadlineExceeded("the deadline passed before the prompt was read; allow the request more time")
+        terms = headers.terms
         return Generation(
             model=model.id,
             prompt=ids,
@@ -181,8 +169,13 @@ class _Edge:
             sampling=sampling,
             n=ask.n,
             echo=ask.echo,
-            label=label,
+            label=headers.label,
             timeout_s=timeout_s,
+            slo_class=terms.slo_class,
+            priority=terms.priority,
+            tenant=terms.tenant,
+            explain=terms.explain,
+            trace=headers.trace,
         )
 
     async def _stream(self, request: web.Request, answer: StreamAnswer) -> web.StreamResponse:
@@ -197,7 +190,7 @@ class _Edge:
             response.force_close()
         await response.prepare(request)
         writer = EventWriter(request, answer, chunked=chunked, limit_bytes=self._limits.max_write_buffer_bytes)
-        answer.attach(writer.write)
+        answer.attach(writer)
         await answer.done
         with suppress(ConnectionError):  # the client went away at the very end
             try:

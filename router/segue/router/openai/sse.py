@@ -6,13 +6,13 @@ a router writes one for every token of every stream.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from segue.base.errors import SegueError
 from segue.proto.inference_pb2 import ChoiceDelta
 from segue.router.openai import wire
 from segue.router.text.offsets import TextOffsets
 from segue.router.text.tokenizer import TextCodec
-
-_encode = wire.encode
 
 DONE = b"data: [DONE]\n\n"
 
@@ -65,7 +65,12 @@ class ChunkEncoder:
     def text(self, index: int, text: str) -> bytes:
         """The event of nothing but text, for a choice that has begun."""
         before, after = self._parts[index]
-        return b"%b%b%b" % (before, _encode(text), after)
+        return b"%b%b%b" % (before, wire.encode(text), after)
+
+    @property
+    def parts(self) -> Sequence[tuple[bytes, bytes]]:
+        """For each choice, what stands before and after the JSON string in the event of nothing but text."""
+        return self._parts
 
     def usage(self, usage: wire.Json, segue: wire.Json) -> bytes:
         """The last event where usage was asked for."""

@@ -10,11 +10,14 @@ from aiohttp import web
 from segue.base.errors import SegueError
 from segue.base.logging import get_logger
 from segue.proto.inference_pb2 import ChoiceDelta
-from segue.router.openai import sse
+from segue.router.openai import sse, wire
 from segue.router.openai.answer import Answer, Shape, resolve
 from segue.router.text.tokenizer import TextCodec
 
 _log = get_logger("openai")
+
+# What stands before an HTTP chunk, by its size: most events are shorter than this.
+_CHUNK_HEADS = tuple(b"%x\r\n" % size for size in range(1024))
 
 
 class StreamAnswer(Answer):
@@ -33,13 +36,25 @@ class StreamAnswer(Answer):
         self._chunks: sse.ChunkEncoder | None = None
         self._waiting: list[bytes] = []
         self._write: Callable[[bytes], None] = self._hold
+        self._write_text: Sequence[Callable[[str], None]] = ()  # By choice, once a writer is attached.
 
-    def attach(self, write: Callable[[bytes], None]) -> None:
+    def attach(self, writer: EventWriter) -> None:
         """Give the writer what has come so far, and from now on all that comes."""
-        self._write = write
+        self._write = writer.write
+        if self._chunks is not None:
+            self._write_text = [writer.text_writer(before, after) for before, after in self._chunks.parts]
         if self._waiting:
-            write(b"".join(self._waiting))
+            writer.write(b"".join(self._waiting))
             self._waiting.clear()
+
+    def take_text(self, choice: int, text: str) -> None:
+        if self._over:
+            return
+        if self._write_text:
+            self._write_text[choice](text)
+        else:
+            assert self._chunks is not None  # A choice begins with a delta.
+            self._write(self._chunks.text(choice, text))
 
     def _hold(self, data: bytes) -> None:
         self._waiting.append(data)
@@ -63,10 +78,6 @@ class StreamAnswer(Answer):
             data = b"".join([chunks.delta(index, delta) for index, delta in deltas])
         if data:
             self._write(data)
-
-    def _add_text(self, choice: int, text: str) -> None:
-        assert self._chunks is not None  # A choice begins with a delta.
-        self._write(self._chunks.text(choice, text))
 
     def _last_events(self, chunks: sse.ChunkEncoder, deltas: Sequence[tuple[int, ChoiceDelta]]) -> bytes:
         """With the timings: in the usage chunk where there is one, else with the last choice's end."""
@@ -111,7 +122,36 @@ class EventWriter:
             return
         transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         if transport.get_write_buffer_size() > self._limit_bytes:
-            self.abort(f"the client reads too slowly: more than {self._limit_bytes} bytes are unsent")
+            self._abort_slow()
+
+    def text_writer(self, before: bytes, after: bytes) -> Callable[[str], None]:
+        """Writes the event of a text as :meth:`write` would, given what stands before and after its JSON string.
+
+        Called for nearly every token there is: nothing in it is looked up or made that could be before.
+        """
+        transport, limit_bytes, heads = self._transport, self._limit_bytes, _CHUNK_HEADS
+        chunked, encode = self._chunked, wire.encode
+        constant = len(before) + len(after)
+        if chunked:
+            after += b"\r\n"
+
+        def write(text: str) -> None:
+            if transport.is_closing():
+                return
+            data = encode(text)
+            if not chunked:
+                transport.write(b"".join((before, data, after)))
+            else:
+                size = constant + len(data)
+                head = heads[size] if size < len(heads) else b"%x\r\n" % size
+                transport.write(b"".join((head, before, data, after)))
+            if transport.get_write_buffer_size() > limit_bytes:
+                self._abort_slow()
+
+        return write
+
+    def _abort_slow(self) -> None:
+        self.abort(f"the client reads too slowly: more than {self._limit_bytes} bytes are unsent")
 
     def abort(self, reason: str) -> None:
         """Drop the connection and cancel what feeds it."""

@@ -29,6 +29,11 @@ _FINISH_REASONS = {
 }
 
 
+_TIMINGS = tuple(field.name for field in Timings.DESCRIPTOR.fields)
+_TIMINGS_S = tuple(name for name in _TIMINGS if isinstance(getattr(Timings(), name), float))
+_PATHS = {number: name.removeprefix("PATH_").lower() for name, number in Path.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """What all objects of one response share."""
@@ -88,12 +93,12 @@ def _segue_entry(last: GenerateResponse) -> Json:
 
 def timings_json(timings: Timings) -> Json:
     """Every field by its name; seconds to the microsecond, the path as ``seeded``, ``exact``, ..."""
-    values: Json = _fields(timings)
-    values = {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
-    return values | {
-        "path": Path.Name(timings.path).removeprefix("PATH_").lower(),
-        "continuations": [_fields(continuation) for continuation in timings.continuations],
-    }
+    values: Json = {name: getattr(timings, name) for name in _TIMINGS}
+    for name in _TIMINGS_S:
+        values[name] = round(values[name], 6)
+    values["path"] = _PATHS[timings.path]
+    values["continuations"] = [_fields(continuation) for continuation in timings.continuations]
+    return values
 
 
 def _fields(message: Message) -> Json:

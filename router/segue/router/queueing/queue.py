@@ -47,11 +47,12 @@ class AdmissionQueue:
         self._batch_ends: list[tuple[float, str]] = []
         self._requests: Counter[_Group] = Counter()
         self._tokens: Counter[_Group] = Counter()
+        self._size = 0
         self._number = 0
         self._since_other = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._bands))
+        return self._size
 
     def __contains__(self, request_id: str) -> bool:
         return any(request_id in band for band in self._bands)
@@ -169,6 +170,7 @@ class AdmissionQueue:
         return waiting
 
     def _count(self, waiting: Waiting, sign: int) -> None:
+        self._size += sign
         name = waiting.slo_class.name
         groups: tuple[_Group, ...] = ((name, None), (name, waiting.tenant))
         for group in groups:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from segue.router.text.detokenizer import Detokenizer, new_detokenizer
@@ -26,13 +26,15 @@ class Piece(NamedTuple):
 class ChoiceText:
     """The text of one choice. Not thread-safe; about 1 us a token without stop strings."""
 
-    __slots__ = ("_detokenizer", "_matcher", "_min_tokens", "_tokens")
+    __slots__ = ("_detokenizer", "_matcher", "_min_tokens", "_tokens", "push_plain")
 
     def __init__(
         self, codec: TextCodec, *, stops: Sequence[str] = (), min_tokens: int = 0, prompt: Sequence[int] = ()
     ) -> None:
         """Stop strings that are completed within the first ``min_tokens`` tokens are ignored, as in vLLM."""
         self._detokenizer: Detokenizer = new_detokenizer(codec, prompt)
+        # What one token that doesn't end the answer adds. Only where ``plain``.
+        self.push_plain: Callable[[int], str] = self._detokenizer.push_one
         self._matcher = StopMatcher(stops) if stops else None
         self._min_tokens = min_tokens
         self._tokens = 0
@@ -50,10 +52,6 @@ class ChoiceText:
     def plain(self) -> bool:
         """Whether text is all there is to it: there are no stop strings to look for."""
         return self._matcher is None
-
-    def push_plain(self, token_id: int) -> str:
-        """What one token that doesn't end the answer adds. Only where ``plain``."""
-        return self._detokenizer.push_one(token_id)
 
     def finish(self) -> str:
         """The rest of the text once no more tokens come: what might have become a stop string."""
