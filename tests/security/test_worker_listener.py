@@ -16,7 +16,7 @@ from segue.base.errors import SettingsError
 from segue.base.identity import Kind, worker_dns
 from segue.base.tls import TlsFiles, TlsSource
 from segue.kv_transfer.connector_config import ConnectorConfig
-from segue.proto.worker_pb2 import DescribeRequest, DrainRequest
+from segue.proto.worker_pb2 import DescribeRequest, DrainRequest, TurnRequest
 from segue.router.settings import RouterSettings
 from segue.worker.attachment import Attachment
 from segue.worker.mesh import open_mesh
@@ -31,6 +31,7 @@ from tests.worker.test_server import Served
 
 DESCRIBE = "/segue.v1.Worker/Describe"
 DRAIN = "/segue.v1.Worker/Drain"
+TURN = "/segue.v1.Worker/Turn"
 HEALTH = "/grpc.health.v1.Health/Check"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 DNS = worker_dns("w-0")
@@ -42,7 +43,7 @@ async def served(ours: Authority) -> AsyncIterator[Served]:
         made = Served(tasks)
         await made.server.stop()
         made.server = WorkerServer("127.0.0.1", 0, TlsSource(ours.files("prefill", "w-0")))
-        await made.server.start(WorkerService(made.runtime, made.engine, made.drain))
+        await made.server.start(WorkerService(made.runtime, made.engine, made.drain, made.turn))
         yield made
         await made.server.stop()
 
@@ -54,6 +55,7 @@ async def test_only_routers_and_operators_may_ask_and_drain(
     calls: list[tuple[str, Any]] = [
         (DESCRIBE, DescribeRequest()),
         (DRAIN, DrainRequest(timeout_s=1)),
+        (TURN, TurnRequest()),
         (REFLECTION, b""),
     ]
     for who, tls in outsiders(ours, strangers):

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from segue.engine.protocol import EngineListener
+from segue.engine.settings import EngineRole
 from segue.proto.kv_transfer_pb2 import (
     DigestRequest,
     DigestResponse,
@@ -66,6 +67,7 @@ class FakeEngine:
     moved: list[str] = field(default_factory=list)
     load_now: Load = field(default_factory=Load)
     stopped: bool = False
+    roles: list[EngineRole] = field(default_factory=list)
 
     async def start(self, listener: EngineListener) -> EngineFacts:
         self.listener = listener
@@ -80,6 +82,10 @@ class FakeEngine:
 
     def move(self, request_id: str) -> None:
         self.moved.append(request_id)
+
+    async def take_role(self, role: EngineRole) -> EngineFacts:
+        self.roles.append(role)
+        return self.facts
 
     def load(self) -> Load:
         return self.load_now

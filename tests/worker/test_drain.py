@@ -5,7 +5,7 @@ import math
 import pytest
 
 from segue.proto.worker_pb2 import Load
-from segue.worker.drain import DrainClock, progress
+from segue.worker.drain import DrainClock, left_over, progress
 
 
 def test_a_drain_takes_as_long_as_the_worker_was_set_to() -> None:
@@ -39,4 +39,4 @@ def test_beginning_again_puts_nothing_off() -> None:
     ],
 )
 def test_progress_is_told_in_words(requests: int, offers: int, left_s: float, words: str) -> None:
-    assert progress(requests, Load(held_offers=offers), left_s) == words
+    assert progress("draining", left_over(requests, Load(held_offers=offers)), left_s) == words

@@ -10,9 +10,10 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from segue.base.errors import SettingsError
+from segue.base.errors import Conflict, SettingsError
+from segue.engine.settings import EngineRole
 from segue.prefill_worker.role import PrefillRole
-from segue.proto.worker_pb2 import DescribeRequest, DrainRequest, Load, WorkerState
+from segue.proto.worker_pb2 import DescribeRequest, DrainRequest, Load, Role, TurnRequest, TurnResponse, WorkerState
 from segue.proto.worker_pb2_grpc import WorkerStub
 from segue.worker.releases import Releases
 from segue.worker.runtime import WorkerRuntime
@@ -30,6 +31,11 @@ class Served:
         self.server = WorkerServer("127.0.0.1", 0)
         self.drains: list[float] = []
 
+    async def turn(self, role: EngineRole, timeout_s: float) -> TurnResponse:
+        if role == "prefill":
+            raise Conflict("not now")
+        return TurnResponse(empty_s=0.5, ready_s=timeout_s)
+
     def drain(self, timeout_s: float) -> float:
         self.drains.append(timeout_s)
         return 6.5
@@ -39,7 +45,7 @@ class Served:
 async def served() -> AsyncIterator[Served]:
     async with asyncio.TaskGroup() as tasks:
         made = Served(tasks)
-        await made.server.start(WorkerService(made.runtime, made.engine, made.drain))
+        await made.server.start(WorkerService(made.runtime, made.engine, made.drain, made.turn))
         yield made
         await made.server.stop()
 
@@ -84,3 +90,16 @@ async def test_a_port_that_is_taken_is_refused_with_a_way_out(served: Served) ->
     port = int(served.server.address.rpartition(":")[2])
     with pytest.raises(SettingsError, match=rf"can't listen on 127.0.0.1:{port}.*choose another --port"):
         WorkerServer("127.0.0.1", port)
+
+
+async def test_a_turn_is_answered_when_it_is_over_or_with_why_not(served: Served, channel: grpc.aio.Channel) -> None:
+    stub = WorkerStub(channel)
+    turned = await stub.Turn(TurnRequest(role=Role.ROLE_DECODE, timeout_s=2.0))
+    assert (turned.empty_s, turned.ready_s) == (0.5, 2.0)
+    for role, code in (
+        (Role.ROLE_PREFILL, grpc.StatusCode.FAILED_PRECONDITION),
+        (Role.ROLE_UNSPECIFIED, grpc.StatusCode.INVALID_ARGUMENT),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.Turn(TurnRequest(role=role))
+        assert raised.value.code() is code

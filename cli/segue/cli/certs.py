@@ -16,8 +16,9 @@ def certs(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where they go; made if need be.")],
     prefill: Annotated[int, typer.Option(min=0, help="Prefill workers: prefill-0, prefill-1, ...")] = 1,
     decode: Annotated[int, typer.Option(min=0, help="Decode workers: decode-0, decode-1, ...")] = 1,
+    flex: Annotated[int, typer.Option(min=0, help="Workers that may turn: flex-0, flex-1, ...")] = 0,
     worker: Annotated[
-        list[str], typer.Option(metavar="ROLE/ID", help="One more worker, as prefill/gpu-7. Repeatable.")
+        list[str], typer.Option(metavar="ROLE/ID", help="One more worker, as prefill/gpu-7 or flex/gpu-8. Repeatable.")
     ] = [],  # noqa: B006 - typer copies it
     client: Annotated[list[str], typer.Option(help="A client's name. Repeatable.")] = ["client"],  # noqa: B006
     host: Annotated[list[str], typer.Option(help="Name or address of the router to clients. Repeatable.")] = _HOSTS,
@@ -37,6 +38,6 @@ def certs(
         others = [worker_holder(role_and_id) for role_and_id in worker]
         if not rotate:
             make_ca(folder, force=force)
-        for holder in [*holders(prefill, decode, client, host), *others]:
+        for holder in [*holders({"prefill": prefill, "decode": decode, "flex": flex}, client, host), *others]:
             print(f"{issue(folder, holder, days=days).cert}  {holder.identity}")
     print(f"{folder / 'ca.crt'} is what peers and clients trust; the certificates are valid for {days:g} days")

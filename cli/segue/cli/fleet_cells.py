@@ -24,6 +24,12 @@ def state_text(worker: FleetWorker) -> Text:
     return Text(words, style=_STATE_STYLES.get(name, ""))
 
 
+def pool_text(worker: FleetWorker) -> str:
+    """``decode``, or ``decode, flex (2 turns)``."""
+    turns = f" ({worker.turns} turn{'' if worker.turns == 1 else 's'})" if worker.turns else ""
+    return role_name(worker.role) + (f", flex{turns}" if worker.flex else "")
+
+
 def quantile_text(quantiles: Quantiles, name: str) -> str:
     return duration(getattr(quantiles, name)) if quantiles.count else ""
 

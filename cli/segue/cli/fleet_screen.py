@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from segue.cli.columns import WIDE_COLUMNS, Column, table_of
-from segue.cli.fleet_cells import is_well, kv_used, quantile_text, ready_text, role_name, state_text, work_of
+from segue.cli.fleet_cells import is_well, kv_used, pool_text, quantile_text, ready_text, role_name, state_text, work_of
 from segue.cli.units import bar, byte_rate, count, duration, per_second, ratio
 from segue.proto.fleet_pb2 import FleetClass, FleetLink, FleetPool, FleetState, FleetWorker
 
@@ -42,7 +42,7 @@ _CLASS: tuple[Column[FleetClass], ...] = (
 )
 _WORKER: tuple[Column[FleetWorker], ...] = (
     Column("worker", lambda worker: worker.worker_id, words=True),
-    Column("pool", lambda worker: role_name(worker.role), words=True),
+    Column("pool", pool_text, words=True),
     Column("state", state_text, words=True),
     Column("running", lambda worker: count(worker.load.running_requests)),
     Column("waiting", lambda worker: count(worker.load.waiting_requests)),

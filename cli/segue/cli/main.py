@@ -11,6 +11,7 @@ from segue.cli import (
     diagnose,
     explain,
     fleet,
+    flex_worker,
     keys,
     loadtest,
     model,
@@ -38,6 +39,7 @@ app.command("down")(on_ray.down)
 app.command("router")(router.router)
 app.command("prefill-worker")(workers.prefill_worker)
 app.command("decode-worker")(workers.decode_worker)
+app.command("flex-worker")(flex_worker.flex_worker)
 app.command("simulate")(simulate.simulate)
 app.command("simulated-workers", hidden=True)(simulate.simulated_workers)
 app.command("status")(fleet.status)
@@ -46,6 +48,7 @@ app.command("ask")(ask.ask)
 app.command("explain")(explain.explain)
 app.command("scale")(scale.scale)
 app.command("drain")(scale.drain)
+app.command("turn")(scale.turn)
 app.command("loadtest")(loadtest.loadtest)
 app.command("diagnose")(diagnose.diagnose)
 app.command("certs")(certs.certs)

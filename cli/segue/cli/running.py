@@ -90,8 +90,8 @@ async def _run(run: Run, console: Console, body: Callable[[], Awaitable[None]]) 
 
 async def _run_ready(run: Run, console: Console, body: Callable[[], Awaitable[None]], signals: _Signals) -> None:
     cluster = run.cluster
-    prefill, decode = cluster.prefill.workers, cluster.decode.workers
-    workers = [*(f"prefill-{n}" for n in range(prefill)), *(f"decode-{n}" for n in range(decode))]
+    prefill, decode = cluster.workers_of("prefill"), cluster.workers_of("decode")
+    workers = [worker.name for worker in cluster.workers()]
     names = ["router", *workers] if len(workers) <= _MOST_SHOWN else ["router"]
     async with run_local(
         cluster, this_machine(), run.policy, lambda event: tell_event(console, event)

@@ -1,4 +1,4 @@
-"""``segue scale`` and ``segue drain``: how many workers each pool has."""
+"""``segue scale``, ``segue drain`` and ``segue turn``: how many workers each pool has, and which."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from segue.cluster.pools import PoolName, PoolsView
-    from segue.proto.pools_pb2 import DrainWorkerRequest, ScaleRequest
+    from segue.proto.pools_pb2 import DrainWorkerRequest, ScaleRequest, TurnWorkerRequest
     from segue.proto.pools_pb2_grpc import PoolsAsyncStub
 
 Cluster = Annotated[
@@ -26,6 +26,7 @@ Cluster = Annotated[
     ),
 ]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until those that leave have left.")]
+WaitTurned = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until it has turned.")]
 
 
 def scale(
@@ -52,6 +53,28 @@ def drain(
     asyncio.run(_ask(cluster, wait, DrainWorkerRequest(worker_id=worker_id)))
 
 
+def turn(
+    worker_id: Annotated[str, typer.Argument(help="Which flex worker.")],
+    pool: Annotated[str, typer.Argument(metavar="prefill|decode", help="The pool that it is to be in.")],
+    cluster: Cluster = "",
+    wait: WaitTurned = True,
+) -> None:
+    """Have a flex worker change pools: it finishes or hands over what it has, and keeps its model and its caches.
+
+    Exit status 1 if it was not empty in time and is back in its old pool.
+    """
+    from segue.cluster.pools import POOL_NAMES
+    from segue.cluster.pools_service import ROLES
+    from segue.proto.pools_pb2 import TurnWorkerRequest
+
+    name = next((known for known in POOL_NAMES if known == pool), None)
+    if name is None:
+        raise typer.BadParameter(f"{pool!r} is no pool; write prefill or decode")
+    view = asyncio.run(_ask(cluster, wait, TurnWorkerRequest(worker_id=worker_id, role=ROLES[name])))
+    if worker_id not in {worker.worker_id for worker in view.of(name).workers}:
+        raise fail(f"{worker_id} has not turned to {name}; why is in its log and in the manager's output")
+
+
 def _parse(targets: Iterable[str]) -> list[tuple[PoolName, int]]:
     """Raises typer.BadParameter for what isn't POOL=WORKERS."""
     from segue.cluster.pools import POOL_NAMES
@@ -66,13 +89,13 @@ def _parse(targets: Iterable[str]) -> list[tuple[PoolName, int]]:
     return parsed
 
 
-async def _ask(cluster: str, wait: bool, request: ScaleRequest | DrainWorkerRequest) -> None:
+async def _ask(cluster: str, wait: bool, request: ScaleRequest | DrainWorkerRequest | TurnWorkerRequest) -> PoolsView:
     import grpc.aio
     from rich.console import Console
 
     from segue.cluster.pools_service import view_of
     from segue.cluster.run_files import the_running_one
-    from segue.proto.pools_pb2 import DrainWorkerRequest
+    from segue.proto.pools_pb2 import DrainWorkerRequest, TurnWorkerRequest
     from segue.proto.pools_pb2_grpc import PoolsStub
 
     with settings_errors():
@@ -82,6 +105,8 @@ async def _ask(cluster: str, wait: bool, request: ScaleRequest | DrainWorkerRequ
         try:
             if isinstance(request, DrainWorkerRequest):
                 view = view_of(await stub.Drain(request, timeout=30))
+            elif isinstance(request, TurnWorkerRequest):
+                view = view_of(await stub.Turn(request, timeout=30))
             else:
                 view = view_of(await stub.Scale(request, timeout=30))
             if wait:
@@ -89,16 +114,17 @@ async def _ask(cluster: str, wait: bool, request: ScaleRequest | DrainWorkerRequ
         except grpc.aio.AioRpcError as error:
             raise fail(f"{address}: {error.details()}") from None
     Console().print(_table(view))
+    return view
 
 
 async def _settled(stub: PoolsAsyncStub) -> PoolsView:
-    """The first view in which nobody leaves."""
+    """The first view in which nobody leaves or turns."""
     from segue.cluster.pools_service import view_of
     from segue.proto.pools_pb2 import WatchPoolsRequest
 
     async for state in stub.Watch(WatchPoolsRequest()):
         view = view_of(state)
-        if not any(worker.phase == "leaving" for pool in view.pools for worker in pool.workers):
+        if not any(worker.phase in ("leaving", "turning") for pool in view.pools for worker in pool.workers):
             return view
     raise fail("the cluster has stopped")
 
@@ -109,5 +135,6 @@ def _table(view: PoolsView) -> Table:
     table = Table("worker", "pool", "state", "on", "process", "restarts", box=None)
     for pool in view.pools:
         for worker in pool.workers:
-            table.add_row(worker.worker_id, pool.name, worker.phase, worker.place, worker.process, str(worker.restarts))
+            name = f"{pool.name}, flex" if worker.flex else pool.name
+            table.add_row(worker.worker_id, name, worker.phase, worker.place, worker.process, str(worker.restarts))
     return table

@@ -10,6 +10,7 @@ import typer
 
 from segue.base.errors import SettingsError
 from segue.cli.failures import settings_errors
+from segue.cli.flex_worker import Pool
 from segue.cli.model import model_and_served_name
 from segue.cli.on_ray import Address, RayPoolOption, ray_pool, up_on_ray
 from segue.cli.options import (
@@ -56,6 +57,8 @@ Startup = Annotated[float, typer.Option("--startup-timeout", min=1, help="Second
 def up(
     prefill: Annotated[int, typer.Option(min=1, help="Prefill workers.")] = 1,
     decode: Annotated[int, typer.Option(min=1, help="Decode workers.")] = 1,
+    flex: Annotated[int, typer.Option(min=0, help="Workers that segue turn has change between the pools.")] = 0,
+    flex_start_as: Annotated[Pool, typer.Option(help="The pool that they begin in.")] = Pool.decode,
     model: Model = None,
     served_model_name: ServedName = None,
     transport: TransportOption = Transport.auto,
@@ -70,6 +73,7 @@ def up(
     engine_arg: EngineArg = [],  # noqa: B006 - typer copies it
     prefill_engine_arg: Annotated[list[str], typer.Option(help="As --engine-arg, prefill only.")] = [],  # noqa: B006
     decode_engine_arg: Annotated[list[str], typer.Option(help="As --engine-arg, decode only.")] = [],  # noqa: B006
+    flex_engine_arg: Annotated[list[str], typer.Option(help="As --engine-arg, flex only.")] = [],  # noqa: B006
     simulated_gpu: SimulatedGpu = "",
     simulated_model: SimulatedModel = "",
     simulated_speed: SimulatedSpeed = None,
@@ -110,17 +114,20 @@ def up(
     from segue.cli.running import Run, new_run_dir, run_cluster
     from segue.cluster.environment import choose_device
     from segue.cluster.local import (
+        FlexSettings,
         LocalCluster,
         PoolSettings,
-        check_certs,
         choose_ports,
         cuda_engine_installed,
         this_machine,
     )
+    from segue.cluster.local_certs import check_certs
     from segue.cluster.restarts import RestartPolicy
 
     engine_arg = [*simulated_args(engine, simulated_gpu, simulated_model, simulated_speed), *engine_arg]
     pools = {"--prefill-engine-arg": prefill_engine_arg, "--decode-engine-arg": decode_engine_arg}
+    if flex:
+        pools["--flex-engine-arg"] = flex_engine_arg
     for option, own in pools.items():
         # Said here once rather than in every worker's log.
         parse_engine_args(engine_arg, "--engine-arg")
@@ -154,6 +161,8 @@ def up(
         prefill_args = as_flags("--engine-arg", prefill_engine_arg)
         decode_args = as_flags("--engine-arg", decode_engine_arg)
         if ray:
+            if flex:
+                raise SettingsError("--flex is for one machine; on Ray each worker keeps the role it was started with")
             from segue.cluster.on_ray.settings import RayCluster
 
             if certs is not None:
@@ -181,6 +190,7 @@ def up(
             host=host,
             prefill=PoolSettings(prefill, prefill_args),
             decode=PoolSettings(decode, decode_args),
+            flex=FlexSettings(flex, flex_start_as.value, as_flags("--engine-arg", flex_engine_arg)),
             certs=certs,
             router_args=(*router_args, "--processes", str(processes)),
             worker_args=worker_args,
@@ -193,12 +203,18 @@ def up(
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    say(f"model {path}, {prefill} prefill and {decode} decode worker(s) on {simulated or cluster.device}")
+    numbers = (
+        f"{prefill} prefill and {decode} decode" if not flex else f"{prefill} prefill, {decode} decode, {flex} flex"
+    )
+    say(f"model {path}, {numbers} worker(s) on {simulated or cluster.device}")
     say(f"log files in {cluster.run_dir}")
 
     async def serve() -> None:
         say(f"ready: {cluster.http_url}/v1 (model {name}), gRPC {host}:{cluster.ports.grpc}. Ctrl-C stops it.")
         say("segue scale prefill=2 decode=2 changes how many workers there are")
+        if flex:
+            other = "prefill" if flex_start_as is Pool.decode else "decode"
+            say(f"segue turn flex-0 {other} has that worker change pools")
         await asyncio.Event().wait()
 
     run_cluster(Run(cluster, RestartPolicy(on_death.value), startup_timeout, pools_port), console, serve)

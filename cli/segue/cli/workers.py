@@ -103,7 +103,7 @@ def prefill_worker(
     with settings_errors():
         from segue.prefill_worker.main import run
 
-        settings = _settings(
+        settings = worker_settings(
             router=router,
             model=model,
             host=host,
@@ -161,7 +161,7 @@ def decode_worker(
     with settings_errors():
         from segue.decode_worker.main import run
 
-        settings = _settings(
+        settings = worker_settings(
             router=router,
             model=model,
             host=host,
@@ -186,7 +186,7 @@ def decode_worker(
         exit_now(run(settings))
 
 
-def _settings(
+def worker_settings(
     *,
     router: list[str],
     model: str | None,

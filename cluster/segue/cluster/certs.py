@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,27 +35,37 @@ class Holder:
     file: str
     identity: Identity
     hosts: tuple[str, ...] = ()
+    other: Identity | None = None  # A flex worker's second role.
 
 
 def holders(
-    prefill: int, decode: int, clients: Sequence[str], hosts: Sequence[str], operators: Sequence[str] = ("operator",)
+    workers: Mapping[str, int],
+    clients: Sequence[str],
+    hosts: Sequence[str],
+    operators: Sequence[str] = ("operator",),
 ) -> list[Holder]:
-    """Those of a local cluster: a router, workers named as ``segue up`` names them, and clients."""
-    workers = [("prefill", number) for number in range(prefill)] + [("decode", number) for number in range(decode)]
+    """Those of a local cluster: a router, so many workers of each kind (``prefill``, ``decode``, ``flex``), named as
+    ``segue up`` names them, and clients."""
     return [
         Holder("router", Identity("router", "router"), tuple(hosts)),
-        *(Holder(f"{kind}-{n}", Identity(kind, f"{kind}-{n}")) for kind, n in workers),  # type: ignore[arg-type]
+        *(worker_holder(f"{kind}/{kind}-{number}") for kind, count in workers.items() for number in range(count)),
         *(Holder(name, Identity("operator", name)) for name in operators),
         *(Holder(name, Identity("client", name)) for name in clients),
     ]
 
 
 def worker_holder(role_and_id: str) -> Holder:
-    """The holder of ``prefill/ID`` or ``decode/ID``, in files named by the id. Raises SettingsError."""
-    identity = parse_identity(f"segue://{role_and_id}")
+    """The holder of ``prefill/ID``, ``decode/ID`` or ``flex/ID``, in files named by the id. Raises SettingsError.
+
+    Of ``flex`` the certificate names both roles: no router takes a worker in a role that its certificate doesn't have.
+    """
+    kind, _, name = role_and_id.partition("/")
+    roles = WORKER_KINDS if kind == "flex" else (kind,)
+    named = [parse_identity(f"segue://{role}/{name}") for role in roles]
+    identity = named[0]
     if identity is None or identity.kind not in WORKER_KINDS or identity.name == "*":
-        raise SettingsError(f"{role_and_id!r} is no worker; write ROLE/ID, for example prefill/gpu-7")
-    return Holder(identity.name, identity)
+        raise SettingsError(f"{role_and_id!r} is no worker; write ROLE/ID, for example prefill/gpu-7 or flex/gpu-8")
+    return Holder(identity.name, identity, other=named[1] if len(named) > 1 else None)
 
 
 def make_ca(folder: Path, *, force: bool = False, days: float = CA_DAYS) -> None:
@@ -99,7 +109,9 @@ def issue(folder: Path, holder: Holder, *, days: float, now: datetime | None = N
     if days_left <= 0:
         raise SettingsError(f"the CA in {folder} expired {-days_left:.1f} days ago; replace it with --force")
     builder = _builder(_name(str(holder.identity)), ca.subject, key, min(days, days_left), now)
-    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(holder.identity)), *_names(holder)])
+    roles = [one for one in (holder.identity, holder.other) if one is not None]
+    uris = [x509.UniformResourceIdentifier(str(role)) for role in roles]
+    names = x509.SubjectAlternativeName([*uris, *_names(holder)])
     builder = builder.add_extension(names, critical=False)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(x509.KeyUsage(**{**_NO_USAGE, "digital_signature": True}), critical=True)

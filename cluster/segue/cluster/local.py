@@ -12,8 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from segue.base.errors import SettingsError
-from segue.base.identity import Kind
-from segue.base.tls import TlsFiles, TlsSource, check_own_identity
+from segue.base.tls import TlsFiles
 from segue.cluster.cert_files import files_of
 from segue.cluster.environment import Device, Machine, share_of, worker_environment
 from segue.cluster.pools import PoolName
@@ -39,15 +38,29 @@ class PoolSettings:
 
 @dataclass(frozen=True)
 class LocalWorker:
-    """One worker of this machine; ``share`` is the number of its core or GPU, counted over both pools."""
+    """One worker of this machine; ``share`` is the number of its core or GPU, counted over both pools.
+
+    ``role`` is what it begins as; a ``flex`` one may turn, and is told to at ``port``.
+    """
 
     role: PoolName
     number: int
     share: int
+    flex: bool = False
+    port: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.role}-{self.number}"
+        return f"{'flex' if self.flex else self.role}-{self.number}"
+
+
+@dataclass(frozen=True)
+class FlexSettings:
+    """Workers that may change pools; they begin in one of them."""
+
+    workers: int = 0
+    start_as: PoolName = "decode"
+    extra_args: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,7 @@ class LocalCluster:
     host: str = "127.0.0.1"
     prefill: PoolSettings = field(default_factory=PoolSettings)
     decode: PoolSettings = field(default_factory=PoolSettings)
+    flex: FlexSettings = field(default_factory=FlexSettings)
     router_args: tuple[str, ...] = ()
     worker_args: tuple[str, ...] = ()
     kv_cache_gib: float = 1.0
@@ -89,7 +103,13 @@ class LocalCluster:
         """Those that it begins with."""
         pools: tuple[tuple[PoolName, PoolSettings], ...] = (("prefill", self.prefill), ("decode", self.decode))
         named = [(role, number) for role, pool in pools for number in range(pool.workers)]
-        return [LocalWorker(role, number, share) for share, (role, number) in enumerate(named)]
+        fixed = [LocalWorker(role, number, share) for share, (role, number) in enumerate(named)]
+        flexible = range(self.flex.workers)
+        return fixed + [LocalWorker(self.flex.start_as, n, len(fixed) + n, flex=True) for n in flexible]
+
+    def workers_of(self, role: PoolName) -> int:
+        """How many workers the pool begins with."""
+        return sum(worker.role == role for worker in self.workers())
 
     @property
     def http_url(self) -> str:
@@ -134,16 +154,21 @@ def worker_spec(
     cluster: LocalCluster, worker: LocalWorker, machine: Machine, inherited: Mapping[str, str]
 ) -> ProcessSpec:
     """One worker's process. No I/O."""
-    pool = cluster.prefill if worker.role == "prefill" else cluster.decode
+    if worker.flex:
+        command: tuple[str, ...] = ("flex-worker", "--start-as", worker.role, "--port", str(worker.port))
+        extra_args = cluster.flex.extra_args
+    else:
+        command = (f"{worker.role}-worker",)
+        extra_args = (cluster.prefill if worker.role == "prefill" else cluster.decode).extra_args
     argv = (
         *_SEGUE,
-        f"{worker.role}-worker",
+        *command,
         *_common_args(cluster),
         *("--router", f"127.0.0.1:{cluster.ports.worker}", "--worker-id", worker.name),
         *("--kv-cache-gib", f"{cluster.kv_cache_gib:g}"),
         *_tls_args(cluster, worker.name),
         *cluster.worker_args,
-        *pool.extra_args,
+        *extra_args,
     )
     share = share_of(machine, worker.share, cluster.device)
     environment = worker_environment(inherited, share, cluster.kv_cache_gib)
@@ -163,29 +188,6 @@ def _shared_specs(cluster: LocalCluster, inherited: Mapping[str, str]) -> Iterat
         )
         name = f"workers-{part}"
         yield ProcessSpec(name, argv, dict(inherited), cluster.run_dir / f"{name}.log")
-
-
-def check_certs(cluster: LocalCluster) -> None:
-    """Raises SettingsError unless every process of the cluster has its certificate in the folder."""
-    _check_cert(cluster, "router", "router")
-    for worker in cluster.workers():
-        check_worker_cert(cluster, worker)
-
-
-def check_worker_cert(cluster: LocalCluster, worker: LocalWorker) -> None:
-    """Raises SettingsError unless this worker has its certificate in the folder."""
-    _check_cert(cluster, worker.role, worker.name)
-
-
-def _check_cert(cluster: LocalCluster, role: Kind, name: str) -> None:
-    if cluster.certs is None:
-        return
-    try:
-        check_own_identity(TlsSource(files_of(cluster.certs, name)), role, "*" if role == "router" else name)
-    except SettingsError as error:
-        raise SettingsError(
-            f"{error}; segue certs {cluster.certs} makes them, for as many workers as it is told"
-        ) from None
 
 
 def _common_args(cluster: LocalCluster) -> tuple[str, ...]:
@@ -222,6 +224,12 @@ def choose_ports(host: str, http: int = 0, grpc: int = 0, router_processes: int 
             # Workers of this machine alone use it.
             worker=_held_row(held, router_processes),
         )
+
+
+def free_port(host: str) -> int:
+    """One that is free now."""
+    with ExitStack() as held:
+        return _held_port(held, host, 0, "--port")
 
 
 def _held_row(held: ExitStack, count: int) -> int:

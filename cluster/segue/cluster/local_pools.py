@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segue.base.errors import Conflict, SettingsError
 from segue.cluster.environment import Machine, share_of
-from segue.cluster.local import LocalCluster, LocalWorker, check_worker_cert, process_specs, worker_spec
+from segue.cluster.local import LocalCluster, LocalWorker, free_port, process_specs, worker_spec
+from segue.cluster.local_certs import check_worker_cert
 from segue.cluster.pools import POOL_NAMES, Phase, PoolName, PoolWorker
+from segue.cluster.process import ProcessSpec
 from segue.cluster.resizing import ResizablePools, Work, nobody_works, smallest_not_in
 from segue.cluster.restarts import RestartPolicy
 from segue.cluster.supervisor import Event, Report, Restarting, Started, Stopped, Supervised, supervise
+from segue.cluster.turning import turn_worker
 
 MOST_WORKERS = 64
 # After its drain a process still has an engine to shut down.
@@ -26,6 +30,7 @@ class _Member:
     phase: Phase = "running"
     pid: int = 0
     restarts: int = 0
+    turning_from: PoolName | None = None
 
 
 class LocalPools(ResizablePools):
@@ -37,6 +42,11 @@ class LocalPools(ResizablePools):
         self._machine = machine
         self._members = {worker.name: _Member(worker) for worker in cluster.workers()}
         self._supervised: Supervised | None = None
+        self._turning: set[asyncio.Task[None]] = set()
+
+    def specs(self) -> list[ProcessSpec]:
+        """What to begin with, the router first."""
+        return [self._fresh(spec) for spec in process_specs(self._cluster, self._machine, os.environ)]
 
     def supervise_by(self, supervised: Supervised) -> None:
         """What starts and ends the processes from now on."""
@@ -51,8 +61,11 @@ class LocalPools(ResizablePools):
                 member.pid = pid
                 member.phase = "running" if member.phase == "restarting" else member.phase
             case Restarting():
-                member.pid, member.phase = 0, "restarting"
-                member.restarts += 1
+                member.pid, member.restarts = 0, member.restarts + 1
+                self._turned(member, ended=False)
+                member.phase = "restarting"
+                if self._supervised is not None:
+                    self._supervised.change(self._fresh(self._spec(member.worker)))
             case Stopped():
                 del self._members[event.name]
         self.tell()
@@ -75,6 +88,7 @@ class LocalPools(ResizablePools):
             place=f"core {share.core}" if share.gpu is None else f"gpu {share.gpu}",
             process=f"pid {member.pid}" if member.pid else "",
             restarts=member.restarts,
+            flex=member.worker.flex,
         )
 
     def check_room(self, desired: Mapping[PoolName, int]) -> None:
@@ -84,7 +98,8 @@ class LocalPools(ResizablePools):
             what = "GPUs" if self._cluster.device == "cuda" else "workers at most"
             raise Conflict(f"{wanted} workers are wanted in all, and this machine has {room} {what}; ask for fewer")
         for name in POOL_NAMES:
-            for number in range(desired[name]):
+            flexible = sum(one.worker.flex and one.worker.role == name for one in self._members.values())
+            for number in range(desired[name] - flexible):
                 try:
                     check_worker_cert(self._cluster, LocalWorker(name, number, 0))
                 except SettingsError as error:
@@ -92,17 +107,52 @@ class LocalPools(ResizablePools):
 
     def add(self, pool: PoolName) -> None:
         # The smallest number that is free; one that still leaves keeps its own.
-        numbers = {member.worker.number for member in self._members.values() if member.worker.role == pool}
+        members = [member.worker for member in self._members.values()]
+        numbers = {worker.number for worker in members if worker.role == pool and not worker.flex}
         shares = {member.worker.share for member in self._members.values()}
         worker = LocalWorker(pool, smallest_not_in(numbers), smallest_not_in(shares))
         self._members[worker.name] = _Member(worker)
         assert self._supervised is not None, "scaled before it was started"
-        self._supervised.add(worker_spec(self._cluster, worker, self._machine, os.environ))
+        self._supervised.add(self._spec(worker))
 
     def let_go(self, worker_id: str) -> None:
         self._members[worker_id].phase = "leaving"
         assert self._supervised is not None, "scaled before it was started"
         self._supervised.let_go(worker_id)
+
+    def begin_turn(self, worker_id: str, pool: PoolName) -> None:
+        member = self._members[worker_id]
+        member.turning_from, member.phase = member.worker.role, "turning"
+        member.worker = replace(member.worker, role=pool)
+        task = asyncio.create_task(self._turn(member), name=f"turn {worker_id}")
+        self._turning.add(task)
+        task.add_done_callback(self._turning.discard)
+
+    async def _turn(self, member: _Member) -> None:
+        worker = member.worker
+        ended = await turn_worker(self._cluster, worker)
+        if member.turning_from is not None and member.worker is worker:  # It may have died meanwhile.
+            self._turned(member, ended)
+            self.tell()
+
+    @staticmethod
+    def _turned(member: _Member, ended: bool) -> None:
+        """A turn is over; one that has not come to its end leaves the worker in its old pool."""
+        if member.turning_from is not None and not ended:
+            member.worker = replace(member.worker, role=member.turning_from)
+        member.turning_from = None
+        member.phase = "running" if member.phase == "turning" else member.phase
+
+    def _spec(self, worker: LocalWorker) -> ProcessSpec:
+        return worker_spec(self._cluster, worker, self._machine, os.environ)
+
+    def _fresh(self, spec: ProcessSpec) -> ProcessSpec:
+        """With a port of its own for each life of a flex worker: where it will be told to turn."""
+        member = self._members.get(spec.name)
+        if member is None or not member.worker.flex:
+            return spec
+        member.worker = replace(member.worker, port=free_port("127.0.0.1"))
+        return self._spec(member.worker)
 
 
 @asynccontextmanager
@@ -116,7 +166,6 @@ async def run_local(
         pools.on_event(event)
         report(event)
 
-    specs = process_specs(cluster, machine, os.environ)
-    async with supervise(specs, policy, tell, cluster.drain_timeout_s + _BEYOND_DRAIN_S) as supervised:
+    async with supervise(pools.specs(), policy, tell, cluster.drain_timeout_s + _BEYOND_DRAIN_S) as supervised:
         pools.supervise_by(supervised)
         yield pools

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, get_args
 
 PoolName = Literal["prefill", "decode"]
 POOL_NAMES: tuple[PoolName, ...] = get_args(PoolName)
-Phase = Literal["running", "leaving", "restarting"]
+Phase = Literal["running", "leaving", "restarting", "turning"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class PoolWorker:
     """One worker as its pool sees it. Whether it is ready its router knows, not its pool.
 
     ``place`` is what it runs on ("core 1", a node's name); ``process`` what it is there ("pid 4711"), empty while none
-    runs.
+    runs. A ``flex`` worker may turn to the other pool; one that is turning counts for the pool that it turns to.
     """
 
     worker_id: str
@@ -24,6 +24,7 @@ class PoolWorker:
     place: str
     process: str = ""
     restarts: int = 0
+    flex: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,24 @@ class Pools(Protocol):
             Conflict: it is the last one of its pool.
         """
 
+    async def turn(self, worker_id: str, pool: PoolName) -> None:
+        """Have a flex worker change to ``pool`` without loading its model again; returns when that has begun.
+
+        It counts for its new pool at once. One that doesn't get empty in time is back in its old pool, having lost
+        nothing. A worker that is in ``pool`` already is left alone.
+
+        Raises:
+            NotFound: no such worker.
+            Conflict: it is not flex, it is the last one of its pool, or it turns or restarts just now.
+        """
+
     def watch(self) -> AsyncIterator[PoolsView]:
         """The view now and after each change; a slow reader misses views in between, never the last one."""
 
 
 def victims(workers: Sequence[PoolWorker], count: int, work: Mapping[str, float]) -> list[str]:
-    """Which workers of a pool leave: those with the least work, the youngest of equals (the highest number).
+    """Which workers of a pool leave: those with the least work, the youngest of equals (the highest number). Those that
+    could turn to the other pool stay as long as there are others.
 
     ``work`` is by worker id, in any unit; a worker that nothing is known of has none. Workers that leave already don't
     count.
@@ -86,6 +99,7 @@ def victims(workers: Sequence[PoolWorker], count: int, work: Mapping[str, float]
         # One that has died and waits for its next life serves nobody: it goes first.
         key=lambda index: (
             staying[index].phase != "restarting",
+            staying[index].flex,
             work.get(staying[index].worker_id, 0.0),
             -index,
         ),

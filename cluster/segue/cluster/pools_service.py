@@ -15,12 +15,14 @@ from segue.proto.pools_pb2 import (
     POOL_WORKER_PHASE_LEAVING,
     POOL_WORKER_PHASE_RESTARTING,
     POOL_WORKER_PHASE_RUNNING,
+    POOL_WORKER_PHASE_TURNING,
     DrainWorkerRequest,
     ListPoolsRequest,
     Pool,
     PoolsState,
     PoolWorkerPhase,
     ScaleRequest,
+    TurnWorkerRequest,
     WatchPoolsRequest,
 )
 from segue.proto.pools_pb2 import PoolWorker as PoolWorkerMessage
@@ -35,6 +37,7 @@ _PHASES: dict[Phase, PoolWorkerPhase] = {
     "running": POOL_WORKER_PHASE_RUNNING,
     "leaving": POOL_WORKER_PHASE_LEAVING,
     "restarting": POOL_WORKER_PHASE_RESTARTING,
+    "turning": POOL_WORKER_PHASE_TURNING,
 }
 _PHASE_NAMES = {number: name for name, number in _PHASES.items()}
 
@@ -67,6 +70,17 @@ class PoolsService(PoolsServicer):
         log.info("worker_drained", worker_id=request.worker_id)
         return message_of(self._pools.view())
 
+    async def Turn(self, request: TurnWorkerRequest, context: _Context) -> PoolsState:
+        try:
+            pool = _NAMES.get(request.role)
+            if pool is None:
+                raise InvalidRequest(f"name the role to turn to: {' or '.join(POOL_NAMES)}; seen: {request.role}")
+            await self._pools.turn(request.worker_id, pool)
+        except SegueError as error:
+            await _abort(context, error)
+        log.info("worker_turns", worker_id=request.worker_id, pool=pool)
+        return message_of(self._pools.view())
+
     async def Watch(self, request: WatchPoolsRequest, context: _Context) -> AsyncIterator[PoolsState]:
         async for view in self._pools.watch():
             yield message_of(view)
@@ -89,6 +103,7 @@ def _pool_message(pool: PoolView) -> Pool:
             place=worker.place,
             restarts=worker.restarts,
             process=worker.process,
+            flex=worker.flex,
         )
         for worker in pool.workers
     ]
@@ -103,6 +118,7 @@ def _pool_view(pool: Pool) -> PoolView:
             place=worker.place,
             process=worker.process,
             restarts=worker.restarts,
+            flex=worker.flex,
         )
         for worker in pool.workers
     )

@@ -46,6 +46,10 @@ class ResizablePools(ABC):
     def let_go(self, worker_id: str) -> None:
         """Mark one worker as leaving, and let it drain."""
 
+    def begin_turn(self, worker_id: str, pool: PoolName) -> None:
+        """Have a running flex worker change to the other pool. Where there are no flex workers nobody calls this."""
+        raise NotImplementedError(f"{worker_id} can't turn to {pool}: {self._backend} pools start no flex workers")
+
     def view(self) -> PoolsView:
         pools = []
         for name in POOL_NAMES:
@@ -80,6 +84,28 @@ class ResizablePools(ABC):
             if pool.desired == 1:
                 raise Conflict(f"{worker_id} is the last {pool.name} worker; scale {pool.name} to 2 first")
             self.let_go(worker_id)
+            self.tell()
+
+    async def turn(self, worker_id: str, pool: PoolName) -> None:
+        async with self._resizing:
+            now = self.view()
+            found = [(old, one) for old in now.pools for one in old.workers if one.worker_id == worker_id]
+            if not found or found[0][1].phase == "leaving":
+                known = ", ".join(one.worker_id for old in now.pools for one in old.workers if one.flex) or "none"
+                raise NotFound(f"there is no worker {worker_id!r} that could turn; flex workers: {known}")
+            old, worker = found[0]
+            if old.name == pool:
+                return
+            if not worker.flex:
+                raise Conflict(
+                    f"{worker_id} was started as a {old.name} worker and stays one; segue up --flex starts workers "
+                    "that may turn"
+                )
+            if worker.phase != "running":
+                raise Conflict(f"{worker_id} is {worker.phase}; try again when it runs")
+            if old.desired == 1:
+                raise Conflict(f"{worker_id} is the last {old.name} worker; scale {old.name} to 2 first")
+            self.begin_turn(worker_id, pool)
             self.tell()
 
     async def watch(self) -> AsyncIterator[PoolsView]:

@@ -69,14 +69,20 @@ class Supervised:
         self._stop_grace_s = stop_grace_s
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[str] = set()
+        self._specs: dict[str, ProcessSpec] = {}
 
     def add(self, spec: ProcessSpec) -> None:
         """Start one more process and keep it alive. Its name must be free."""
         if spec.name in self._keepers:
             raise ValueError(f"a process named {spec.name!r} is kept already")
-        keeper = self._group.create_task(self._keep(spec), name=f"keep {spec.name}")
+        self._specs[spec.name] = spec
+        keeper = self._group.create_task(self._keep(spec.name), name=f"keep {spec.name}")
         self._keepers[spec.name] = keeper
         keeper.add_done_callback(lambda _: self._forget(spec.name))
+
+    def change(self, spec: ProcessSpec) -> None:
+        """What the process of this name is from its next life on."""
+        self._specs[spec.name] = spec
 
     def let_go(self, name: str) -> None:
         """SIGTERM one process and keep it no longer; ``Stopped`` is reported once it has ended."""
@@ -96,10 +102,12 @@ class Supervised:
     def _forget(self, name: str) -> None:
         self._keepers.pop(name, None)
         self._leaving.discard(name)
+        self._specs.pop(name, None)
 
-    async def _keep(self, spec: ProcessSpec) -> None:
+    async def _keep(self, name: str) -> None:
         history = History()
         while True:
+            spec = self._specs[name]
             # Shielded: cut off in the middle, a start would leave a child that nobody knows of.
             starting = asyncio.ensure_future(self._start(spec))
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from segue.engine.settings import EngineRole
 from segue.proto.worker_pb2 import EngineCounters, EngineFacts, KvEvent, Load, RequestOutput, Submit
 
 
@@ -53,6 +54,12 @@ class Engine(Protocol):
 
         Answered by a last output with FINISH_REASON_ABORT and no error, behind all its tokens. With it comes an offer
         of the KV cache of all tokens but the last, if the engine has them computed and can hold them.
+        """
+
+    async def take_role(self, role: EngineRole) -> EngineFacts:
+        """Serve as this role from now on, with weights and prefix cache as they are; the facts from now on.
+
+        Only of an engine that was started as ``flex``, and only while it has no requests and holds no offers.
         """
 
     def load(self) -> Load:

@@ -24,6 +24,7 @@ class EngineSettings(BaseModel):
 
     model: str = Field(description="Local directory or hub id, as vLLM takes it.")
     role: EngineRole
+    flex: bool = Field(False, description="It may be told to take the other role.")
     kind: EngineKind = Field(
         "auto",
         description="inproc: one process, one thread. async: vLLM's AsyncLLM. simulated: no model, its timing only.",

@@ -18,7 +18,7 @@ from segue.base.tls_grpc import open_aio_channel
 from segue.engine.core_watch import HeldOffers, watch_core
 from segue.engine.daemon_thread import on_daemon_thread
 from segue.engine.protocol import EngineListener
-from segue.engine.settings import EngineSettings
+from segue.engine.settings import EngineRole, EngineSettings
 from segue.engine.vllm_config import KvPort, connector_config, engine_arguments
 from segue.engine.warm_up import warm_up_submits
 from segue.proto.sampling_pb2 import FinishReason
@@ -81,7 +81,7 @@ class AsyncEngine:
             lambda: AsyncLLM.from_vllm_config(config, stat_loggers=loggers), name="vllm-load"
         )
         self._kv_blocks = (config.cache_config.num_gpu_blocks or 1) - 1  # Block 0 is vLLM's null block.
-        facts = engine_facts(settings, config, connector, self._kv_blocks)
+        facts = self._facts = engine_facts(settings, config, connector, self._kv_blocks)
         self._translator = OutputTranslator(connector, facts.layout, facts.transport)
         listener.on_loaded()
         await self._warm_up()
@@ -127,6 +127,11 @@ class AsyncEngine:
         if request_id in self._tasks:
             self.abort(request_id)
             self._add_output(RequestOutput(request_id=request_id, finish_reason=FinishReason.FINISH_REASON_ABORT))
+
+    async def take_role(self, role: EngineRole) -> EngineFacts:
+        """The engine core is told nothing: on GPUs it schedules both roles alike. On CPU it goes on computing several
+        prompts at once in the prefill role, which costs the first of them time."""
+        return self._facts
 
     def load(self) -> Load:
         if self._counters is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from segue.base.errors import SettingsError
 from segue.engine.model_fingerprint import model_fingerprint
-from segue.engine.settings import EngineSettings
+from segue.engine.settings import EngineRole, EngineSettings
 from segue.kv_transfer.connector_config import ConnectorConfig
 
 # Segue sets these; a pool that could change them would break the hand-off.
@@ -133,10 +133,15 @@ def connector_config(settings: EngineSettings, kv_port: KvPort) -> ConnectorConf
 
 def _kv_role(settings: EngineSettings) -> str:
     """A decode engine offers too, when its running requests are moved. With NIXL vLLM doesn't have to know: there both
-    roles hold what a request's parameters say, and vLLM warns of ``kv_both``."""
-    if settings.role == "prefill":
+    roles hold what a request's parameters say, and vLLM warns of ``kv_both``. So a flex engine is one for decode."""
+    if settings.role == "prefill" and not settings.flex:
         return "kv_producer"
     return "kv_consumer" if settings.transport == "nixl" else "kv_both"
+
+
+def most_running(role: EngineRole, max_num_seqs: int) -> int:
+    """How many requests a flex engine, which has places for ``max_num_seqs``, runs at once in a role."""
+    return 1 if role == "prefill" and not has_cuda() else max_num_seqs
 
 
 def engine_arguments(settings: EngineSettings, connector: ConnectorConfig) -> dict[str, Any]:
@@ -170,7 +175,7 @@ def engine_arguments(settings: EngineSettings, connector: ConnectorConfig) -> di
                 "it computes in parts; leave it out"
             )
         ours = {"enforce_eager": True, "distributed_executor_backend": "uni", "enable_chunked_prefill": False}
-        if settings.role == "prefill":
+        if settings.role == "prefill" and not settings.flex:
             # A core is busy with one prompt; computing several at once only makes the first ones wait for the last.
             ours["max_num_seqs"] = 1
         if not cpu_computes_bfloat16():
@@ -197,7 +202,7 @@ def engine_arguments(settings: EngineSettings, connector: ConnectorConfig) -> di
         ),
     }
     # vLLM allows no custom logits processors beside speculative decoding.
-    if settings.role == "decode" and not settings.engine_args.get("speculative_config"):
+    if (settings.role == "decode" or settings.flex) and not settings.engine_args.get("speculative_config"):
         from segue.engine.forced_tokens import PROCESSOR
 
         arguments["logits_processors"] = [PROCESSOR]

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from segue.base.errors import SettingsError
 from segue.base.logging import get_logger
 from segue.engine.protocol import EngineListener
-from segue.engine.settings import EngineSettings
-from segue.engine.vllm_config import KvPort, connector_config, engine_arguments
+from segue.engine.settings import EngineRole, EngineSettings
+from segue.engine.vllm_config import KvPort, connector_config, engine_arguments, most_running
 from segue.engine.warm_up import warm_up_submits
 from segue.kv_transfer.connector_config import wake_engine
 from segue.proto.sampling_pb2 import FinishReason
@@ -74,6 +74,12 @@ class InprocEngine:
 
     def move(self, request_id: str) -> None:
         self._command(lambda: self._move(request_id))
+
+    async def take_role(self, role: EngineRole) -> EngineFacts:
+        loop = asyncio.get_running_loop()
+        taken: asyncio.Future[EngineFacts] = loop.create_future()
+        self._command(lambda: self._post(loop, _set_unless_done, taken, self._take_role(role), None))
+        return await taken
 
     def load(self) -> Load:
         return self._load
@@ -165,6 +171,16 @@ class InprocEngine:
         self._translator = OutputTranslator(connector, facts.layout, facts.transport)
         self._kv_events = TakenEvents(KvEventNames(facts.layout.block_tokens))
         self._scheduler.kv_event_publisher = self._kv_events
+        self._facts = facts
+        return self._take_role(settings.role) if settings.flex else facts
+
+    def _take_role(self, role: EngineRole) -> EngineFacts:
+        """What vLLM's scheduler admits is a number that it reads at every step; its places stay as many as they are."""
+        running = most_running(role, self._scheduler.max_num_running_reqs)
+        self._scheduler.max_num_active_reqs = running
+        facts = EngineFacts()
+        facts.CopyFrom(self._facts)
+        facts.max_running_requests = running
         return facts
 
     def _warm_up(self) -> None:

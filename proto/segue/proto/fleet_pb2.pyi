@@ -80,7 +80,7 @@ class FleetPool(_message.Message):
     def __init__(self, role: _Optional[_Union[_worker_pb2.Role, str]] = ..., workers: _Optional[int] = ..., ready: _Optional[int] = ..., draining: _Optional[int] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., kv_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ...) -> None: ...
 
 class FleetWorker(_message.Message):
-    __slots__ = ("worker_id", "epoch", "role", "state", "detail", "address", "facts", "load", "assigned_requests", "assigned_tokens", "circuit_open", "prefill_tokens_per_s", "decode_request_s", "heard_s_ago", "version", "ready_for_s", "assigned_prefill_tokens", "step_prompt_tokens_per_s", "step")
+    __slots__ = ("worker_id", "epoch", "role", "state", "detail", "address", "facts", "load", "assigned_requests", "assigned_tokens", "circuit_open", "prefill_tokens_per_s", "decode_request_s", "heard_s_ago", "version", "ready_for_s", "assigned_prefill_tokens", "step_prompt_tokens_per_s", "step", "flex", "turns")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,8 @@ class FleetWorker(_message.Message):
     ASSIGNED_PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STEP_PROMPT_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    FLEX_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     epoch: str
     role: _worker_pb2.Role
@@ -119,7 +121,9 @@ class FleetWorker(_message.Message):
     assigned_prefill_tokens: int
     step_prompt_tokens_per_s: float
     step: StepTime
-    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[str] = ..., role: _Optional[_Union[_worker_pb2.Role, str]] = ..., state: _Optional[_Union[_worker_pb2.WorkerState, str]] = ..., detail: _Optional[str] = ..., address: _Optional[str] = ..., facts: _Optional[_Union[_worker_pb2.EngineFacts, _Mapping]] = ..., load: _Optional[_Union[_worker_pb2.Load, _Mapping]] = ..., assigned_requests: _Optional[int] = ..., assigned_tokens: _Optional[int] = ..., circuit_open: _Optional[bool] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_request_s: _Optional[float] = ..., heard_s_ago: _Optional[float] = ..., version: _Optional[str] = ..., ready_for_s: _Optional[float] = ..., assigned_prefill_tokens: _Optional[int] = ..., step_prompt_tokens_per_s: _Optional[float] = ..., step: _Optional[_Union[StepTime, _Mapping]] = ...) -> None: ...
+    flex: bool
+    turns: int
+    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[str] = ..., role: _Optional[_Union[_worker_pb2.Role, str]] = ..., state: _Optional[_Union[_worker_pb2.WorkerState, str]] = ..., detail: _Optional[str] = ..., address: _Optional[str] = ..., facts: _Optional[_Union[_worker_pb2.EngineFacts, _Mapping]] = ..., load: _Optional[_Union[_worker_pb2.Load, _Mapping]] = ..., assigned_requests: _Optional[int] = ..., assigned_tokens: _Optional[int] = ..., circuit_open: _Optional[bool] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_request_s: _Optional[float] = ..., heard_s_ago: _Optional[float] = ..., version: _Optional[str] = ..., ready_for_s: _Optional[float] = ..., assigned_prefill_tokens: _Optional[int] = ..., step_prompt_tokens_per_s: _Optional[float] = ..., step: _Optional[_Union[StepTime, _Mapping]] = ..., flex: _Optional[bool] = ..., turns: _Optional[int] = ...) -> None: ...
 
 class StepTime(_message.Message):
     __slots__ = ("fixed_s", "per_request_s", "samples")

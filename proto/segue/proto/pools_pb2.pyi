@@ -14,10 +14,12 @@ class PoolWorkerPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     POOL_WORKER_PHASE_RUNNING: _ClassVar[PoolWorkerPhase]
     POOL_WORKER_PHASE_LEAVING: _ClassVar[PoolWorkerPhase]
     POOL_WORKER_PHASE_RESTARTING: _ClassVar[PoolWorkerPhase]
+    POOL_WORKER_PHASE_TURNING: _ClassVar[PoolWorkerPhase]
 POOL_WORKER_PHASE_UNSPECIFIED: PoolWorkerPhase
 POOL_WORKER_PHASE_RUNNING: PoolWorkerPhase
 POOL_WORKER_PHASE_LEAVING: PoolWorkerPhase
 POOL_WORKER_PHASE_RESTARTING: PoolWorkerPhase
+POOL_WORKER_PHASE_TURNING: PoolWorkerPhase
 
 class ListPoolsRequest(_message.Message):
     __slots__ = ()
@@ -46,6 +48,14 @@ class DrainWorkerRequest(_message.Message):
     worker_id: str
     def __init__(self, worker_id: _Optional[str] = ...) -> None: ...
 
+class TurnWorkerRequest(_message.Message):
+    __slots__ = ("worker_id", "role")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    role: _worker_pb2.Role
+    def __init__(self, worker_id: _Optional[str] = ..., role: _Optional[_Union[_worker_pb2.Role, str]] = ...) -> None: ...
+
 class PoolsState(_message.Message):
     __slots__ = ("backend", "pools", "scaling_mode")
     BACKEND_FIELD_NUMBER: _ClassVar[int]
@@ -71,15 +81,17 @@ class Pool(_message.Message):
     def __init__(self, role: _Optional[_Union[_worker_pb2.Role, str]] = ..., desired: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[PoolWorker, _Mapping]]] = ..., recommended: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PoolWorker(_message.Message):
-    __slots__ = ("worker_id", "phase", "place", "restarts", "process")
+    __slots__ = ("worker_id", "phase", "place", "restarts", "process", "flex")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     PLACE_FIELD_NUMBER: _ClassVar[int]
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
     PROCESS_FIELD_NUMBER: _ClassVar[int]
+    FLEX_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     phase: PoolWorkerPhase
     place: str
     restarts: int
     process: str
-    def __init__(self, worker_id: _Optional[str] = ..., phase: _Optional[_Union[PoolWorkerPhase, str]] = ..., place: _Optional[str] = ..., restarts: _Optional[int] = ..., process: _Optional[str] = ...) -> None: ...
+    flex: bool
+    def __init__(self, worker_id: _Optional[str] = ..., phase: _Optional[_Union[PoolWorkerPhase, str]] = ..., place: _Optional[str] = ..., restarts: _Optional[int] = ..., process: _Optional[str] = ..., flex: _Optional[bool] = ...) -> None: ...

@@ -49,6 +49,11 @@ class PoolsStub:
                 request_serializer=segue_dot_proto_dot_pools__pb2.DrainWorkerRequest.SerializeToString,
                 response_deserializer=segue_dot_proto_dot_pools__pb2.PoolsState.FromString,
                 _registered_method=True)
+        self.Turn = channel.unary_unary(
+                '/segue.v1.Pools/Turn',
+                request_serializer=segue_dot_proto_dot_pools__pb2.TurnWorkerRequest.SerializeToString,
+                response_deserializer=segue_dot_proto_dot_pools__pb2.PoolsState.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/segue.v1.Pools/Watch',
                 request_serializer=segue_dot_proto_dot_pools__pb2.WatchPoolsRequest.SerializeToString,
@@ -82,6 +87,15 @@ class PoolsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Turn(self, request, context):
+        """Has a flex worker take the other role, without loading its model again; answers when that has begun. The worker
+        counts for its new pool at once, and for its old one again should it not get empty in time. Errors:
+        INVALID_ARGUMENT (no role), NOT_FOUND, FAILED_PRECONDITION (not flex, the last one of its pool, it turns or restarts).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """The state now and after each change, until the caller goes.
         """
@@ -105,6 +119,11 @@ def add_PoolsServicer_to_server(servicer, server):
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
                     request_deserializer=segue_dot_proto_dot_pools__pb2.DrainWorkerRequest.FromString,
+                    response_serializer=segue_dot_proto_dot_pools__pb2.PoolsState.SerializeToString,
+            ),
+            'Turn': grpc.unary_unary_rpc_method_handler(
+                    servicer.Turn,
+                    request_deserializer=segue_dot_proto_dot_pools__pb2.TurnWorkerRequest.FromString,
                     response_serializer=segue_dot_proto_dot_pools__pb2.PoolsState.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
@@ -193,6 +212,33 @@ class Pools:
             target,
             '/segue.v1.Pools/Drain',
             segue_dot_proto_dot_pools__pb2.DrainWorkerRequest.SerializeToString,
+            segue_dot_proto_dot_pools__pb2.PoolsState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Turn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Pools/Turn',
+            segue_dot_proto_dot_pools__pb2.TurnWorkerRequest.SerializeToString,
             segue_dot_proto_dot_pools__pb2.PoolsState.FromString,
             options,
             channel_credentials,

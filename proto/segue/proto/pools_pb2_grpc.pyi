@@ -43,6 +43,11 @@ class PoolsStub:
     """Lets one worker finish and leave; its pool becomes one smaller. Errors: NOT_FOUND; FAILED_PRECONDITION for the last
     one of a pool.
     """
+    Turn: _grpc.UnaryUnaryMultiCallable[_pools_pb2.TurnWorkerRequest, _pools_pb2.PoolsState]
+    """Has a flex worker take the other role, without loading its model again; answers when that has begun. The worker
+    counts for its new pool at once, and for its old one again should it not get empty in time. Errors:
+    INVALID_ARGUMENT (no role), NOT_FOUND, FAILED_PRECONDITION (not flex, the last one of its pool, it turns or restarts).
+    """
     Watch: _grpc.UnaryStreamMultiCallable[_pools_pb2.WatchPoolsRequest, _pools_pb2.PoolsState]
     """The state now and after each change, until the caller goes."""
 
@@ -58,6 +63,11 @@ class PoolsAsyncStub(PoolsStub):
     Drain: _aio.UnaryUnaryMultiCallable[_pools_pb2.DrainWorkerRequest, _pools_pb2.PoolsState]  # type: ignore[assignment]
     """Lets one worker finish and leave; its pool becomes one smaller. Errors: NOT_FOUND; FAILED_PRECONDITION for the last
     one of a pool.
+    """
+    Turn: _aio.UnaryUnaryMultiCallable[_pools_pb2.TurnWorkerRequest, _pools_pb2.PoolsState]  # type: ignore[assignment]
+    """Has a flex worker take the other role, without loading its model again; answers when that has begun. The worker
+    counts for its new pool at once, and for its old one again should it not get empty in time. Errors:
+    INVALID_ARGUMENT (no role), NOT_FOUND, FAILED_PRECONDITION (not flex, the last one of its pool, it turns or restarts).
     """
     Watch: _aio.UnaryStreamMultiCallable[_pools_pb2.WatchPoolsRequest, _pools_pb2.PoolsState]  # type: ignore[assignment]
     """The state now and after each change, until the caller goes."""
@@ -89,6 +99,17 @@ class PoolsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_pools_pb2.PoolsState, _abc.Awaitable[_pools_pb2.PoolsState]]:
         """Lets one worker finish and leave; its pool becomes one smaller. Errors: NOT_FOUND; FAILED_PRECONDITION for the last
         one of a pool.
+        """
+
+    @_abc_1.abstractmethod
+    def Turn(
+        self,
+        request: _pools_pb2.TurnWorkerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pools_pb2.PoolsState, _abc.Awaitable[_pools_pb2.PoolsState]]:
+        """Has a flex worker take the other role, without loading its model again; answers when that has begun. The worker
+        counts for its new pool at once, and for its old one again should it not get empty in time. Errors:
+        INVALID_ARGUMENT (no role), NOT_FOUND, FAILED_PRECONDITION (not flex, the last one of its pool, it turns or restarts).
         """
 
     @_abc_1.abstractmethod

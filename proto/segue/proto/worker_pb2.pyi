@@ -32,20 +32,24 @@ WORKER_STATE_READY: WorkerState
 WORKER_STATE_DRAINING: WorkerState
 
 class Register(_message.Message):
-    __slots__ = ("worker_id", "epoch", "role", "address", "protocol", "version")
+    __slots__ = ("worker_id", "epoch", "role", "address", "protocol", "version", "flex", "turns")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    FLEX_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     epoch: str
     role: Role
     address: str
     protocol: int
     version: str
-    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., address: _Optional[str] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    flex: bool
+    turns: int
+    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., address: _Optional[str] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., flex: _Optional[bool] = ..., turns: _Optional[int] = ...) -> None: ...
 
 class EngineFacts(_message.Message):
     __slots__ = ("engine", "engine_version", "model", "max_model_len_tokens", "vocab_size", "layout", "kv_blocks", "transport", "simulated", "kv_address", "max_running_requests", "kv_digest", "accelerator")
@@ -350,3 +354,19 @@ class DrainResponse(_message.Message):
     held_offers: int
     timeout_s: float
     def __init__(self, running_requests: _Optional[int] = ..., held_offers: _Optional[int] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class TurnRequest(_message.Message):
+    __slots__ = ("role", "timeout_s")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    role: Role
+    timeout_s: float
+    def __init__(self, role: _Optional[_Union[Role, str]] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class TurnResponse(_message.Message):
+    __slots__ = ("empty_s", "ready_s")
+    EMPTY_S_FIELD_NUMBER: _ClassVar[int]
+    READY_S_FIELD_NUMBER: _ClassVar[int]
+    empty_s: float
+    ready_s: float
+    def __init__(self, empty_s: _Optional[float] = ..., ready_s: _Optional[float] = ...) -> None: ...

@@ -119,6 +119,11 @@ class WorkerStub:
                 request_serializer=segue_dot_proto_dot_worker__pb2.DrainRequest.SerializeToString,
                 response_deserializer=segue_dot_proto_dot_worker__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Turn = channel.unary_unary(
+                '/segue.v1.Worker/Turn',
+                request_serializer=segue_dot_proto_dot_worker__pb2.TurnRequest.SerializeToString,
+                response_deserializer=segue_dot_proto_dot_worker__pb2.TurnResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer:
@@ -139,6 +144,16 @@ class WorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Turn(self, request, context):
+        """Have a flex worker take the other role with the engine as it is: it takes nothing new, finishes or hands over what it
+        has, and registers again. The reply comes when it is ready in that role; one whose caller goes turns all the same.
+        Errors: INVALID_ARGUMENT (no role), FAILED_PRECONDITION (not flex, not ready; not empty in time, or called off, and
+        then it goes on in its old role and has lost nothing; told to drain meanwhile).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -151,6 +166,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=segue_dot_proto_dot_worker__pb2.DrainRequest.FromString,
                     response_serializer=segue_dot_proto_dot_worker__pb2.DrainResponse.SerializeToString,
+            ),
+            'Turn': grpc.unary_unary_rpc_method_handler(
+                    servicer.Turn,
+                    request_deserializer=segue_dot_proto_dot_worker__pb2.TurnRequest.FromString,
+                    response_serializer=segue_dot_proto_dot_worker__pb2.TurnResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -208,6 +228,33 @@ class Worker:
             '/segue.v1.Worker/Drain',
             segue_dot_proto_dot_worker__pb2.DrainRequest.SerializeToString,
             segue_dot_proto_dot_worker__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Turn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Worker/Turn',
+            segue_dot_proto_dot_worker__pb2.TurnRequest.SerializeToString,
+            segue_dot_proto_dot_worker__pb2.TurnResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -74,6 +74,12 @@ class WorkerStub:
     """What the worker is, has and does, by its engine's own counters."""
     Drain: _grpc.UnaryUnaryMultiCallable[_worker_pb2.DrainRequest, _worker_pb2.DrainResponse]
     """Stop taking work, finish what runs, then exit. The reply comes at once."""
+    Turn: _grpc.UnaryUnaryMultiCallable[_worker_pb2.TurnRequest, _worker_pb2.TurnResponse]
+    """Have a flex worker take the other role with the engine as it is: it takes nothing new, finishes or hands over what it
+    has, and registers again. The reply comes when it is ready in that role; one whose caller goes turns all the same.
+    Errors: INVALID_ARGUMENT (no role), FAILED_PRECONDITION (not flex, not ready; not empty in time, or called off, and
+    then it goes on in its old role and has lost nothing; told to drain meanwhile).
+    """
 
 @_typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
@@ -84,6 +90,12 @@ class WorkerAsyncStub(WorkerStub):
     """What the worker is, has and does, by its engine's own counters."""
     Drain: _aio.UnaryUnaryMultiCallable[_worker_pb2.DrainRequest, _worker_pb2.DrainResponse]  # type: ignore[assignment]
     """Stop taking work, finish what runs, then exit. The reply comes at once."""
+    Turn: _aio.UnaryUnaryMultiCallable[_worker_pb2.TurnRequest, _worker_pb2.TurnResponse]  # type: ignore[assignment]
+    """Have a flex worker take the other role with the engine as it is: it takes nothing new, finishes or hands over what it
+    has, and registers again. The reply comes when it is ready in that role; one whose caller goes turns all the same.
+    Errors: INVALID_ARGUMENT (no role), FAILED_PRECONDITION (not flex, not ready; not empty in time, or called off, and
+    then it goes on in its old role and has lost nothing; told to drain meanwhile).
+    """
 
 class WorkerServicer(metaclass=_abc_1.ABCMeta):
     """Served by each worker beside gRPC health."""
@@ -103,5 +115,17 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.DrainResponse, _abc.Awaitable[_worker_pb2.DrainResponse]]:
         """Stop taking work, finish what runs, then exit. The reply comes at once."""
+
+    @_abc_1.abstractmethod
+    def Turn(
+        self,
+        request: _worker_pb2.TurnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.TurnResponse, _abc.Awaitable[_worker_pb2.TurnResponse]]:
+        """Have a flex worker take the other role with the engine as it is: it takes nothing new, finishes or hands over what it
+        has, and registers again. The reply comes when it is ready in that role; one whose caller goes turns all the same.
+        Errors: INVALID_ARGUMENT (no role), FAILED_PRECONDITION (not flex, not ready; not empty in time, or called off, and
+        then it goes on in its old role and has lost nothing; told to drain meanwhile).
+        """
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

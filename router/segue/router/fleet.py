@@ -22,6 +22,8 @@ class WorkerView:
     ``assigned_prefill_tokens`` are those prompt tokens of ours that it has still to compute, as far as is known (what
     it has cached is left out); ``busy_since_s`` is when it began with the first of them, 0 if it has none. ``turn``
     grows with each request that this router assigns; the worker had its last one at this. ``version`` is of Segue.
+
+    A ``flex`` worker may change its role, and has done so ``turns`` times.
     """
 
     worker_id: str
@@ -40,6 +42,8 @@ class WorkerView:
     busy_since_s: float = 0.0
     turn: int = 0
     version: str = ""
+    flex: bool = False
+    turns: int = 0
 
     @property
     def ready(self) -> bool:

@@ -6,12 +6,16 @@ from collections.abc import Iterable
 
 from segue.kv_transfer.held_ticket import HeldTicket
 from segue.proto.kv_transfer_pb2 import Ticket
+from segue.proto.worker_pb2 import Role, Submit
 from segue.router.actions import Abort, Action, Move, Release, Send
 from segue.router.worker_links import WorkerLinks
 
 
 def tell(links: WorkerLinks, action: Action) -> bool:
-    """Tell a worker; False if it is gone, or takes nothing new. What is not for workers is none of ours."""
+    """Tell a worker; False if it is gone, takes nothing new, or has turned since it was chosen.
+
+    What is not for workers is none of ours.
+    """
     match action:
         case Send(worker_id=worker_id) | Abort(worker_id=worker_id) | Release(worker_id=worker_id):
             link = links.get(worker_id)
@@ -23,7 +27,7 @@ def tell(links: WorkerLinks, action: Action) -> bool:
         return False
     match action:
         case Send(submit=submit):
-            if not link.ready:
+            if not (link.ready and takes(link.register.role, submit)):
                 return False
             link.submit(submit)
         case Abort(request_id=request_id):
@@ -33,6 +37,13 @@ def tell(links: WorkerLinks, action: Action) -> bool:
         case Move(request_id=request_id):
             link.move(request_id)
     return True
+
+
+def takes(role: Role, submit: Submit) -> bool:
+    """Whether a leg is for a worker of this role. One that turns may have been chosen for the other."""
+    if role == Role.ROLE_PREFILL:
+        return not submit.HasField("ticket") and submit.sampling.max_tokens == 1
+    return not submit.offer_kv
 
 
 def renew_leases(links: WorkerLinks, held: Iterable[HeldTicket], now_s: float) -> None:

@@ -131,6 +131,12 @@ class WorkerHub(WorkerHubServicer):
                 f"worker id {register.worker_id!r} is attached with epoch {known.register.epoch}; start each "
                 "worker with an id of its own",
             )
+        if known is not None and not another and register.turns < known.register.turns:
+            await context.abort(
+                grpc.StatusCode.ALREADY_EXISTS,
+                f"worker {register.worker_id!r} has turned {known.register.turns} times; this stream is from before, "
+                f"when it had turned {register.turns} times",
+            )
         return first
 
     def _add(self, register: Register) -> WorkerLink:
@@ -141,7 +147,10 @@ class WorkerHub(WorkerHubServicer):
         link = WorkerLink(register)
         link.heard_at_s = time.monotonic()
         self._links.add(link)
-        log.info("worker_attached", worker_id=link.worker_id, address=register.address, version=register.version)
+        role = Role.Name(register.role).removeprefix("ROLE_").lower()
+        turns = {"turns": register.turns} if register.flex else {}
+        told = {"role": role, "address": register.address, "version": register.version, **turns}
+        log.info("worker_attached", worker_id=link.worker_id, **told)
         return link
 
     def _drop(self, link: WorkerLink) -> None:

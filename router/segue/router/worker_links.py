@@ -156,6 +156,8 @@ class WorkerLink:
             busy_since_s=self.meter.busy_since_s,
             turn=self.turn,
             version=self.register.version,
+            flex=self.register.flex,
+            turns=self.register.turns,
         )
 
 

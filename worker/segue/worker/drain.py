@@ -28,10 +28,12 @@ class DrainClock:
         return math.inf if self._ends_at_s is None else max(0.0, self._ends_at_s - now_s)
 
 
-def progress(requests: int, load: Load, left_s: float) -> str:
-    """What is left, for people: ``draining: 3 requests, 2 offers left, 41 s``."""
+def left_over(requests: int, load: Load) -> str:
+    """For people: ``3 requests, 2 offers left``."""
     offers = load.held_offers
-    return (
-        f"draining: {requests} request{'' if requests == 1 else 's'}, {offers} offer{'' if offers == 1 else 's'} left, "
-        f"{math.ceil(left_s)} s"
-    )
+    return f"{requests} request{'' if requests == 1 else 's'}, {offers} offer{'' if offers == 1 else 's'} left"
+
+
+def progress(why: str, left: str, left_s: float) -> str:
+    """For people: ``draining: 3 requests, 2 offers left, 41 s``."""
+    return f"{why}: {left}, {math.ceil(left_s)} s"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from segue.base.trace_parent import TraceParent, parse_trace_parent
 from segue.base.tracing import Span, Tracing
-from segue.proto.worker_pb2 import EngineUsage, Load, RequestOutput, Submit, Transfer
+from segue.proto.worker_pb2 import EngineUsage, Load, Register, RequestOutput, Role, Submit, Transfer
 from segue.worker.metrics.counting import outcome
 from segue.worker.observer import WorkerObserver
 
@@ -37,6 +37,9 @@ class LegSpans(WorkerObserver):
         self._role = role
         self._worker_id = worker_id
         self._legs: dict[str, _Leg] = {}
+
+    def on_role(self, register: Register) -> None:
+        self._role = Role.Name(register.role).removeprefix("ROLE_").lower()
 
     def on_taken(self, submit: Submit) -> None:
         parent = parse_trace_parent(submit.trace_parent)

@@ -13,14 +13,16 @@ from segue.worker.role import WorkerRole
 from segue.worker.settings import WorkerSettings
 
 
-def run_worker(settings: WorkerSettings, role: WorkerRole) -> int:
+def run_worker(settings: WorkerSettings, role: WorkerRole, turns_to: WorkerRole | None = None) -> int:
     """Run until drained or failed; the process's exit status: 0 drained, 1 failed, 2 can't run as configured.
+
+    A flex worker has a role that it ``turns_to`` when told.
 
     The process is to end with :func:`segue.base.process.exit_now`. A thread inside vLLM may still run, and what the
     interpreter would tear down after it takes seconds that nobody gains by: all that others see is closed.
     """
     setup_logging(settings.log_format)
-    worker = Worker(settings, role, make_engine)
+    worker = Worker(settings, role, make_engine, turns_to)
     status = 2
     try:
         status = asyncio.run(run_until_stopped(worker))

@@ -8,20 +8,21 @@ from segue.engine.settings import EngineRole
 from segue.worker.settings import WorkerSettings
 
 
-def open_mesh(settings: WorkerSettings, role: EngineRole) -> TlsSource | None:
-    """The worker's certificate; None is plain text.
+def open_mesh(settings: WorkerSettings, *roles: EngineRole) -> TlsSource | None:
+    """The worker's certificate, which must name it in each of its roles; None is plain text.
 
     Raises:
         SettingsError: it can't be used, it isn't this worker's, or plain text would be open to others.
     """
     check_exposure(
         settings.host,
-        f"{role} worker {settings.worker_id}",
+        f"{roles[0]} worker {settings.worker_id}",
         tls=settings.tls is not None,
         tls_option="--tls-cert, --tls-key and --tls-ca",
         insecure=settings.insecure,
     )
     tls = load_mesh(settings.tls)
     if tls is not None:
-        check_own_identity(tls, role, settings.worker_id)
+        for role in roles:
+            check_own_identity(tls, role, settings.worker_id)
     return tls

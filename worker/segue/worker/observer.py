@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segue.proto.worker_pb2 import Load, RequestOutput, Submit
+from segue.proto.worker_pb2 import Load, Register, RequestOutput, Submit
 
 
 class WorkerObserver:
     """An observer overrides what it wants to know. Called on the event loop; never blocks and never raises."""
+
+    def on_role(self, register: Register) -> None:
+        """The worker is ready in this role: it has turned, or would have. No legs are open."""
 
     def on_taken(self, submit: Submit) -> None:
         """A leg begins."""
@@ -25,6 +28,10 @@ class WorkerObservers(WorkerObserver):
 
     def __init__(self, *observers: WorkerObserver) -> None:
         self._observers = observers
+
+    def on_role(self, register: Register) -> None:
+        for observer in self._observers:
+            observer.on_role(register)
 
     def on_taken(self, submit: Submit) -> None:
         for observer in self._observers:

@@ -27,14 +27,43 @@ def _siblings(told: Mapping[str, Iterable[int]]) -> set[str]:
     return {f"{address.rpartition(':')[0]}:{port}" for address, ports in told.items() for port in ports}
 
 
-async def stay_attached(names: Iterable[str], new_attachment: Callable[[str], Attachment]) -> None:
+class RouterStreams:
+    """The attachments to all routers, which a worker that turns ends and begins anew."""
+
+    def __init__(
+        self, tasks: asyncio.TaskGroup, names: Iterable[str], new_attachment: Callable[[str], Attachment]
+    ) -> None:
+        self._tasks = tasks
+        self._names = tuple(names)
+        self._new_attachment = new_attachment
+        self._seen: set[str] = set()
+        self._attached: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        staying = stay_attached(self._names, self._new_attachment, self._seen)
+        self._attached = self._tasks.create_task(staying, name="routers")
+
+    async def end(self) -> None:
+        """Cut all streams, those too that are only being dialled."""
+        if self._attached is not None:
+            self._attached.cancel()
+            await asyncio.wait([self._attached])
+
+
+async def stay_attached(
+    names: Iterable[str], new_attachment: Callable[[str], Attachment], seen: set[str] | None = None
+) -> None:
     """One attachment for each process of each router there is. Never returns; ends with an attachment's refusal or
     cancellation.
 
-    A name that can't be looked up stands for what it stood for last: a name server's fault must not cut streams.
+    ``seen`` is kept up to date with their addresses. What is in it at first is dialled at once, without waiting for
+    the routers to tell of each other. A name that can't be looked up stands for what it stood for last: a name
+    server's fault must not cut streams.
     """
     addresses_of: dict[str, set[str]] = {}
     attached: dict[str, tuple[Attachment, asyncio.Task[None]]] = {}
+    seen = set() if seen is None else seen
+    known = set(seen)
     async with asyncio.TaskGroup() as tasks:
         while True:
             for name in names:
@@ -42,7 +71,10 @@ async def stay_attached(names: Iterable[str], new_attachment: Callable[[str], At
                 addresses_of[name] = addresses_of.get(name, set()) if found is None else found
             listed = set[str]().union(*addresses_of.values())
             told = {address: one.ports for address, (one, _) in attached.items() if address in listed}
-            addresses = listed | _siblings(told)
+            addresses = listed | _siblings(told) | known
+            known.clear()
+            seen.clear()
+            seen |= addresses
             for address in addresses - attached.keys():
                 attachment = new_attachment(address)
                 attached[address] = attachment, tasks.create_task(attachment.run(), name=f"router {address}")

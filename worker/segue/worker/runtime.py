@@ -24,7 +24,7 @@ from segue.proto.worker_pb2 import (
     WorkerState,
 )
 from segue.worker.attachment import Attachment
-from segue.worker.drain import DrainClock, progress
+from segue.worker.drain import DrainClock, left_over, progress
 from segue.worker.kv_cache_view import KvCacheView
 from segue.worker.observer import WorkerObserver
 from segue.worker.offered_tickets import OfferedTickets
@@ -54,6 +54,7 @@ class WorkerRuntime:
         self._offered = OfferedTickets()
         self._kv_cache = KvCacheView()
         self._idle = asyncio.Event()
+        self._attached = asyncio.Event()  # Another router is.
         self._now_s = asyncio.get_running_loop().time
 
     # From the engine
@@ -97,6 +98,7 @@ class WorkerRuntime:
             self._give_back_all(self._offered.attached(attachment.address, frame.registered.router_id))
         if attachment not in self._attachments:
             self._attachments.add(attachment)
+            self._attached.set()
             # It may have changed since the stream's first frame was written.
             attachment.outbox.put_status(self.status)
             attachment.outbox.start_kv_events(self._kv_cache.snapshot)
@@ -172,24 +174,60 @@ class WorkerRuntime:
         What is left when the time is up is dropped: requests end with an error on which routers continue them
         elsewhere, offers with the process.
         """
-        self.set_state(WorkerState.WORKER_STATE_DRAINING, self._progress(clock))
-        while self._open or not self._role.drained(self._engine.load()):
+        self.tell_emptying("draining", clock.left_s(self._now_s()))
+        while not self.empty:
             if self.failure.done():
                 return False
             if clock.left_s(self._now_s()) <= 0:
                 self._drop_all()
                 return False
-            self._idle.clear()
-            # The wait is bounded for the clock's sake, and for engines that don't say when an offer is over.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(TICK_S):
-                    await self._idle.wait()
-            if (detail := self._progress(clock)) != self.status.detail:
-                self._tell(Status(state=WorkerState.WORKER_STATE_DRAINING, detail=detail, facts=self.status.facts))
+            await self.moment()
+            self.tell_emptying("draining", clock.left_s(self._now_s()))
         return True
 
-    def _progress(self, clock: DrainClock) -> str:
-        return progress(self.open_requests, self._engine.load(), clock.left_s(self._now_s()))
+    @property
+    def empty(self) -> bool:
+        """Nothing is left of what the worker has taken on in its role."""
+        return not self._open and self._role.drained(self._engine.load())
+
+    async def moment(self) -> None:
+        """Until something may have become less."""
+        self._idle.clear()
+        # The wait is bounded for the clock's sake, and for engines that don't say when an offer is over.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TICK_S):
+                await self._idle.wait()
+
+    def look_again(self) -> None:
+        """End the moment."""
+        self._idle.set()
+
+    def tell_emptying(self, why: str, left_s: float) -> None:
+        """Take nothing new from now on, and say how far that is."""
+        detail = progress(why, self.left_over(), left_s)
+        if self.status.state != WorkerState.WORKER_STATE_DRAINING:
+            self.set_state(WorkerState.WORKER_STATE_DRAINING, detail)
+        elif detail != self.status.detail:
+            self._tell(Status(state=WorkerState.WORKER_STATE_DRAINING, detail=detail, facts=self.status.facts))
+
+    def left_over(self) -> str:
+        return left_over(self.open_requests, self._engine.load())
+
+    # Turning
+
+    def take_role(self, role: WorkerRole, register: Register, facts: EngineFacts) -> None:
+        """Be ready, in this role. A worker that turns to another one has no routers at this moment."""
+        self._role, self.register = role, register
+        self.observer.on_role(register)
+        self.set_state(WorkerState.WORKER_STATE_READY, "ready", facts)
+
+    async def attached(self, routers: int, timeout_s: float) -> None:
+        """Until there are so many, or the time is up."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while len(self._attachments) < routers:
+                    self._attached.clear()
+                    await self._attached.wait()
 
     def _drop_all(self) -> None:
         held_offers = self._engine.load().held_offers
@@ -209,6 +247,9 @@ class WorkerRuntime:
     def _submit(self, attachment: Attachment, submit: Submit) -> None:
         refusal = self._role.refusal(submit)
         kind = RequestError.KIND_INTERNAL
+        if refusal is not None and self.register.flex:  # Planned before it turned: another worker will do.
+            kind = RequestError.KIND_UNAVAILABLE
+            refusal = f"worker {self.register.worker_id} has turned to {self._role.name}: {refusal}"
         if refusal is None and self.status.state != WorkerState.WORKER_STATE_READY:
             state = WorkerState.Name(self.status.state)
             refusal, kind = f"worker {self.register.worker_id} is {state}", RequestError.KIND_UNAVAILABLE

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]
 from grpc_reflection.v1alpha import reflection
 
-from segue.base.errors import SettingsError
+from segue.base.errors import InvalidRequest, SegueError, SettingsError
 from segue.base.grpc_guard import AsyncGuard, only_kinds
 from segue.base.tls import TlsSource
 from segue.base.tls_grpc import add_port
 from segue.engine.protocol import Engine
+from segue.engine.settings import EngineRole
 from segue.proto import worker_pb2
-from segue.proto.worker_pb2 import DescribeRequest, DescribeResponse, DrainRequest, DrainResponse
+from segue.proto.worker_pb2 import (
+    DescribeRequest,
+    DescribeResponse,
+    DrainRequest,
+    DrainResponse,
+    Role,
+    TurnRequest,
+    TurnResponse,
+)
 from segue.proto.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
 from segue.worker.runtime import WorkerRuntime
+
+_ROLES: dict[Role, EngineRole] = {Role.ROLE_PREFILL: "prefill", Role.ROLE_DECODE: "decode"}
+Turn = Callable[[EngineRole, float], Awaitable[TurnResponse]]
 
 SERVICE = worker_pb2.DESCRIPTOR.services_by_name["Worker"].full_name
 
 
 class WorkerService(WorkerServicer):
-    """Describes the worker and begins its drain."""
+    """Describes the worker, begins its drain, and has it turn."""
 
-    def __init__(self, runtime: WorkerRuntime, engine: Engine, drain: Callable[[float], float]) -> None:
+    def __init__(self, runtime: WorkerRuntime, engine: Engine, drain: Callable[[float], float], turn: Turn) -> None:
         self._runtime = runtime
         self._engine = engine
         self._drain = drain
+        self._turn = turn
 
     async def Describe(
         self, request: DescribeRequest, context: grpc.aio.ServicerContext[DescribeRequest, DescribeResponse]
@@ -46,6 +59,17 @@ class WorkerService(WorkerServicer):
             running_requests=self._runtime.open_requests,
             held_offers=self._engine.load().held_offers,
         )
+
+    async def Turn(
+        self, request: TurnRequest, context: grpc.aio.ServicerContext[TurnRequest, TurnResponse]
+    ) -> TurnResponse:
+        try:
+            if request.role not in _ROLES:
+                raise InvalidRequest(f"name the role to turn to, prefill or decode; seen: {request.role}")
+            return await self._turn(_ROLES[request.role], request.timeout_s)
+        except SegueError as error:
+            await context.abort(error.grpc_status, error.message)
+            raise AssertionError("unreachable: abort raises") from error
 
 
 class WorkerServer:

@@ -52,10 +52,11 @@ class WorkerSettings(BaseModel):
     otlp_endpoint: str = Field("", description="URL of a collector's OTLP over gRPC, for spans; empty: none.")
     log_format: LogFormat = "auto"
 
-    def engine_settings(self, role: EngineRole, epoch: str) -> EngineSettings:
+    def engine_settings(self, role: EngineRole, epoch: str, flex: bool = False) -> EngineSettings:
         return EngineSettings(
             model=self.model,
             role=role,
+            flex=flex,
             kind=self.engine,
             transport=self.transport,
             engine_args=self.engine_args,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from segue.base.logging import get_logger
 from segue.base.tls import load_tls
 from segue.engine.protocol import EngineListener
-from segue.engine.settings import EngineSettings
+from segue.engine.settings import EngineRole, EngineSettings
 from segue.engine.simulated.answers import failed, last_output, refusal_of
 from segue.engine.simulated.cache import BlockCache
 from segue.engine.simulated.consumer import Consumer
@@ -61,6 +61,7 @@ class SimulatedEngine:
         facts = engine_facts(settings, simulation, self._vocabulary, "")
         await self._peers.start()
         facts.kv_address = settings.advertise_kv or self._peers.address
+        self._facts = facts
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._max_len_tokens = facts.max_model_len_tokens
@@ -118,6 +119,9 @@ class SimulatedEngine:
             output.offer.CopyFrom(self._producer.offer(request))
         self._answers.append(output)
         self._wake()
+
+    async def take_role(self, role: EngineRole) -> EngineFacts:
+        return self._facts  # It does what it is asked for, in either role.
 
     def load(self) -> Load:
         if not self._started:

@@ -97,4 +97,6 @@ def _worker(worker: WorkerView, times: Times) -> FleetWorker:
         step_prompt_tokens_per_s=worker.rates.step_prompt_tokens_per_s,
         step=StepTime(fixed_s=step.fixed_s, per_request_s=step.each_s, samples=step.samples),
         version=worker.version,
+        flex=worker.flex,
+        turns=worker.turns,
     )

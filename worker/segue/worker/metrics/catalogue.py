@@ -44,6 +44,9 @@ HELD_OFFERS = Metric(
     "segue_engine_held_offers", "gauge", "KV caches that wait to be claimed: outstanding leases.", _OF_WORKER
 )
 ROUTERS = Metric("segue_engine_attached_routers", "gauge", "Routers that the worker is attached to.", _OF_WORKER)
+TURNS = Metric(
+    "segue_engine_turns_total", "counter", "How often a flex worker has changed its pool since its start.", _OF_WORKER
+)
 REQUESTS = Metric("segue_engine_requests_total", "counter", "Requests that the engine has finished.", _OF_WORKER)
 INPUT_TOKENS = Metric(
     "segue_engine_input_tokens_total",

@@ -17,7 +17,7 @@ class WorkerMetrics(WorkerObserver):
     """One worker's counters."""
 
     def __init__(self, exposition: Exposition, register: Register) -> None:
-        self.labels = (register.worker_id, Role.Name(register.role).removeprefix("ROLE_").lower())
+        self.on_role(register)
         self.loop_lag = exposition.histogram(LOOP_LAG)
         self._step = exposition.histogram(catalogue.STEP)
         self._steps = exposition.counter(catalogue.STEPS)
@@ -32,6 +32,9 @@ class WorkerMetrics(WorkerObserver):
         self._taken_at_s: dict[str, float] = {}
         for counter in (self._steps, self._transfer_bytes):
             counter.add(0, *self.labels)
+
+    def on_role(self, register: Register) -> None:
+        self.labels = (register.worker_id, Role.Name(register.role).removeprefix("ROLE_").lower())
 
     def on_taken(self, submit: Submit) -> None:
         self._taken_at_s[submit.request_id] = time.monotonic()

@@ -22,6 +22,7 @@ def read_worker(runtime: WorkerRuntime, engine: Engine) -> Mapping[Metric, Readi
         catalogue.STATE: {(*labels, known): float(known == state) for known in _STATES},
         catalogue.OPEN_LEGS: {labels: runtime.open_requests},
         catalogue.ROUTERS: {labels: runtime.attached_routers},
+        catalogue.TURNS: {labels: runtime.register.turns} if runtime.register.flex else {},
         **_engine(labels, facts, load),
         **_counters(labels, counters),
         **(_as_vllm(facts, load, counters) if facts.engine else {}),
