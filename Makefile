@@ -1,4 +1,4 @@
-# Targets: venv demo up test test-faults test-variants lint proto bench clean. Variables may be set on the command line:
+# Targets: venv demo up test test-faults test-variants test-scaling lint proto bench clean. Variables may be set on the command line:
 #   make test PYTHON=python3.12 VENV=/tmp/venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -15,7 +15,7 @@ STAMP := $(VENV)/.segue-installed
 PROTOS := $(wildcard proto/segue/proto/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test test-faults test-variants lint style types layers proto proto-check fuzz bench clean
+.PHONY: help venv demo up test test-faults test-variants test-scaling lint style types layers proto proto-check fuzz bench clean
 
 help:
 	@echo "make demo    install what is needed, start a cluster, answer one prompt"
@@ -23,6 +23,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make test-faults  every fault in every phase, on real engines; CELL=\"decode_kill and decoding\" for some"
 	@echo "make test-variants  what make test leaves out: real engines with NIXL and AsyncLLM, diagnosed clusters"
+	@echo "make test-scaling  of those: pools of real engines scaled under load, on this machine and on Ray if it is installed"
 	@echo "make lint    ruff, mypy, layers, generated stubs"
 	@echo "make proto   generate the stubs from proto/"
 	@echo "make fuzz    random input for every port and parser, COUNT of them each"
@@ -55,6 +56,9 @@ test-faults: $(STAMP)
 
 test-variants: $(STAMP)
 	$(BIN)/python -m pytest -m variant $(PYTEST_ARGS)
+
+test-scaling: $(STAMP)
+	$(BIN)/python -m pytest tests/cluster -m variant $(PYTEST_ARGS)
 
 lint: style types layers proto-check
 
