@@ -14,6 +14,22 @@ from segue.cli.failures import fail, settings_errors
 from segue.cli.options import tls_files
 
 Address = Annotated[str, typer.Option(metavar="HOST:PORT", help="A router's public gRPC.")]
+AnyAddress = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="A router's public gRPC. Default: of the cluster of yours that runs on this machine; else 127.0.0.1:9000.",
+    ),
+]
+Pools = Annotated[
+    str,
+    typer.Option(
+        "--cluster",
+        metavar="HOST:PORT",
+        envvar="SEGUE_CLUSTER",
+        help="Where its pools are managed, for what the scaling policy says. Default: found on this machine.",
+    ),
+]
 OperationsKey = Annotated[
     str,
     typer.Option(
@@ -29,7 +45,8 @@ TlsKeyFile = Annotated[str, typer.Option("--tls-key", metavar="FILE", help="Its 
 
 
 def status(
-    address: Address = "127.0.0.1:9000",
+    address: AnyAddress = "",
+    cluster: Pools = "",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds the router may take to answer.")] = 5.0,
     api_key: OperationsKey = "",
@@ -44,6 +61,7 @@ def status(
     from segue.base.tls import TlsFiles
     from segue.cli.fleet_screen import problems, status_screen
     from segue.cli.plain import plain
+    from segue.cli.scaling_screen import pools_state, scaling_table, where
     from segue.client import Connection, FleetClient
     from segue.proto.fleet_pb2 import FleetState
 
@@ -51,15 +69,20 @@ def status(
         async with FleetClient(connection, timeout_s=timeout) as client:
             return await client.state()
 
+    address, cluster = where(address, cluster)
     with settings_errors():
         files = tls_files(tls_cert, tls_key, tls_ca) or (TlsFiles() if tls else None)
         state = _run(look(Connection(address, api_key or None, files)), address)
+    pools = asyncio.run(pools_state(cluster, timeout)) if cluster else None
     if as_json:
-        print(json.dumps(plain(state), indent=2))
+        told = plain(state)
+        print(json.dumps(told if pools is None else {**told, "managed_pools": plain(pools)}, indent=2))
     else:
         # Piped, there is no width to keep to.
         console = Console() if sys.stdout.isatty() else Console(width=200)
         console.print(status_screen(state, console.width))
+        if pools is not None and pools.scaling_mode not in ("", "off"):
+            console.print(scaling_table(pools))
     found = problems(state)
     for problem in found:
         print(f"segue: {problem}", file=sys.stderr)

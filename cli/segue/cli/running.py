@@ -15,11 +15,16 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from segue.base.logging import setup_logging
 from segue.cli.display import StartupDisplay, tell_died, tell_event
 from segue.cli.failures import fail
+from segue.cluster.autoscaling.autoscaler import autoscaling
+from segue.cluster.autoscaling.fleet_watch import FleetWatch
+from segue.cluster.autoscaling.settings import AutoscalerSettings
 from segue.cluster.local import LocalCluster, this_machine
 from segue.cluster.local_pools import LocalPools, run_local
 from segue.cluster.manager import serve_pools
+from segue.cluster.pools import Pools
 from segue.cluster.readiness import NotReadyInTime, wait_until_ready
 from segue.cluster.restarts import RestartPolicy
 from segue.cluster.run_files import RunFile, announced
@@ -33,13 +38,14 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Run:
     """One run of a local cluster: what, how deaths are met, and how long starting may take.
 
-    ``pools_port`` is where its pools may be scaled, 0 any free one; None: nowhere.
+    ``pools_port`` is where its pools may be scaled, 0 any free one; None: nowhere, and nothing scales them.
     """
 
     cluster: LocalCluster
     policy: RestartPolicy
     startup_timeout_s: float
     pools_port: int | None = None
+    scaling: AutoscalerSettings | None = None
 
 
 @dataclass
@@ -93,19 +99,36 @@ async def _run_ready(run: Run, console: Console, body: Callable[[], Awaitable[No
     prefill, decode = cluster.workers_of("prefill"), cluster.workers_of("decode")
     workers = [worker.name for worker in cluster.workers()]
     names = ["router", *workers] if len(workers) <= _MOST_SHOWN else ["router"]
+    watch = FleetWatch(cluster.router_addresses, cluster.mesh_tls)
     async with run_local(
-        cluster, this_machine(), run.policy, lambda event: tell_event(console, event)
+        cluster, this_machine(), run.policy, lambda event: tell_event(console, event), watch.work
     ) as signals.pools:
         with StartupDisplay(console, names) as display:
             await wait_until_ready(cluster.http, prefill, decode, run.startup_timeout_s, display.update)
-        async with _manager(run, signals.pools):
+        async with _scaled(run, signals.pools, watch, console) as pools, _manager(run, pools):
             await body()
         if signals.received is None:
             console.print("stopping", style="dim")
 
 
 @asynccontextmanager
-async def _manager(run: Run, pools: LocalPools) -> AsyncIterator[None]:
+async def _scaled(run: Run, pools: LocalPools, watch: FleetWatch, console: Console) -> AsyncIterator[Pools]:
+    """The pools as people may see and change them, while the policy does what it was told to do."""
+    if run.scaling is None:
+        yield pools
+        return
+    with (run.cluster.run_dir / "scaling.log").open("a") as log:
+        setup_logging("json", stream=log)
+
+        def say(line: str) -> None:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        async with autoscaling(run.scaling, pools, watch, say) as scaled:
+            yield scaled
+
+
+@asynccontextmanager
+async def _manager(run: Run, pools: Pools) -> AsyncIterator[None]:
     """The pools' port, and a file in which ``segue scale`` finds it."""
     if run.pools_port is None:
         yield

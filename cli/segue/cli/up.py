@@ -22,6 +22,7 @@ from segue.cli.options import (
     DrainTimeout,
     EngineArg,
     EngineKind,
+    GpuBudget,
     Insecure,
     KvCacheGib,
     LimitOption,
@@ -32,6 +33,9 @@ from segue.cli.options import (
     RouterProcesses,
     RoutingChoice,
     RoutingOption,
+    ScalingChoice,
+    ScalingOption,
+    ScalingSetting,
     ServedName,
     SimulatedGpu,
     SimulatedModel,
@@ -44,6 +48,7 @@ from segue.cli.options import (
     as_flags,
     parse_engine_args,
     parse_limits,
+    scaling_settings,
     simulated_args,
 )
 
@@ -86,6 +91,9 @@ def up(
     prices: Prices = None,
     usage_log: UsageLog = None,
     limit: LimitOption = [],  # noqa: B006
+    scaling: ScalingOption = ScalingChoice.off,
+    gpu_budget: GpuBudget = 0,
+    scaling_setting: ScalingSetting = [],  # noqa: B006
     drain_timeout: DrainTimeout = 10.0,
     processes: RouterProcesses = 1,
     on_death: Annotated[
@@ -134,6 +142,7 @@ def up(
         parse_limits(limit)
         parse_engine_args([*engine_arg, *own], option)
     with settings_errors():
+        scaler = scaling_settings(scaling, gpu_budget, scaling_setting)
         simulated = ""
         if engine is EngineKind.simulated:
             from segue.engine.simulated.settings import simulation_settings
@@ -179,6 +188,7 @@ def up(
                 port=port or RAY_HTTP_PORT,
                 grpc_port=grpc_port or RAY_GRPC_PORT,
                 pools_port=pools_port or RAY_POOLS_PORT,
+                scaling=scaler,
             )
             up_on_ray(on_ray, address, name)
             return
@@ -192,7 +202,8 @@ def up(
             decode=PoolSettings(decode, decode_args),
             flex=FlexSettings(flex, flex_start_as.value, as_flags("--engine-arg", flex_engine_arg)),
             certs=certs,
-            router_args=(*router_args, "--processes", str(processes)),
+            router_args=router_args,
+            router_processes=processes,
             worker_args=worker_args,
             kv_cache_gib=kv_cache_gib,
             drain_timeout_s=drain_timeout,
@@ -211,13 +222,14 @@ def up(
 
     async def serve() -> None:
         say(f"ready: {cluster.http_url}/v1 (model {name}), gRPC {host}:{cluster.ports.grpc}. Ctrl-C stops it.")
-        say("segue scale prefill=2 decode=2 changes how many workers there are")
-        if flex:
-            other = "prefill" if flex_start_as is Pool.decode else "decode"
-            say(f"segue turn flex-0 {other} has that worker change pools")
+        if scaling is not ScalingChoice.act:
+            say("segue scale prefill=2 decode=2 changes how many workers there are")
+            if flex:
+                other = "prefill" if flex_start_as is Pool.decode else "decode"
+                say(f"segue turn flex-0 {other} has that worker change pools")
         await asyncio.Event().wait()
 
-    run_cluster(Run(cluster, RestartPolicy(on_death.value), startup_timeout, pools_port), console, serve)
+    run_cluster(Run(cluster, RestartPolicy(on_death.value), startup_timeout, pools_port, scaler), console, serve)
     say("stopped")
 
 

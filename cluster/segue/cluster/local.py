@@ -93,6 +93,7 @@ class LocalCluster:
     decode: PoolSettings = field(default_factory=PoolSettings)
     flex: FlexSettings = field(default_factory=FlexSettings)
     router_args: tuple[str, ...] = ()
+    router_processes: int = 1
     worker_args: tuple[str, ...] = ()
     kv_cache_gib: float = 1.0
     drain_timeout_s: float = 10.0
@@ -118,6 +119,16 @@ class LocalCluster:
         return f"{'http' if self.certs is None else 'https'}://{host}:{self.ports.http}"
 
     @property
+    def router_addresses(self) -> tuple[str, ...]:
+        """Where each of the router's processes listens for workers and for whoever runs the cluster."""
+        return tuple(f"127.0.0.1:{self.ports.worker + number}" for number in range(self.router_processes))
+
+    @property
+    def mesh_tls(self) -> TlsSource | None:
+        """With what to dial them."""
+        return None if self.certs is None else TlsSource(files_of(self.certs, "router"))
+
+    @property
     def http(self) -> RouterHttp:
         """The same, with what a client needs to trust the router's certificate."""
         return RouterHttp(self.http_url, None if self.certs is None else TlsFiles(ca=files_of(self.certs, "router").ca))
@@ -136,6 +147,7 @@ def process_specs(cluster: LocalCluster, machine: Machine, inherited: Mapping[st
         *_public_tls_args(cluster),
         *_slo_args(cluster),
         *cluster.router_args,
+        *(("--processes", str(cluster.router_processes)) if cluster.router_processes > 1 else ()),
     )
     router = ProcessSpec("router", router_argv, dict(inherited), cluster.run_dir / "router.log")
     if cluster.shared_processes:

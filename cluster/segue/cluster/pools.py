@@ -29,19 +29,26 @@ class PoolWorker:
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """``workers`` has those that leave, too; they don't count towards ``desired``."""
+    """``workers`` has those that leave, too; they don't count towards ``desired``.
+
+    ``recommended`` is how many the scaling policy decided last that there should be, and ``reason`` why; None: it
+    hasn't.
+    """
 
     name: PoolName
     desired: int
     workers: tuple[PoolWorker, ...]
+    recommended: int | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolsView:
-    """Both pools at one moment."""
+    """Both pools at one moment. ``scaling_mode`` is who decides how many there are: as in pools.proto."""
 
     backend: str
     pools: tuple[PoolView, ...]
+    scaling_mode: str = ""
 
     def of(self, name: PoolName) -> PoolView:
         return next(pool for pool in self.pools if pool.name == name)

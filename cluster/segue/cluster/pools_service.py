@@ -87,12 +87,14 @@ class PoolsService(PoolsServicer):
 
 
 def message_of(view: PoolsView) -> PoolsState:
-    return PoolsState(backend=view.backend, pools=[_pool_message(pool) for pool in view.pools])
+    return PoolsState(
+        backend=view.backend, pools=[_pool_message(pool) for pool in view.pools], scaling_mode=view.scaling_mode
+    )
 
 
 def view_of(message: PoolsState) -> PoolsView:
     """The reverse. Raises KeyError for a pool of a role that is none of ours."""
-    return PoolsView(message.backend, tuple(_pool_view(pool) for pool in message.pools))
+    return PoolsView(message.backend, tuple(_pool_view(pool) for pool in message.pools), message.scaling_mode)
 
 
 def _pool_message(pool: PoolView) -> Pool:
@@ -107,7 +109,13 @@ def _pool_message(pool: PoolView) -> Pool:
         )
         for worker in pool.workers
     ]
-    return Pool(role=ROLES[pool.name], desired=pool.desired, workers=workers)
+    return Pool(
+        role=ROLES[pool.name],
+        desired=pool.desired,
+        workers=workers,
+        recommended=pool.recommended,
+        reason=pool.reason,
+    )
 
 
 def _pool_view(pool: Pool) -> PoolView:
@@ -122,7 +130,8 @@ def _pool_view(pool: Pool) -> PoolView:
         )
         for worker in pool.workers
     )
-    return PoolView(_NAMES[pool.role], pool.desired, workers)
+    recommended = pool.recommended if pool.HasField("recommended") else None
+    return PoolView(_NAMES[pool.role], pool.desired, workers, recommended, pool.reason)
 
 
 def _desired(targets: Iterable[ScaleRequest.Target]) -> dict[PoolName, int]:

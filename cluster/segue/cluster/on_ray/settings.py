@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segue.base.errors import SettingsError
+from segue.cluster.autoscaling.settings import AutoscalerSettings
 from segue.cluster.on_ray.process_actor import HOST, PARENT, ActorSpec
 from segue.cluster.pools import PoolName
 
@@ -63,6 +64,7 @@ class RayCluster:
     environment: Mapping[str, str] = field(default_factory=dict)
     kv_cache_gib: float = 1.0
     drain_timeout_s: float = 60.0
+    scaling: AutoscalerSettings | None = None
 
     def pool(self, name: PoolName) -> RayPool:
         return self.prefill if name == "prefill" else self.decode

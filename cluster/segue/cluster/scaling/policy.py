@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from segue.cluster.scaling.balance import Balance, Joint, move
 from segue.cluster.scaling.demand import Demand, Targets, decode_demand, prefill_demand, warm_rate
 from segue.cluster.scaling.joint import Split, Work
-from segue.cluster.scaling.pace import History, Pace, Step, step
+from segue.cluster.scaling.pace import Bounds, History, Pace, Step, step
 from segue.cluster.scaling.readings import Cluster, Pool
 
 # A backlog should be gone within this time, on top of what arrives meanwhile.
@@ -75,8 +75,8 @@ def decide(policy: ScalingPolicy, state: PolicyState, cluster: Cluster, now_s: f
         moved = move(policy.joint, state.balance, now, work, now_s)
         return (
             Decision(
-                PoolDecision("prefill", now.prefill, moved.split.prefill, moved.reason),
-                PoolDecision("decode", now.decode, moved.split.decode, moved.reason),
+                _bounded("prefill", policy.prefill.bounds, now.prefill, moved.split.prefill, moved.reason),
+                _bounded("decode", policy.decode.bounds, now.decode, moved.split.decode, moved.reason),
             ),
             replace(state, balance=moved.balance),
         )
@@ -91,6 +91,12 @@ def decide(policy: ScalingPolicy, state: PolicyState, cluster: Cluster, now_s: f
         ),
         replace(state, prefill=prefill.history, decode=decode.history),
     )
+
+
+def _bounded(pool: Pool, bounds: Bounds, present: int, workers: int, reason: str) -> PoolDecision:
+    within = bounds.clamp(workers)
+    held = "" if within == workers else f"; bounds make {within} of {workers}"
+    return PoolDecision(pool, present, within, reason + held)
 
 
 def _asked(demand: Demand, present: int) -> int:

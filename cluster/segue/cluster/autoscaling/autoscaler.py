@@ -1,0 +1,114 @@
+"""The loop: look at the routers and the pools, ask the policy, act or only say so."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+
+from segue.base.errors import Conflict, NotFound
+from segue.base.logging import get_logger
+from segue.cluster.autoscaling.fleet_readings import STALE_AFTER_S, Look, fleet_readings
+from segue.cluster.autoscaling.fleet_watch import FleetWatch
+from segue.cluster.autoscaling.scaled_pools import ScaledPools
+from segue.cluster.autoscaling.settings import AutoscalerSettings
+from segue.cluster.autoscaling.with_pools import Orders, orders, with_pools
+from segue.cluster.resizing import ResizablePools
+from segue.cluster.scaling.policy import Decision, PolicyState, decide
+
+log = get_logger("autoscaler")
+
+# A decision that changes nothing is logged anew after this.
+_REPEAT_S = 60.0
+_SLOWEST_WATCH_S = 2.0
+
+Say = Callable[[str], None]
+
+
+def say_nothing(line: str) -> None:
+    """For whoever has a log."""
+
+
+class Autoscaler:
+    """``scaled`` shows what was decided; ``say`` is given a line for people about each change."""
+
+    def __init__(
+        self, settings: AutoscalerSettings, pools: ResizablePools, scaled: ScaledPools, say: Say = say_nothing
+    ) -> None:
+        self._settings = settings
+        self._pools = pools
+        self._scaled = scaled
+        self._say = say
+        self._state = PolicyState()
+        self._logged: tuple[tuple[object, ...], float] = ((), float("-inf"))
+
+    async def run(self, looks: Callable[[], Iterable[Look]]) -> None:
+        """Never returns."""
+        while True:
+            await asyncio.sleep(self._settings.interval_s)
+            await self.look(looks(), time.monotonic())
+
+    async def look(self, looks: Iterable[Look], now_s: float) -> None:
+        """Once. Where no router is heard nothing is decided, and everything stays as it is."""
+        settings = self._settings
+        heard = fleet_readings(looks, now_s, max(STALE_AFTER_S, 3 * settings.interval_s))
+        if heard is None:
+            self._log_once((), now_s, "no_router_heard")
+            return
+        view = self._pools.view()
+        decision, self._state = decide(settings.policy, self._state, with_pools(heard, view, now_s), now_s)
+        held = ""
+        if settings.mode == "act":
+            held = await self._act(orders(decision, view, settings.budget))
+        self._scaled.decided(decision, held)
+        self._log(decision, held, now_s)
+
+    async def _act(self, given: Orders) -> str:
+        """What of it could not be done, and why."""
+        try:
+            if given.scale:
+                await self._pools.scale(given.scale)
+        except (Conflict, NotFound) as error:  # No room, or it has just gone: the next look will see.
+            return error.message
+        return given.held
+
+    def _log(self, decision: Decision, held: str, now_s: float) -> None:
+        pools = decision.prefill, decision.decode
+        for one in pools:
+            if one.change:
+                verb = "scaling" if self._settings.mode == "act" else "scaling would take"
+                self._say(f"{verb} {one.pool} from {one.present} to {one.workers}: {one.reason}")
+        counts = [figure for one in pools for figure in (one.present, one.workers)]
+        told = {one.pool: f"{one.present} -> {one.workers}: {one.reason}" for one in pools}
+        self._log_once((*counts, held), now_s, "scaling_decision", mode=self._settings.mode, held=held, **told)
+
+    def _log_once(self, what: tuple[object, ...], now_s: float, event: str, **figures: str) -> None:
+        """Each decision that is another than the last one, and every one that changes something."""
+        known, at_s = self._logged
+        if what != known or now_s - at_s >= _REPEAT_S:
+            self._logged = what, now_s
+            log.info(event, **figures)
+
+
+@asynccontextmanager
+async def autoscaling(
+    settings: AutoscalerSettings, pools: ResizablePools, watch: FleetWatch, say: Say = say_nothing
+) -> AsyncIterator[ScaledPools]:
+    """Scale the pools while the block runs; yields them as people should see them."""
+    scaled = ScaledPools(pools, settings.mode)
+    if settings.mode == "off":
+        yield scaled
+        return
+    autoscaler = Autoscaler(settings, pools, scaled, say)
+    interval_s = min(settings.interval_s, _SLOWEST_WATCH_S)
+    async with asyncio.TaskGroup() as tasks:
+        endless = (
+            tasks.create_task(watch.run(interval_s, settings.window_s), name="fleet watch"),
+            tasks.create_task(autoscaler.run(watch.looks), name="autoscaler"),
+        )
+        try:
+            yield scaled
+        finally:
+            for task in endless:
+                task.cancel()

@@ -1,0 +1,92 @@
+"""Keeps listening to every router's ``segue.v1.Fleet``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import grpc.aio
+
+from segue.base.identity import ROUTER_DNS
+from segue.base.logging import get_logger
+from segue.base.tls import TlsSource
+from segue.base.tls_grpc import open_aio_channel
+from segue.cluster.autoscaling.fleet_readings import Look
+from segue.proto.fleet_pb2 import FleetState, ListFleetRequest, WatchFleetRequest
+from segue.proto.fleet_pb2_grpc import FleetStub
+
+log = get_logger("autoscaler")
+
+_DIAL_AGAIN_S = 1.0
+_ANSWER_S = 2.0
+# A router whose machine is gone ends its stream by this, so that it is dialled again.
+_KEEPALIVE = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000))
+
+
+class FleetWatch:
+    """``addresses`` (host:port) are the routers' ports for workers, where each process of a router has its own.
+
+    ``tls``: with a router's or an operator's certificate; None is plain text.
+    """
+
+    def __init__(self, addresses: Sequence[str], tls: TlsSource | None = None) -> None:
+        self._addresses = tuple(addresses)
+        self._tls = tls
+        self._looks: dict[str, Look] = {}
+        self._silent: set[str] = set()
+
+    def looks(self) -> list[Look]:
+        """The latest of each router, however old."""
+        return list(self._looks.values())
+
+    async def run(self, interval_s: float, window_s: float) -> None:
+        """Until cancelled."""
+        request = WatchFleetRequest(interval_s=interval_s, window_s=window_s)
+        async with asyncio.TaskGroup() as tasks:
+            for address in self._addresses:
+                tasks.create_task(self._listen(address, request), name=f"fleet of {address}")
+
+    async def work(self) -> Mapping[str, float]:
+        """How many requests each worker has, asked for now. Of a router that doesn't answer nothing is known."""
+        states = await asyncio.gather(*(self._ask(address) for address in self._addresses))
+        return work_by_worker(state for state in states if state is not None)
+
+    def _open(self, address: str) -> grpc.aio.Channel:
+        return open_aio_channel(address, self._tls, ROUTER_DNS if self._tls is not None else "", _KEEPALIVE)
+
+    async def _listen(self, address: str, request: WatchFleetRequest) -> None:
+        """However often its stream ends."""
+        while True:
+            try:
+                async with self._open(address) as channel:
+                    async for state in FleetStub(channel).Watch(request):
+                        self._looks[address] = Look(state, time.monotonic())
+                        self._silent.discard(address)
+                why = "its stream has ended"
+            except grpc.aio.AioRpcError as error:
+                why = f"{error.code().name}: {error.details()}"
+            if address not in self._silent:
+                self._silent.add(address)
+                log.warning("router_not_heard", router=address, why=why)
+            await asyncio.sleep(_DIAL_AGAIN_S)
+
+    async def _ask(self, address: str) -> FleetState | None:
+        try:
+            async with self._open(address) as channel:
+                return await FleetStub(channel).List(ListFleetRequest(), timeout=_ANSWER_S)
+        except grpc.aio.AioRpcError as error:
+            log.warning("router_not_heard", router=address, why=f"{error.code().name}: {error.details()}")
+            return None
+
+
+def work_by_worker(states: Iterable[FleetState]) -> dict[str, float]:
+    """Requests on each worker: what all routers have sent it or what it says itself, whichever is more."""
+    sent: dict[str, float] = defaultdict(float)
+    said: dict[str, float] = {}
+    for state in states:
+        for worker in state.workers:
+            sent[worker.worker_id] += worker.assigned_requests
+            said[worker.worker_id] = worker.load.running_requests + worker.load.waiting_requests
+    return {worker_id: max(requests, said[worker_id]) for worker_id, requests in sent.items()}
