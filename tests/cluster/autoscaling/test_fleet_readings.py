@@ -138,6 +138,15 @@ def test_steps_of_one_batch_size_alone_tell_nothing_of_others() -> None:
     assert (worker.running_at_slo, worker.tokens_per_s) == (64, 0)
 
 
+def test_a_pace_that_one_request_alone_does_not_keep_asks_for_no_workers() -> None:
+    classes = [FleetClass(name="chat", promised_tokens_per_s=30, running_requests=9)]
+    missed = FleetRates(requests_per_s=3, itl_attainment=0.0)
+    slow = decode(running=9, step=StepTime(fixed_s=0.06, per_request_s=0.001, samples=9))
+    cluster = seen(state(slow, classes=classes, rates=missed))
+    assert cluster.itl_attainment == 1.0
+    assert cluster.workers[0].running_at_slo == 64
+
+
 def test_attainment_counts_by_requests() -> None:
     missed = FleetRates(requests_per_s=3, ttft_attainment=0.0, itl_attainment=0.5)
     cluster = seen(state(prefill(), rates=missed), state(prefill(), router="r1", rates=FleetRates(requests_per_s=1)))

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from segue.base.errors import Conflict, NotFound
 from segue.base.logging import get_logger
-from segue.cluster.autoscaling.fleet_readings import STALE_AFTER_S, Look, fleet_readings
+from segue.cluster.autoscaling.fleet_readings import STALE_AFTER_S, Look, fleet_readings, pace_out_of_reach
 from segue.cluster.autoscaling.fleet_watch import FleetWatch
 from segue.cluster.autoscaling.scaled_pools import ScaledPools
 from segue.cluster.autoscaling.settings import AutoscalerSettings
@@ -41,6 +41,7 @@ class Autoscaler:
         self._scaled = scaled
         self._say = say
         self._state = PolicyState()
+        self._warned = False
         self._logged: tuple[tuple[object, ...], float] = ((), float("-inf"))
 
     async def run(self, looks: Callable[[], Iterable[Look]]) -> None:
@@ -51,18 +52,25 @@ class Autoscaler:
 
     async def look(self, looks: Iterable[Look], now_s: float) -> None:
         """Once. Where no router is heard nothing is decided, and everything stays as it is."""
-        settings = self._settings
+        settings, looks = self._settings, list(looks)
         heard = fleet_readings(looks, now_s, max(STALE_AFTER_S, 3 * settings.interval_s))
         if heard is None:
             self._log_once((), now_s, "no_router_heard")
             return
         view = self._pools.view()
         decision, self._state = decide(settings.policy, self._state, with_pools(heard, view, now_s), now_s)
+        self._warn(looks)
         held = ""
         if settings.mode == "act":
             held = await self._act(orders(decision, view, settings.budget))
         self._scaled.decided(decision, held)
         self._log(decision, held, now_s)
+
+    def _warn(self, looks: Iterable[Look]) -> None:
+        out_of_reach = pace_out_of_reach([look.state for look in looks])
+        if out_of_reach and not self._warned:
+            log.warning("pace_out_of_reach", why="an engine step takes longer than the promised time between tokens")
+        self._warned = out_of_reach
 
     async def _act(self, given: Orders) -> str:
         """What of it could not be done, and why."""

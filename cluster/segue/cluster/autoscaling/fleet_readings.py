@@ -36,7 +36,7 @@ def fleet_readings(looks: Iterable[Look], now_s: float, stale_after_s: float = S
     """The picture at ``now_s``; None if no router has said anything within ``stale_after_s``.
 
     Of several looks of one router the latest counts. A router's name is its ``router_id``: processes that share one
-    count as one.
+    count as one. A pace that no worker could keep is taken as not promised: it is no reason for more workers.
     """
     latest: dict[str, Look] = {}
     for look in looks:
@@ -59,6 +59,13 @@ def itl_target_s(states: Iterable[FleetState]) -> float:
         if one.running_requests or one.queued_requests or one.rates.arriving_requests_per_s or one.rates.requests_per_s
     ]
     return 1 / max(one.promised_tokens_per_s for one in asked or promised) if promised else 0.0
+
+
+def pace_out_of_reach(states: Sequence[FleetState]) -> bool:
+    """Whether no decode worker keeps the promised pace with one request alone: no number of workers would."""
+    itl_s = itl_target_s(states)
+    steps = [one.step for state in states for one in state.workers if one.role == Role.ROLE_DECODE and one.step.samples]
+    return bool(itl_s and steps) and all(step.fixed_s + step.per_request_s > itl_s for step in steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,9 @@ class _Combined:
     """Of each worker's life what only all routers together know."""
 
     def __init__(self, looks: Sequence[Look], queued: float) -> None:
-        self.itl_s = itl_target_s(look.state for look in looks)
+        states = [look.state for look in looks]
+        self.pace_out_of_reach = pace_out_of_reach(states)
+        self.itl_s = 0.0 if self.pace_out_of_reach else itl_target_s(states)
         self.queued = queued
         self._backlog: dict[tuple[str, str], int] = defaultdict(int)
         self._ready_for_s: dict[tuple[str, str], float] = defaultdict(float)
@@ -149,6 +158,7 @@ def _router(look: Look, queue: _Queue, combined: _Combined) -> RouterReading:
     state, rates = look.state, look.state.rates
     cached = rates.cached_prompt_tokens_per_s / rates.prompt_tokens_per_s if rates.prompt_tokens_per_s else 0.0
     uncached = max(0.0, 1.0 - cached)
+    hopeless = combined.pace_out_of_reach
     return RouterReading(
         router_id=state.router_id,
         read_s=look.heard_s,
@@ -163,5 +173,5 @@ def _router(look: Look, queue: _Queue, combined: _Combined) -> RouterReading:
         ended_requests=rates.requests_per_s * state.window_s,
         arriving_output_tokens_per_s=rates.arriving_requests_per_s * rates.mean_output_tokens,
         ttft_attainment=rates.ttft_attainment if rates.HasField("ttft_attainment") else 1.0,
-        itl_attainment=rates.itl_attainment if rates.HasField("itl_attainment") else 1.0,
+        itl_attainment=rates.itl_attainment if rates.HasField("itl_attainment") and not hopeless else 1.0,
     )
