@@ -61,6 +61,20 @@ def test_an_unknown_option_names_the_nearest() -> None:
     assert "--prefill" in result.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--scaling", "act", "--scaling-setting", "decode_mx=3"], "did you mean 'decode_max'"),
+        (["--scaling", "act", "--gpu-budget", "1"], "a budget of 1 GPUs"),
+        (["--gpu-budget", "4"], "it is off"),
+    ],
+)
+def test_scaling_that_makes_no_sense_is_refused_before_anything_starts(arguments: list[str], says: str) -> None:
+    result = CliRunner().invoke(app, ["up", *arguments])
+    assert result.exit_code == 2
+    assert says in result.output
+
+
 def test_the_command_line_needs_no_engine_to_show_its_help() -> None:
     code = (
         "import sys; from segue.cli.main import app\n"

@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 
 from segue.client import Connection, SegueClient
+from segue.cluster.autoscaling.settings import autoscaler_settings, scaling_figures
 from segue.cluster.local import choose_ports
 from segue.cluster.on_ray.settings import RayCluster, RayPool
 from segue.cluster.readiness import RouterHttp, wait_until_ready
@@ -34,6 +35,24 @@ asyncio.run(main())
 """
 
 
+async def until_advised(stub: Any) -> PoolsView:
+    """The first view with what the scaling policy says of each pool."""
+    async for state in stub.Watch(WatchPoolsRequest()):
+        view = view_of(state)
+        if all(pool.recommended and pool.reason for pool in view.pools):
+            return view
+    raise AssertionError("the stream ended")
+
+
+def pending_bundles() -> list[Any]:
+    """Of placement groups, as Ray's autoscaler is told of them."""
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    return list(status.resource_demands.placement_group_demand)
+
+
 async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_word(
     nodes: Any, tmp_path: Path
 ) -> None:
@@ -54,6 +73,7 @@ async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_
         worker_port=ports.worker,
         pools_port=more.http,
         worker_args=("--engine", "simulated", "--log-format", "json"),
+        scaling=autoscaler_settings("advise", scaling_figures({"interval_s": 0.5})),
         drain_timeout_s=20.0,
     )
     addresses = await asyncio.to_thread(start_manager, cluster)
@@ -70,8 +90,13 @@ async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_
         stub, load = PoolsStub(channel), Load(client)
         async with asyncio.TaskGroup() as tasks:
             asking = [tasks.create_task(load.go_on(asker)) for asker in range(4)]
-            second = add_node(2)
+            advised = await until_advised(stub)
+            assert advised.scaling_mode == "advise"
             await stub.Scale(scaled(2, 2))
+            # Of four workers three find room; Ray's own autoscaler sees that one more is wanted.
+            while not await asyncio.to_thread(pending_bundles):
+                await asyncio.sleep(0.2)
+            second = add_node(2)
             view = await settled(stub, 2, 2)
             await ready(2, 2)
             places = {worker.worker_id: worker.place for pool in view.pools for worker in pool.workers}
