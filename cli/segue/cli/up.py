@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -222,15 +223,19 @@ def up(
 
     async def serve() -> None:
         say(f"ready: {cluster.http_url}/v1 (model {name}), gRPC {host}:{cluster.ports.grpc}. Ctrl-C stops it.")
-        if scaling is not ScalingChoice.act:
-            say("segue scale prefill=2 decode=2 changes how many workers there are")
-            if flex:
-                other = "prefill" if flex_start_as is Pool.decode else "decode"
-                say(f"segue turn flex-0 {other} has that worker change pools")
+        for line in () if scaling is ScalingChoice.act else _by_hand(flex, flex_start_as):
+            say(line)
         await asyncio.Event().wait()
 
     run_cluster(Run(cluster, RestartPolicy(on_death.value), startup_timeout, pools_port, scaler), console, serve)
     say("stopped")
+
+
+def _by_hand(flex: int, flex_start_as: Pool) -> Iterator[str]:
+    yield "segue scale prefill=2 decode=2 changes how many workers there are"
+    if flex:
+        other = "prefill" if flex_start_as is Pool.decode else "decode"
+        yield f"segue turn flex-0 {other} has that worker change pools"
 
 
 def _otlp(endpoint: str) -> tuple[str, ...]:

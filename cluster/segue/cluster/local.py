@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from segue.base.errors import SettingsError
-from segue.base.tls import TlsFiles
+from segue.base.tls import TlsFiles, TlsSource
 from segue.cluster.cert_files import files_of
 from segue.cluster.environment import Device, Machine, share_of, worker_environment
 from segue.cluster.pools import PoolName

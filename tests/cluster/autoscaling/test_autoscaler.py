@@ -98,6 +98,16 @@ async def test_a_budget_is_not_exceeded_before_anything_is_measured_either() -> 
     assert "waits for GPUs: 0 of 3 are free" in running.scaled.view().of("prefill").reason
 
 
+async def test_a_flex_worker_turns_rather_than_that_one_leaves_and_another_loads() -> None:
+    running = Running(settings("act", down_window_s=0), FakePools(1, 3, flex=True))
+    names = [decode(f"decode-{number}") for number in range(3)]
+    assert await running.look(0.0, state(prefill("prefill-0", assigned=4500), *names)) == (2, 2)
+    turned = running.pools.members["prefill"][-1]
+    assert turned.worker_id == "decode-2"
+    with pytest.raises(Conflict, match="somebody else"):
+        await running.scaled.turn("decode-2", "decode")
+
+
 async def test_whoever_watches_sees_each_decision() -> None:
     running = Running(settings("advise"), FakePools(1, 1))
     views = running.scaled.watch()

@@ -15,9 +15,11 @@ from segue.client import Connection, SegueClient
 from segue.cluster.autoscaling.settings import autoscaler_settings, scaling_figures
 from segue.cluster.local import choose_ports
 from segue.cluster.on_ray.settings import RayCluster, RayPool
+from segue.cluster.pools import PoolsView
+from segue.cluster.pools_service import view_of
 from segue.cluster.readiness import RouterHttp, wait_until_ready
 from segue.engine.embedded_model import ensure_embedded_model
-from segue.proto.pools_pb2 import ListPoolsRequest
+from segue.proto.pools_pb2 import ListPoolsRequest, WatchPoolsRequest
 from segue.proto.pools_pb2_grpc import PoolsStub
 from tests.cluster.load import Load
 from tests.cluster.scaled import scaled, settled

@@ -77,6 +77,9 @@ class Autoscaler:
         try:
             if given.scale:
                 await self._pools.scale(given.scale)
+            if (turn := given.turn) is not None:
+                log.info("worker_turns", worker_id=turn.worker_id, pool=turn.pool)
+                await self._pools.turn(turn.worker_id, turn.pool)
         except (Conflict, NotFound) as error:  # No room, or it has just gone: the next look will see.
             return error.message
         return given.held

@@ -40,6 +40,10 @@ class ScaledPools:
     async def drain(self, worker_id: str) -> None:
         await self._pools.drain(worker_id)
 
+    async def turn(self, worker_id: str, pool: PoolName) -> None:
+        self._refuse_if_acting("which workers turn")
+        await self._pools.turn(worker_id, pool)
+
     async def watch(self) -> AsyncIterator[PoolsView]:
         async for _ in self._pools.watch():
             yield self.view()

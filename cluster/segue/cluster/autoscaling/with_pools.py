@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from segue.cluster.pools import PoolName, PoolsView, PoolView, PoolWorker
+from segue.cluster.pools import PoolName, PoolsView, PoolView
 from segue.cluster.scaling.joint import Budget
 from segue.cluster.scaling.policy import Decision
 from segue.cluster.scaling.readings import Cluster, WorkerReading
@@ -33,7 +33,7 @@ def _readings(known: Mapping[str, WorkerReading], view: PoolsView, now_s: float)
             if worker.phase == "leaving":
                 reading = replace(reading, phase="draining")
             elif reading.phase == "draining" or worker.phase != "running":
-                # It has died, or was told to leave by somebody else: another process will take its place.
+                # It turns, or has died, or was told to leave by somebody else: it, or who takes its place, will serve.
                 reading = replace(reading, phase="starting")
             yield reading
 
@@ -83,12 +83,8 @@ def orders(decision: Decision, view: PoolsView, budget: Budget | None) -> Orders
 def _turner(view: PoolsView, to: PoolName) -> str | None:
     """Of the pool that gives one up, the youngest that may turn."""
     source = view.of("decode" if to == "prefill" else "prefill")
-    flex = [worker.worker_id for worker in source.workers if worker.phase == "running" and _flex(worker)]
+    flex = [worker.worker_id for worker in source.workers if worker.phase == "running" and worker.flex]
     return flex[-1] if flex else None
-
-
-def _flex(worker: PoolWorker) -> bool:
-    return bool(getattr(worker, "flex", False))
 
 
 def _each(budget: Budget, pool: PoolName) -> int:
