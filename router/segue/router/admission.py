@@ -2,17 +2,15 @@
 
 A cluster that takes all it is offered answers nobody in time. So a request is admitted only if the wait ahead of it,
 predicted from what is queued and from measured rates, is short; otherwise it is refused at once and told when to come
-back. Three things can be short, and each is predicted alike, as what is taken beyond the capacity over the rate at
-which it is given back:
+back. Three things can be short:
 
 - prefill: the prompt tokens queued ahead, at the rate at which the worker was seen to compute them;
-- places in decode's steps: requests assigned beyond ``max_running_requests``, of which each place is given back once in
-  the time that a request was seen to stay;
+- places in decode's steps: each comes free when the answer that has it will probably be over;
 - blocks of decode's KV cache: what the assigned requests will need beyond what there is, given back likewise.
 
-Requests that wait in the router's own queue and would go first count as work ahead, poured over all workers of the pool
-so that they end alike. The wait is the longest of the three. More load never makes it shorter, and without load it is
-zero: an idle cluster refuses nobody.
+Requests that wait in the router's own queue and would go first take what comes free first, on all workers of the pool.
+The wait is the longest of the three. More load never makes it shorter, and without load it is zero: an idle cluster
+refuses nobody. What a worker has and gives back is predicted in :mod:`segue.router.prediction`, as for the planner.
 
 How long a request may wait is its class's promise less what its own prefill takes, and never more than ``max_queue_s``
 or its own deadline. A prompt that takes most of the promised time by itself gets half as long again as that; else
@@ -22,14 +20,23 @@ nobody would ever answer it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from segue.proto.worker_pb2 import Role
+from segue.proto.worker_pb2 import Load, Role
+from segue.router.departures import wait_s
 from segue.router.fleet import FleetSnapshot, WorkerView
-from segue.router.lines import Line
-from segue.router.prediction import FIRST_DECODE_S, FIRST_DECODE_TOKENS, FIRST_PREFILL
+from segue.router.prediction import (
+    FIRST_PREFILL,
+    blocks_asked,
+    free_blocks,
+    free_places,
+    prefill_line,
+    queue_s,
+    usual_output,
+)
 from segue.router.queueing.waiting import DEFAULT_BOUNDS, NOTHING_AHEAD, Ahead, QueueBounds
 from segue.router.slo import DEFAULT_CLASSES, SloClass, SloClasses
+from segue.router.stays import FIRST_DECODE_TOKENS
 
 _RETRY_MIN_S, _RETRY_MAX_S = 0.25, 60.0
 _STRETCH = 1.5
@@ -122,12 +129,12 @@ def prefill_s(fleet: FleetSnapshot, prompt_tokens: int) -> float:
 
 def predicted_wait(fleet: FleetSnapshot, demand: Demand, ahead: Ahead = NOTHING_AHEAD) -> Wait:
     """How long this request would be held up by others. 0 where a pool is empty: whoever plans says so better."""
-    prefill, decode = usable(fleet.ready(Role.ROLE_PREFILL)), usable(fleet.ready(Role.ROLE_DECODE))
+    prefill, decode = (believed(usable(fleet.ready(role))) for role in (Role.ROLE_PREFILL, Role.ROLE_DECODE))
     return max(
         (
             Wait(_prefill_wait_s(prefill, ahead, fleet.now_s), "prefill"),
-            Wait(_places_wait_s(decode, demand, ahead), "a place in decode"),
-            Wait(_blocks_wait_s(decode, demand, ahead), "KV cache blocks in decode"),
+            Wait(_places_wait_s(decode, demand, ahead, fleet.now_s), "a place in decode"),
+            Wait(_blocks_wait_s(decode, demand, ahead, fleet.now_s), "KV cache blocks in decode"),
         ),
         key=lambda wait: wait.seconds,
     )
@@ -138,67 +145,25 @@ def usable(ready: Sequence[WorkerView]) -> Sequence[WorkerView]:
     return [worker for worker in ready if not worker.spared] or ready
 
 
-def queued_tokens(worker: WorkerView) -> int:
-    """Prompt tokens ahead of a prefill worker. What we sent is known at once; what the worker says is older but covers
-    what other routers sent.
+def believed(workers: Sequence[WorkerView]) -> Sequence[WorkerView]:
+    """As they count for whoever refuses by them: without what those have said that have nothing of ours.
 
-    None where nothing of ours is under way. An engine that does nothing reports nothing new: what it said last may be
-    of a load that is gone, and whoever refuses by it would never learn better. One request finds out.
+    An engine that does nothing reports nothing new; what it said last may be of a load that is gone, and whoever
+    refuses by it would never learn better. One request finds out.
     """
-    assigned = worker.assigned_prefill_tokens or worker.assigned_tokens  # Without what it has cached, if that is known.
-    return max(assigned, worker.load.waiting_tokens) if worker.assigned_requests else 0
-
-
-def prefill_line(worker: WorkerView) -> Line:
-    """How long it takes for a prompt, by its tokens."""
-    rates = worker.rates
-    if rates.prefill:
-        return rates.prefill
-    return Line(0.0, 1 / rates.prefill_tokens_per_s) if rates.prefill_tokens_per_s else FIRST_PREFILL
-
-
-def queue_s(worker: WorkerView, now_s: float) -> float:
-    """How long a prefill worker will take for what is ahead of it. Of the first request a part is done."""
-    line, tokens = prefill_line(worker), queued_tokens(worker)
-    if not tokens:
-        return 0.0
-    whole_s = line.fixed_s * worker.assigned_requests + line.each_s * tokens
-    done_s = max(0.0, now_s - worker.busy_since_s) if worker.busy_since_s else 0.0
-    return whole_s - min(done_s, 0.9 * whole_s / worker.assigned_requests)
-
-
-def decode_requests(worker: WorkerView) -> int:
-    """What a decode worker has; none, likewise, where nothing of ours is under way."""
-    if not worker.assigned_requests:
-        return 0
-    return max(worker.assigned_requests, worker.load.running_requests + worker.load.waiting_requests)
-
-
-def blocks_taken(worker: WorkerView) -> float:
-    """Of a decode worker's KV cache, what its requests will have written by their end. Few reach the most they may:
-    their mean counts."""
-    if not worker.assigned_requests:
-        return 0.0
-    requests, block_tokens = decode_requests(worker), worker.facts.layout.block_tokens
-    needed = requests + (worker.assigned_tokens + requests * _mean_output(worker)) / block_tokens
-    return max(needed, worker.facts.kv_blocks - worker.load.free_blocks)
-
-
-def blocks_asked(worker: WorkerView, demand: Demand) -> float:
-    """What a request will need of a decode worker's KV cache."""
-    mean_output = _mean_output(worker)
-    output = min(demand.output_tokens, mean_output) if demand.output_tokens else mean_output
-    return demand.n * (1 + (demand.prompt_tokens + output) / worker.facts.layout.block_tokens)
+    return [
+        replace(one, load=Load(free_blocks=one.facts.kv_blocks))
+        if not one.assigned_requests
+        and (one.load.waiting_tokens or one.load.running_requests or one.load.waiting_requests)
+        else one
+        for one in workers
+    ]
 
 
 def expected_output(decode: Sequence[WorkerView], demand: Demand) -> int:
     """How many tokens the answers will probably have."""
-    mean = max(map(_mean_output, decode), default=FIRST_DECODE_TOKENS)
-    return int(demand.n * (min(demand.output_tokens, mean) if demand.output_tokens else mean))
-
-
-def _mean_output(worker: WorkerView) -> float:
-    return worker.rates.decode_tokens or FIRST_DECODE_TOKENS
+    most = max((usual_output(worker, demand.output_tokens) for worker in decode), default=FIRST_DECODE_TOKENS)
+    return int(demand.n * most)
 
 
 def _prefill_wait_s(prefill: Sequence[WorkerView], ahead: Ahead, now_s: float) -> float:
@@ -206,17 +171,17 @@ def _prefill_wait_s(prefill: Sequence[WorkerView], ahead: Ahead, now_s: float) -
     come meanwhile and pass (the mean wait under priorities, Cobham 1954)."""
     if not prefill:
         return 0.0
-    mean_tokens = ahead.prompt_tokens / ahead.requests if ahead.requests else 1.0
+    mean_tokens = max(1.0, ahead.prompt_tokens / max(1, ahead.requests))
     queues = [(queue_s(worker, now_s), 1 / prefill_line(worker)(mean_tokens)) for worker in prefill]
     wait_s = _level(queues, ahead.requests)
     passing = sum(1 / prefill_line(worker)(ahead.passing_tokens or 1.0) for worker in prefill)
     return wait_s / (1 - min(_MOST_PASSING, ahead.passing_per_s / passing))
 
 
-def _places_wait_s(decode: Sequence[WorkerView], demand: Demand, ahead: Ahead) -> float:
-    if _takes_anything(decode, ahead):
+def _places_wait_s(decode: Sequence[WorkerView], demand: Demand, ahead: Ahead, now_s: float) -> float:
+    if not decode or _takes_anything(decode, ahead):
         return 0.0
-    return _level([_places_queue(worker) for worker in decode], ahead.requests + demand.n)
+    return wait_s((free_places(worker, now_s) for worker in decode), ahead.requests + demand.n)
 
 
 def _takes_anything(decode: Sequence[WorkerView], ahead: Ahead) -> bool:
@@ -224,46 +189,20 @@ def _takes_anything(decode: Sequence[WorkerView], ahead: Ahead) -> bool:
     return not ahead.requests and not all(worker.assigned_requests for worker in decode)
 
 
-def _places_queue(worker: WorkerView) -> tuple[float, float] | None:
-    """All places are given back once in the time that a request stays."""
-    capacity = worker.facts.max_running_requests
-    if not capacity:
-        return None
-    rate = capacity / (worker.rates.decode_s or FIRST_DECODE_S)
-    return (decode_requests(worker) - capacity) / rate, rate
-
-
-def _blocks_wait_s(decode: Sequence[WorkerView], demand: Demand, ahead: Ahead) -> float:
-    known = [worker for worker in decode if worker.facts.kv_blocks and worker.facts.layout.block_tokens]
-    if len(known) < len(decode) or not known or _takes_anything(known, ahead):
+def _blocks_wait_s(decode: Sequence[WorkerView], demand: Demand, ahead: Ahead, now_s: float) -> float:
+    if not decode or _takes_anything(decode, ahead):
         return 0.0
-    return _level(
-        [_blocks_queue(worker) for worker in known],
-        ahead.blocks + min(blocks_asked(worker, demand) for worker in known),
-    )
+    asked = min(blocks_asked(worker, demand.prompt_tokens, demand.output_tokens) for worker in decode)
+    return wait_s((free_blocks(worker, now_s) for worker in decode), ahead.blocks + demand.n * asked)
 
 
-def _blocks_queue(worker: WorkerView) -> tuple[float, float]:
-    capacity = worker.facts.kv_blocks
-    rate = capacity / (worker.rates.decode_s or FIRST_DECODE_S)
-    return (blocks_taken(worker) - capacity) / rate, rate
-
-
-def _level(queues: Iterable[tuple[float, float] | None], work: float) -> float:
-    """When the last of ``work`` begins, poured over workers that are free in so many seconds (negative: that much is
-    free now) and do so much a second. 0 at the least, and where some worker (None) has no bound."""
-    known = []
-    for queue in queues:
-        if queue is None:
-            return 0.0
-        known.append(queue)
-    if not known:
-        return 0.0
-    known.sort()
+def _level(queues: Iterable[tuple[float, float]], work: float) -> float:
+    """When the last of ``work`` begins, poured over workers that are free in so many seconds and do so much in one."""
+    known = sorted(queues)
     level, rate = known[0][0], 0.0
     for ready_s, own_rate in known:
         room = (ready_s - level) * rate
         if rate and room >= work:
             break
         level, work, rate = ready_s, work - room, rate + own_rate
-    return max(0.0, level + work / rate)
+    return level + work / rate

@@ -20,8 +20,10 @@ class WorkerView:
     the worker's circuit breaker is open.
 
     ``assigned_prefill_tokens`` are those prompt tokens of ours that it has still to compute, as far as is known (what
-    it has cached is left out); ``busy_since_s`` is when it began with the first of them, 0 if it has none. ``turn``
-    grows with each request that this router assigns; the worker had its last one at this. ``version`` is of Segue.
+    it has cached is left out); ``busy_since_s`` is when it began with the first of them, 0 if it has none. ``ends_s``
+    are the times by which those of our answers that it has begun to write will probably be over, in order; empty where
+    it has so few that nobody waits for their ends. ``turn`` grows with each request that this router assigns; the
+    worker had its last one at this. ``version`` is of Segue.
 
     A ``flex`` worker may change its role, and has done so ``turns`` times.
     """
@@ -40,6 +42,7 @@ class WorkerView:
     rates: Rates = UNMEASURED
     assigned_prefill_tokens: int = 0
     busy_since_s: float = 0.0
+    ends_s: tuple[float, ...] = ()
     turn: int = 0
     version: str = ""
     flex: bool = False

@@ -77,3 +77,13 @@ class LineMeter:
         slope = (self._xy / self._n - x * y) / spread
         slope = min(max(slope, _LEAST_SLOPE * proportional), proportional)
         return Line(y - slope * x, slope, self._samples)
+
+
+class Faded:
+    """A sum in which older terms count for less."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+
+    def add(self, term: float) -> None:
+        self.total = MEMORY * self.total + term

@@ -50,6 +50,7 @@ def settle(own: Rates, usual: Rates) -> Rates:
         step=_settled(own.step, usual.step, _BATCH_REQUESTS),
         join_s=usual.join_s,
         decode_tokens=usual.decode_tokens,
+        token_s=own.token_s or usual.token_s,
     )
 
 
@@ -58,12 +59,14 @@ def _usual(each: list[Rates]) -> Rates:
         return each[0]
     joins = [rates.join_s for rates in each if rates.join_s]
     lengths = [rates.decode_tokens for rates in each if rates.decode_tokens]
+    paces = [rates.token_s for rates in each if rates.token_s]
     return Rates(
         prefill=_median([rates.prefill for rates in each], _PROMPT_TOKENS),
         stall=_median([rates.stall for rates in each], _PROMPT_TOKENS),
         step=_median([rates.step for rates in each], _BATCH_REQUESTS),
         join_s=median_low(joins) if joins else 0.0,
         decode_tokens=fmean(lengths) if lengths else 0.0,
+        token_s=median_low(paces) if paces else 0.0,
     )
 
 

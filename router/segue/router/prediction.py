@@ -1,23 +1,28 @@
 """What a request would cost on each worker, in predicted seconds. Pure functions over the fleet, from measured rates.
 
 Everything that speaks for or against a worker becomes a time that somebody would wait, so that a prefix in its cache, a
-queue and a slow link weigh what they weigh. More load never makes a prediction shorter.
+queue and a slow link weigh what they weigh. More load never makes a prediction shorter. The planner chooses by these
+figures, the queue starts requests by them, and admission refuses by them: what one believes of a worker all do.
+
+What this router has sent counts at once. What a worker says of itself is older, but has other routers' work in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from segue.proto.worker_pb2 import Role
+from segue.router.departures import Departures
 from segue.router.fleet import FleetSnapshot, WorkerView
 from segue.router.lines import Line
+from segue.router.stays import FIRST_DECODE_TOKENS
 
 # Taken for a worker that has not answered yet. Too fast rather than too slow: its first answer corrects it.
 FIRST_PREFILL = Line(0.0, 1 / 16_384)
 FIRST_STEP = Line(0.01, 0.0002)
 FIRST_DECODE_S = 1.0
-FIRST_DECODE_TOKENS = 256.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +76,21 @@ class DecodeCost:
 
 
 def prefill_cost(worker: WorkerView, ask: Ask, now_s: float) -> PrefillCost:
-    line = worker.rates.prefill or FIRST_PREFILL
     uncached = ask.uncached_tokens(worker.worker_id)
-    queue_s = _queue_s(worker, line, now_s)
     block_tokens = worker.facts.layout.block_tokens
     known = worker.facts.kv_blocks and block_tokens and worker.load.ByteSize()  # A new worker hasn't said anything.
     full = bool(known) and worker.load.free_blocks < uncached / block_tokens
-    return PrefillCost(worker, queue_s, line(uncached), full)
+    return PrefillCost(worker, queue_s(worker, now_s), prefill_line(worker)(uncached), full)
 
 
 def decode_cost(worker: WorkerView, ask: Ask, now_s: float) -> DecodeCost:
-    requests = decode_requests(worker)
-    wait_s = max(_places_wait_s(worker, requests), _blocks_wait_s(worker, requests, ask))
-    step = worker.rates.step or FIRST_STEP
-    line = worker.rates.prefill or FIRST_PREFILL
+    uncached, requests = ask.uncached_tokens(worker.worker_id), decode_requests(worker)
+    wait_s = _held_up_s(worker, blocks_asked(worker, uncached, ask.output_tokens), now_s)
     return DecodeCost(
         worker,
         wait_s,
-        steps_s=_output_tokens(worker, ask) * step(requests + 1),
-        local_s=_queue_s(worker, line, now_s) + line(ask.uncached_tokens(worker.worker_id)),
+        steps_s=usual_output(worker, ask.output_tokens) * (worker.rates.step or FIRST_STEP)(requests + 1),
+        local_s=queue_s(worker, now_s) + prefill_line(worker)(uncached),
         full=wait_s > 0,
     )
 
@@ -102,71 +103,136 @@ def handoff_s(fleet: FleetSnapshot, prefill: WorkerView, decode: WorkerView, ask
     return line(each_bytes * ask.uncached_tokens(decode.worker_id)) + decode.rates.join_s
 
 
-def predict_ttft_s(fleet: FleetSnapshot, ask: Ask) -> float:
-    """When the first token would come if the request were sent to the best workers now. Infinite without a decode pool.
+# What a worker has to compute
 
-    The wait for a place in decode counts too: a request that decode can't take holds its blocks on prefill.
+
+def prefill_line(worker: WorkerView) -> Line:
+    """How long it takes for a prompt, by its tokens."""
+    rates = worker.rates
+    if rates.prefill:
+        return rates.prefill
+    return Line(0.0, 1 / rates.prefill_tokens_per_s) if rates.prefill_tokens_per_s else FIRST_PREFILL
+
+
+def queued_tokens(worker: WorkerView) -> int:
+    """Prompt tokens that it has still to compute.
+
+    Where nothing of ours is under way, half of what it said counts: an engine that does nothing reports nothing new,
+    what it said last may be of a load that is gone, and whoever keeps away for it would never learn better.
     """
-    decode = [decode_cost(worker, ask, fleet.now_s) for worker in fleet.ready(Role.ROLE_DECODE)]
-    if not decode:
-        return float("inf")
-    prefill = [prefill_cost(worker, ask, fleet.now_s) for worker in fleet.ready(Role.ROLE_PREFILL)]
-    wait_s = min(cost.wait_s for cost in decode)
-    if not prefill:
-        return min(cost.wait_s + cost.local_s for cost in decode)
-    return max(min(cost.ttft_s for cost in prefill), wait_s)
+    if not worker.assigned_requests and worker.role == Role.ROLE_PREFILL:
+        return worker.load.waiting_tokens // 2
+    # Without what it has cached, if that is known.
+    assigned = worker.assigned_prefill_tokens
+    if not assigned and worker.role == Role.ROLE_PREFILL:
+        assigned = worker.assigned_tokens
+    return max(assigned, worker.load.waiting_tokens)
 
 
-def predict_step_s(fleet: FleetSnapshot) -> float:
-    """How long a step of the best decode worker would take with one more request in it: the pace of its tokens."""
-    steps = [(worker.rates.step or FIRST_STEP)(decode_requests(worker) + 1) for worker in fleet.ready(Role.ROLE_DECODE)]
-    return min(steps, default=float("inf"))
+def queue_s(worker: WorkerView, now_s: float) -> float:
+    """How long it will take for them. Of the first request a part is done: one is under way at a time."""
+    line, tokens = prefill_line(worker), queued_tokens(worker)
+    if not tokens:
+        return 0.0
+    requests = max(1, worker.assigned_requests if worker.role == Role.ROLE_PREFILL else 0)
+    whole_s = line.fixed_s * requests + line.each_s * tokens
+    done_s = max(0.0, now_s - worker.busy_since_s) if worker.busy_since_s else 0.0
+    return whole_s - min(done_s, 0.9 * whole_s / requests)
+
+
+# What a decode worker has in its steps and before them
 
 
 def decode_requests(worker: WorkerView) -> int:
-    """In its steps or waiting for them. What we assigned is known at once; the load is older but has others' too."""
+    """In its steps, on their way there or waiting for them."""
     return max(worker.assigned_requests, worker.load.running_requests + worker.load.waiting_requests)
 
 
-def _queue_s(worker: WorkerView, line: Line, now_s: float) -> float:
-    """Until what it has to compute is done. What it has been busy with for a while is partly done."""
-    if not worker.assigned_requests and worker.role == Role.ROLE_PREFILL:
-        # Nothing of ours is there. An engine that does nothing reports nothing new: what it said last may be of a load
-        # that is gone, and whoever keeps away for it would never learn better.
-        tokens, requests = worker.load.waiting_tokens // 2, 0
-    else:
-        tokens = max(worker.assigned_prefill_tokens, worker.load.waiting_tokens)
-        requests = worker.assigned_requests if worker.role == Role.ROLE_PREFILL else 0
-    if not tokens:
-        return 0.0
-    queue_s = line.fixed_s * max(1, requests) + line.each_s * tokens
-    done_s = max(0.0, now_s - worker.busy_since_s) if worker.busy_since_s else 0.0
-    # One request is under way at a time; the others haven't begun.
-    return queue_s - min(done_s, 0.9 * queue_s / max(1, requests))
-
-
-def _output_tokens(worker: WorkerView, ask: Ask) -> float:
-    """Few answers reach the most they may: what they had lately counts."""
+def usual_output(worker: WorkerView, most_tokens: int = 0) -> float:
+    """Few answers reach the most they may, 0 if that isn't known: what they had lately counts."""
     usual = worker.rates.decode_tokens or FIRST_DECODE_TOKENS
-    return min(ask.output_tokens, usual) if ask.output_tokens else usual
+    return min(most_tokens, usual) if most_tokens else usual
 
 
-def _places_wait_s(worker: WorkerView, requests: int) -> float:
-    capacity = worker.facts.max_running_requests
-    return _wait_s(requests + 1, capacity, worker) if capacity else 0.0
+def stay_s(worker: WorkerView) -> float:
+    """How long a request keeps its place."""
+    rates = worker.rates
+    if rates.token_s and rates.decode_tokens:
+        return rates.token_s * rates.decode_tokens + rates.join_s
+    return rates.decode_s or FIRST_DECODE_S
 
 
-def _blocks_wait_s(worker: WorkerView, requests: int, ask: Ask) -> float:
-    capacity, block_tokens = worker.facts.kv_blocks, worker.facts.layout.block_tokens
-    if not (capacity and block_tokens and requests):
+def blocks_taken(worker: WorkerView) -> float:
+    """Of a decode worker's KV cache, what its requests will have written by their end."""
+    requests, block_tokens = decode_requests(worker), worker.facts.layout.block_tokens
+    if not (requests and block_tokens):
         return 0.0
-    usual = worker.rates.decode_tokens or FIRST_DECODE_TOKENS
-    needed = requests + (worker.assigned_tokens + requests * usual) / block_tokens
-    taken = max(needed, capacity - worker.load.free_blocks)
-    asked = 1 + (ask.uncached_tokens(worker.worker_id) + _output_tokens(worker, ask)) / block_tokens
-    return _wait_s(taken + asked, capacity, worker)
+    needed = requests + (worker.assigned_tokens + requests * usual_output(worker)) / block_tokens
+    return max(needed, worker.facts.kv_blocks - worker.load.free_blocks)
 
 
-def _wait_s(wanted: float, capacity: int, worker: WorkerView) -> float:
-    """Until ``wanted`` fits: all of ``capacity`` is given back once in the time that a request stays."""
-    return max(0.0, wanted - capacity) / capacity * (worker.rates.decode_s or FIRST_DECODE_S)
+def blocks_asked(worker: WorkerView, prompt_tokens: int, output_tokens: int) -> float:
+    """What one answer will need of it; 0 where that isn't known."""
+    block_tokens = worker.facts.layout.block_tokens
+    return 1 + (prompt_tokens + usual_output(worker, output_tokens)) / block_tokens if block_tokens else 0.0
+
+
+def free_places(worker: WorkerView, now_s: float) -> Iterator[tuple[float, float]]:
+    """When there are places for further requests: seconds from now, and how many more. Any number at once where the
+    engine has no bound."""
+    capacity, requests = worker.facts.max_running_requests, decode_requests(worker)
+    if not capacity:
+        yield 0.0, float("inf")
+        return
+    if requests < capacity:
+        yield 0.0, capacity - requests
+    for seconds in _departures(worker, capacity, now_s).beyond(max(0, requests - capacity)):
+        yield seconds, 1.0
+
+
+def free_blocks(worker: WorkerView, now_s: float) -> Iterator[tuple[float, float]]:
+    """Likewise blocks of its KV cache: what is left over now, then what each request that leaves gives back. If too
+    many have been promised, the first ones to leave make up for that."""
+    capacity = worker.facts.kv_blocks
+    if not capacity or not worker.facts.layout.block_tokens:
+        yield 0.0, float("inf")
+        return
+    taken, requests = blocks_taken(worker), decode_requests(worker)
+    left, each = capacity - taken, taken / requests if requests else float(capacity)
+    leaving = math.ceil(max(0.0, -left / each))
+    if not leaving:
+        yield 0.0, left
+    departures = _departures_of_blocks(worker, requests, now_s)
+    for number, seconds in enumerate(departures.beyond(max(0, leaving - 1))):
+        yield seconds, each if number or not leaving else left + leaving * each
+
+
+def _held_up_s(worker: WorkerView, blocks: float, now_s: float) -> float:
+    """Until one more request finds a place and so many blocks. A worker that has nothing takes whatever comes."""
+    requests, places, capacity = decode_requests(worker), worker.facts.max_running_requests, worker.facts.kv_blocks
+    if not requests:
+        return 0.0
+    wait_s = 0.0
+    if places and requests >= places:
+        wait_s = next(_departures(worker, places, now_s).beyond(requests - places), math.inf)
+    missing = blocks + blocks_taken(worker) - capacity if capacity and blocks else 0.0
+    if missing > 0:
+        leaving = math.ceil(missing * requests / blocks_taken(worker))
+        departures = _departures_of_blocks(worker, requests, now_s)
+        wait_s = max(wait_s, next(departures.beyond(leaving - 1), math.inf))
+    return wait_s
+
+
+def _departures_of_blocks(worker: WorkerView, requests: int, now_s: float) -> Departures:
+    """Of its requests alone. What each of other routers' has is not known: they are expected to stay in full, since
+    more of them must not look as if the first one left sooner."""
+    places, known = worker.facts.max_running_requests, len(worker.ends_s)
+    in_steps = max(1, min(requests, places) if places else requests)
+    return Departures(now_s, stay_s(worker), worker.ends_s, coming=max(0, in_steps - known))
+
+
+def _departures(worker: WorkerView, places: int, now_s: float) -> Departures:
+    """From so many places, all of them taken: by those that have begun, and then by those that come."""
+    known = len(worker.ends_s)
+    others = max(0, min(decode_requests(worker) - worker.assigned_requests, places - known))
+    return Departures(now_s, stay_s(worker), worker.ends_s, others, max(0, places - known - others))

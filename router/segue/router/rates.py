@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from segue.proto.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
 from segue.proto.worker_pb2 import Load, RequestOutput, Role, Submit
-from segue.router.lines import MEMORY, MOST_AT_ONCE, NOTHING, Line, LineMeter
+from segue.router.lines import MOST_AT_ONCE, NOTHING, Faded, Line, LineMeter
+from segue.router.stays import StayMeter
 
 _FINISHED = {FINISH_REASON_STOP, FINISH_REASON_LENGTH}
 
@@ -18,7 +19,7 @@ class Rates:
 
     ``prefill_tokens_per_s`` is what an engine that is never idle gets through of prompts, of which those that it had
     cached don't count. ``decode_s`` is how long a request stays with a decode worker, its wait for a place included,
-    and ``decode_tokens`` how many tokens it gets there.
+    and ``decode_tokens`` how many tokens it gets there; ``token_s`` is the time between two of them.
 
     ``step_prompt_tokens_per_s`` is of prefill workers' steps, which compute all routers' prompts; the other rates are
     of this router's alone.
@@ -32,6 +33,7 @@ class Rates:
     prefill_tokens_per_s: float = 0.0
     decode_s: float = 0.0
     decode_tokens: float = 0.0
+    token_s: float = 0.0
     prefill: Line = NOTHING
     step: Line = NOTHING
     stall: Line = NOTHING
@@ -49,22 +51,24 @@ class RateMeter:
         self._prefill = role == Role.ROLE_PREFILL
         self._sent: dict[str, _Sent] = {}
         self._answered_s = 0.0
-        self._tokens = _Faded()
-        self._seconds = _Faded()
-        self._answers = _Faded()
+        self._tokens = Faded()
+        self._seconds = Faded()
+        self._answers = Faded()
         self._line = LineMeter()
         self._step = LineMeter()
         self._stall = LineMeter()
-        self._steps = 0
+        self._steps = self._step_requests = 0
         self._waiting_tokens = 0
-        self._step_tokens = _Faded()
-        self._step_seconds = _Faded()
-        self._joins = _Faded()
-        self._join_s = _Faded()
+        self._step_tokens = Faded()
+        self._step_seconds = Faded()
+        self._joins = Faded()
+        self._join_s = Faded()
+        self._stays = StayMeter()
+        self._ends_s: tuple[float, ...] | None = ()
         self._rates: Rates | None = UNMEASURED
 
     def sent(self, submit: Submit, now_s: float) -> None:
-        sent = _Sent(now_s, len(submit.input_token_ids), submit.HasField("ticket"))
+        sent = _Sent(now_s, len(submit.input_token_ids), submit.HasField("ticket"), submit.sampling.max_tokens)
         self._sent[submit.request_id] = sent
         if not sent.ticket:
             self._waiting_tokens += sent.input_tokens
@@ -72,6 +76,15 @@ class RateMeter:
     def aborted(self, request_id: str) -> None:
         if (sent := self._sent.pop(request_id, None)) is not None:
             self._given_up(sent)
+            self._stays.gone(request_id)
+            self._ends_s = None
+
+    def ends_s(self, now_s: float) -> tuple[float, ...]:
+        """When the answers that a decode worker has begun will be over, in order. The same object until something has
+        changed."""
+        if self._ends_s is None:
+            self._ends_s = self._stays.ends_s(now_s, self._step.line(self._step_requests))
+        return self._ends_s
 
     @property
     def busy_since_s(self) -> float:
@@ -83,7 +96,7 @@ class RateMeter:
         """Take the load of one frame: of the engine's last step, unless it was told before."""
         if load.steps == self._steps:
             return
-        self._steps = load.steps
+        self._steps, self._step_requests = load.steps, load.step_requests
         if self._prefill:  # There the answers tell the rest.
             if load.step_prompt_tokens and load.step_s > 0:
                 self._step_tokens.add(load.step_prompt_tokens)
@@ -101,7 +114,7 @@ class RateMeter:
         """A request's first token has come, if this is its first."""
         sent = self._sent.get(request_id)
         if sent is not None:
-            self._began(sent, now_s)
+            self._began(request_id, sent, now_s)
 
     def produced(self, request_id: str, output_tokens: int) -> None:
         """A request's tokens before the output that :meth:`answered` is about to see."""
@@ -119,13 +132,17 @@ class RateMeter:
             if sent is None:
                 continue
             if output.token_ids:
-                self._began(sent, now_s)
+                self._began(output.request_id, sent, now_s)
             sent.output_tokens += len(output.token_ids)
             if not output.finish_reason:
                 continue
             del self._sent[output.request_id]
             self._given_up(sent)
-            if output.finish_reason in _FINISHED:
+            self._ends_s = None
+            if output.finish_reason not in _FINISHED:
+                self._stays.gone(output.request_id)
+            else:
+                self._stays.ended(output.request_id, sent.output_tokens, now_s)
                 self._beginning(sent, output)
                 self._count(sent.output_tokens, now_s - sent.at_s, expected_s=self.rates.decode_s)
 
@@ -140,10 +157,13 @@ class RateMeter:
             self._rates = self._measured()
         return self._rates
 
-    def _began(self, sent: _Sent, now_s: float) -> None:
+    def _began(self, request_id: str, sent: _Sent, now_s: float) -> None:
         if not sent.first_s:
             self._given_up(sent)
             sent.first_s = now_s
+            if not self._prefill:
+                self._stays.began(request_id, sent.most_tokens, now_s)
+                self._ends_s = None
 
     def _given_up(self, sent: _Sent) -> None:
         """Nothing more is to be computed of its prompt."""
@@ -163,6 +183,7 @@ class RateMeter:
         return Rates(
             decode_s=seconds / answers if answers else 0.0,
             decode_tokens=self._tokens.total / answers if answers else 0.0,
+            token_s=self._stays.token_s,
             prefill=self._line.line,
             step=self._step.line,
             stall=self._stall.line,
@@ -219,15 +240,6 @@ class _Sent:
     at_s: float
     input_tokens: int
     ticket: bool
+    most_tokens: int
     first_s: float = 0.0
     output_tokens: int = 0
-
-
-class _Faded:
-    """A sum in which older terms count for less."""
-
-    def __init__(self) -> None:
-        self.total = 0.0
-
-    def add(self, term: float) -> None:
-        self.total = MEMORY * self.total + term

@@ -13,7 +13,6 @@ from segue.proto.worker_pb2 import Role
 from segue.router.admission import (
     Admission,
     Demand,
-    blocks_asked,
     expected_output,
     prefill_s,
     target_s,
@@ -21,7 +20,7 @@ from segue.router.admission import (
 )
 from segue.router.fleet import FleetSnapshot
 from segue.router.planner import plan
-from segue.router.prediction import Ask
+from segue.router.prediction import Ask, blocks_asked
 from segue.router.queueing.arrivals import ArrivalMeter
 from segue.router.queueing.queue import AdmissionQueue
 from segue.router.queueing.room import LongWork, rooms
@@ -152,6 +151,7 @@ class WaitingRoom:
         generation, demand = request.generation, request.generation.demand()
         slo_class = self._class_of(demand)
         decode = usable(fleet.ready(Role.ROLE_DECODE))
+        asked = (blocks_asked(one, demand.prompt_tokens, demand.output_tokens) for one in decode)
         own_s = prefill_s(fleet, demand.prompt_tokens)
         long = own_s > self._long_s
         if slo_class.interactive and not long:
@@ -166,7 +166,7 @@ class WaitingRoom:
             prompt_tokens=demand.prompt_tokens,
             tokens=demand.prompt_tokens + expected_output(decode, demand),
             n=demand.n,
-            blocks=min((blocks_asked(one, demand) for one in decode if one.facts.layout.block_tokens), default=0.0),
+            blocks=demand.n * min(asked, default=0.0),
             long=long,
             due_s=request.accepted_s + promise_s,
             start_by_s=request.accepted_s + promise_s - own_s,

@@ -10,7 +10,7 @@ from operator import is_
 import grpc
 
 from segue.proto.kv_transfer_pb2 import ReleaseRequest, RenewRequest, Ticket
-from segue.proto.worker_pb2 import WORKER_STATE_READY, EngineFacts, Load, Register, RouterFrame, Status, Submit
+from segue.proto.worker_pb2 import WORKER_STATE_READY, EngineFacts, Load, Register, Role, RouterFrame, Status, Submit
 from segue.router.circuits import Circuits
 from segue.router.fleet import FleetSnapshot, WorkerView
 from segue.router.pooled_rates import Kind, pool_rates, settle
@@ -124,7 +124,8 @@ class WorkerLink:
         hundreds hardly any has changed since the last one.
         """
         meter = self.meter
-        objects = (self.status, self.load, meter.rates, usual)
+        ends_s = meter.ends_s(time.monotonic()) if self._crowded else ()
+        objects = (self.status, self.load, meter.rates, usual, ends_s)
         numbers = (
             self.assigned_requests,
             self.assigned_tokens,
@@ -135,10 +136,23 @@ class WorkerLink:
         )
         known = self._view
         if known is None or numbers != known[1] or not all(map(is_, objects, known[0])):
-            known = self._view = (objects, numbers, self._fresh_view(spared, usual))
+            known = self._view = (objects, numbers, self._fresh_view(spared, usual, ends_s))
         return known[2]
 
-    def _fresh_view(self, spared: bool, usual: Rates) -> WorkerView:
+    @property
+    def _crowded(self) -> bool:
+        """Whether somebody may have to wait for a place or for blocks: half of either is gone."""
+        if self.register.role != Role.ROLE_DECODE:
+            return False
+        facts, block_tokens = self.facts, self.facts.layout.block_tokens
+        tokens = self.assigned_tokens + self.assigned_requests * self.meter.rates.decode_tokens
+        return (
+            2 * self.assigned_requests >= facts.max_running_requests > 0
+            or 2 * self.load.free_blocks < facts.kv_blocks
+            or (block_tokens > 0 and 2 * tokens > facts.kv_blocks * block_tokens)
+        )
+
+    def _fresh_view(self, spared: bool, usual: Rates, ends_s: tuple[float, ...]) -> WorkerView:
         return WorkerView(
             worker_id=self.register.worker_id,
             epoch=self.register.epoch,
@@ -154,6 +168,7 @@ class WorkerLink:
             rates=settle(self.meter.rates, usual),
             assigned_prefill_tokens=self.assigned_prefill_tokens or self.meter.waiting_prefill_tokens,
             busy_since_s=self.meter.busy_since_s,
+            ends_s=ends_s,
             turn=self.turn,
             version=self.register.version,
             flex=self.register.flex,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from segue.proto.kv_transfer_pb2 import BlockLayout
 from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
 from segue.router.admission import Admission, Demand, predicted_wait
 from segue.router.fleet import FleetSnapshot, WorkerView
+from segue.router.queueing.waiting import Ahead
 from segue.router.rates import UNMEASURED, Rates
 from segue.router.slo import SloClass
 
@@ -30,6 +32,7 @@ def worker(
     places: int = 16,
     blocks: int = 1000,
     load: Load | None = None,
+    ends_s: tuple[float, ...] = (),
 ) -> WorkerView:
     return WorkerView(
         worker_id=f"{Role.Name(role)}-{number}",
@@ -45,6 +48,7 @@ def worker(
         assigned_requests=requests,
         assigned_tokens=tokens,
         rates=rates,
+        ends_s=ends_s,
     )
 
 
@@ -192,20 +196,55 @@ def test_a_load_that_a_worker_reported_last_before_it_fell_idle_refuses_nobody()
     assert Admission().refusal(fleet(worker(PREFILL, load=stale), worker(DECODE, load=stale)), DEMAND, PATIENT) is None
 
 
-def test_a_full_decode_worker_is_waited_for_as_long_as_its_places_take_to_come_free() -> None:
+def test_a_full_decode_worker_is_waited_for_until_one_of_its_answers_is_over() -> None:
+    rates, ends_s = Rates(decode_s=4.0, decode_tokens=10.0), tuple(1.0 + number for number in range(16))
+
+    def wait_s(requests: int, n: int = 1) -> float:
+        decode = worker(DECODE, requests=requests, rates=rates, ends_s=ends_s[: min(requests, 16)])
+        return predicted_wait(fleet(worker(PREFILL), decode), dataclasses.replace(DEMAND, n=n)).seconds
+
+    assert [wait_s(requests) for requests in (15, 16, 18)] == [0.0, 1.0, 3.0]
+    assert [wait_s(15, n) for n in (1, 2, 3)] == [0.0, 1.0, 2.0]
+    # Who takes the place that comes free first, after 1 s, leaves it 4 s later.
+    assert wait_s(32) == 5.0
+
+
+def test_of_answers_that_began_together_no_place_comes_free_before_they_end_together() -> None:
+    rates, together_s = Rates(decode_s=4.0, decode_tokens=10.0), (3.9,) * 16
+    full = fleet(worker(PREFILL), worker(DECODE, requests=16, rates=rates, ends_s=together_s))
+    assert predicted_wait(full, DEMAND).seconds == 3.9
+    soon = dataclasses.replace(full, now_s=3.8)
+    assert predicted_wait(soon, DEMAND, Ahead(requests=15)).seconds == pytest.approx(0.1)
+
+
+def test_answers_of_other_routers_end_evenly_over_the_time_that_answers_take() -> None:
+    load = Load(running_requests=16, free_blocks=1000)
+    full = worker(DECODE, requests=1, rates=Rates(decode_s=3.0, decode_tokens=10.0), load=load)
+    assert predicted_wait(fleet(worker(PREFILL), full), DEMAND).seconds == 0.2
+
+
+def test_on_several_workers_whoever_is_ahead_takes_what_comes_free_first() -> None:
     rates = Rates(decode_s=4.0, decode_tokens=10.0)
-    prefill = worker(PREFILL)
-    assert predicted_wait(fleet(prefill, worker(DECODE, requests=15, rates=rates)), DEMAND).seconds == 0
-    assert predicted_wait(fleet(prefill, worker(DECODE, requests=23, rates=rates)), DEMAND).seconds == 2.0
+    decodes = [
+        worker(DECODE, number, requests=2, places=2, rates=rates, ends_s=(1.0 + number, 3.0)) for number in (0, 1)
+    ]
+    both = fleet(worker(PREFILL), *decodes)
+    waits = [predicted_wait(both, DEMAND, Ahead(requests=ahead)).seconds for ahead in range(5)]
+    assert waits == [1.0, 2.0, 3.0, 3.0, 5.0]
 
 
 def test_blocks_are_counted_as_they_will_be_at_the_requests_ends() -> None:
-    # 10 requests of 160 + 160 tokens in blocks of 16: 20 each, and the last one begun.
-    rates = Rates(decode_s=10.0, decode_tokens=160.0)
-    decode = worker(DECODE, requests=10, tokens=1_600, rates=rates, blocks=220, load=Load(free_blocks=220))
-    wait = predicted_wait(fleet(worker(PREFILL), decode), Demand(600.0, prompt_tokens=160, output_tokens=160))
+    # 10 requests of 160 + 160 tokens in blocks of 16: 20 each, and the last one begun. One more lacks 11.
+    rates, ends_s = Rates(decode_s=10.0, decode_tokens=160.0), tuple(0.5 + number for number in range(10))
+    decode = worker(
+        DECODE, requests=10, tokens=1_600, rates=rates, blocks=220, load=Load(free_blocks=220), ends_s=ends_s
+    )
+    prompts = fleet(worker(PREFILL), decode)
+    wait = predicted_wait(prompts, Demand(600.0, prompt_tokens=160, output_tokens=160))
     assert wait.what == "KV cache blocks in decode"
-    assert round(wait.seconds, 3) == round((10 * 21 + 21 - 220) / 220 * 10.0, 3)
+    assert wait.seconds == 0.5
+    # One of 521 + 160 lacks 34, which two have between them.
+    assert predicted_wait(prompts, Demand(600.0, prompt_tokens=521, output_tokens=160)).seconds == 1.5
 
 
 def test_a_deadline_that_would_pass_in_the_queue_is_refused_at_once() -> None:

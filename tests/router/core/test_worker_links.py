@@ -36,7 +36,7 @@ def test_a_view_is_made_again_whatever_has_changed_and_only_then(change: Callabl
     change(link)
     after = link.view(usual=usual)
     assert after is not before
-    assert after == link._fresh_view(False, usual)
+    assert after == link._fresh_view(False, usual, ())
     assert link.view(spared=True, usual=usual).spared
     assert not link.view(usual=usual).spared
     assert link.view(usual=Rates()) is not link.view(usual=Rates(join_s=1.0))

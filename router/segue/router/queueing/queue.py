@@ -20,6 +20,7 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 
 from segue.router.queueing.band import Band
 from segue.router.queueing.waiting import DEFAULT_BOUNDS, Ahead, QueueBounds, Room, Rooms, Waiting
@@ -84,11 +85,15 @@ class AdmissionQueue:
         return None
 
     def ahead(self, slo_class: SloClass, due_s: float) -> Ahead:
-        """What a request of this class that is due then would have before it; batch has all."""
+        """What a request of this class that is due then would have before it; batch has all.
+
+        Of those that are late already only as many as get their turn meanwhile.
+        """
         before: Iterable[Waiting] = [*self._late, *self._in_time, *self._batch]
         if slo_class.interactive:
-            late = (one for one in self._late if one.slo_class.ttft_s <= slo_class.ttft_s)
-            before = [*late, *(one for one in self._in_time if _goes_before(one, slo_class, due_s))]
+            in_time = [one for one in self._in_time if _goes_before(one, slo_class, due_s)]
+            turns = (self._since_other + len(in_time) + 1) // OTHERS_TURN
+            before = [*in_time, *islice(self._late, turns)]
         requests, tokens, blocks = 0, 0, 0.0
         for one in before:
             requests, tokens, blocks = requests + one.n, tokens + one.prompt_tokens, blocks + one.blocks

@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from segue.proto.worker_pb2 import Role
-from segue.router.admission import blocks_taken, decode_requests, prefill_line, queue_s, queued_tokens, usable
+from segue.router.admission import believed, usable
 from segue.router.fleet import FleetSnapshot, WorkerView
+from segue.router.prediction import blocks_taken, decode_requests, free_places, prefill_line, queue_s, queued_tokens
 from segue.router.queueing.waiting import Room, Rooms
 
 # Work ahead of a prefill worker. Measured: see docs/slo.md.
 AHEAD_S = 0.15
 AHEAD_MIN_TOKENS = 1024
-# Places in decode that are given out before they are free: about what prefill and hand-off take.
+# Places in decode are given out so long before they come free: about what prefill and hand-off take.
 DECODE_AHEAD_S = 0.25
+# How many at least as long as nobody knows when they come free.
 _DECODE_AHEAD_MIN = 2.0
 # What batch leaves of either.
 _BATCH_SHARE = 0.9
@@ -42,13 +45,13 @@ class LongWork:
 
 def rooms(fleet: FleetSnapshot, long: LongWork) -> Rooms:
     """No room where decode has no worker; whoever looks for one says so better."""
-    decode = usable(fleet.ready(Role.ROLE_DECODE))
-    prefill = usable(fleet.ready(Role.ROLE_PREFILL))
+    decode = believed(usable(fleet.ready(Role.ROLE_DECODE)))
+    prefill = believed(usable(fleet.ready(Role.ROLE_PREFILL)))
     may_long = not prefill or long.requests < max(1, len(prefill) - _kept(prefill, long))
     whole, part = (_prefill_room(prefill, long, share, fleet.now_s) for share in (1.0, _BATCH_AHEAD_SHARE))
     return Rooms(
-        Room(whole, whole and may_long, _places(decode, 1.0), _blocks(decode, 1.0)),
-        Room(part, part and may_long, _places(decode, _BATCH_SHARE), _blocks(decode, _BATCH_SHARE)),
+        Room(whole, whole and may_long, _places(decode, fleet.now_s), _blocks(decode, 1.0)),
+        Room(part, part and may_long, _batch_places(decode), _blocks(decode, _BATCH_SHARE)),
     )
 
 
@@ -75,15 +78,30 @@ def _prefill_room(prefill: Sequence[WorkerView], long: LongWork, share: float, n
     return not prefill
 
 
-def _places(decode: Sequence[WorkerView], share: float) -> float:
+def _places(decode: Sequence[WorkerView], now_s: float) -> float:
     """Answers that may be begun; a worker that has none of ours takes one request however many answers it wants."""
     total = 0.0
     for worker in decode:
         capacity = worker.facts.max_running_requests
         if not capacity or not worker.assigned_requests:
             return math.inf
-        ahead = max(_DECODE_AHEAD_MIN, capacity * DECODE_AHEAD_S / (worker.rates.decode_s or 1.0)) if share == 1 else 0
-        total += max(0.0, share * capacity + min(ahead, capacity) - decode_requests(worker))
+        if worker.rates.token_s:
+            soon = takewhile(lambda free: free[0] <= DECODE_AHEAD_S, free_places(worker, now_s))
+            total += sum(amount for _, amount in soon)
+        else:
+            ahead = max(_DECODE_AHEAD_MIN, capacity * DECODE_AHEAD_S / (worker.rates.decode_s or 1.0))
+            total += max(0.0, capacity + min(ahead, capacity) - decode_requests(worker))
+    return total
+
+
+def _batch_places(decode: Sequence[WorkerView]) -> float:
+    """Likewise for batch, which takes what is free already and leaves some of it."""
+    total = 0.0
+    for worker in decode:
+        capacity = worker.facts.max_running_requests
+        if not capacity or not worker.assigned_requests:
+            return math.inf
+        total += max(0.0, _BATCH_SHARE * capacity - decode_requests(worker))
     return total
 
 
