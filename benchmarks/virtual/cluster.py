@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from segue.base.errors import Overloaded, SegueError
+from segue.base.versions import PROTOCOL
 from segue.engine.settings import EngineRole, EngineSettings
 from segue.engine.simulated.engine import SimulatedEngine
 from segue.engine.simulated.kv_peers import KvPeers
@@ -39,7 +40,7 @@ from segue.router.placement import Placement
 from segue.router.planner import DEFAULT, Policy
 from segue.router.service import Generation
 from segue.router.text.tokenizer import TextCodec
-from segue.router.worker_hub import PROTOCOL_VERSION, WorkerHub
+from segue.router.worker_hub import WorkerHub
 from segue.router.worker_links import WorkerLinks
 from segue.worker.kv_cache_view import KvCacheView
 from segue.worker.outbox import Outbox
@@ -148,7 +149,7 @@ class _Worker:
             worker_id=settings.worker_id,
             epoch=settings.epoch,
             role=Role.ROLE_PREFILL if settings.role == "prefill" else Role.ROLE_DECODE,
-            protocol=PROTOCOL_VERSION,
+            protocol=PROTOCOL,
         )
         self.outbox.start_kv_events(self._kv_cache.snapshot)
         status = Status(state=WorkerState.WORKER_STATE_READY, facts=facts)
@@ -233,8 +234,8 @@ async def virtual_cluster(
     links = WorkerLinks()
     models = Models(_MODEL, TextCodec.load(str(model)), created_unix_s=1)
     dispatcher = Dispatcher(links, models.__getitem__, 4096, admission=admission)
-    dispatcher.placement = Placement(links, policy)
-    hub = WorkerHub("virtual", 1e6, links, dispatcher, models)
+    dispatcher.around.placement = Placement(links, policy)
+    hub = WorkerHub("virtual", 1e6, links, dispatcher.news, models)
     peers = _Peers("127.0.0.1")
     roles: list[tuple[EngineRole, int, Mapping[str, Any]]] = [
         ("prefill", pools.prefill, pools.prefill_args),

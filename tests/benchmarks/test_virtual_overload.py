@@ -24,7 +24,8 @@ ADMISSION = Admission(MOST_S, SloClasses([SloClass("chat", ttft_s=5.0)]))
 async def offer(cluster: VirtualCluster, per_s: float, seconds: float, seed: int) -> list[Answer]:
     """At random times, whatever becomes of them."""
     draw, loop = random.Random(seed), asyncio.get_running_loop()
-    end_s, tasks = loop.time() + seconds, []
+    end_s = loop.time() + seconds
+    tasks: list[asyncio.Future[Answer]] = []
     while True:
         await asyncio.sleep(draw.expovariate(per_s))
         if loop.time() > end_s:
