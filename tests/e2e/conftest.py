@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import openai
 import pytest
 import pytest_asyncio
 
 from segue.client import SegueClient
+from segue.router.text.tokenizer import TextCodec
 from tests.e2e.running import Cluster, running_cluster
 
 _HERE = Path(__file__).parent
@@ -35,3 +37,20 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 async def client(cluster: Cluster) -> AsyncIterator[SegueClient]:
     async with SegueClient(cluster.grpc_address) as connected:
         yield connected
+
+
+@pytest.fixture
+def sdk(cluster: Cluster) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{cluster.http_url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+async def async_sdk(cluster: Cluster) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{cluster.http_url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def codec(model: str) -> TextCodec:
+    return TextCodec.load(model)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 import pytest
-import pytest_asyncio
 
 from segue.proto.inference_pb2 import (
     GenerateRequest,
@@ -23,24 +21,11 @@ from segue.proto.inference_pb2_grpc import InferenceStub
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.router.limits import Limits
 from segue.router.text.tokenizer import TextCodec
-from tests.router.core.scripted import Router, ScriptedWorker, counting, running_router, until
+from tests.router.core.calls import PROMPT, Pair
+from tests.router.core.scripted import Router, counting, running_router, until
 
 if TYPE_CHECKING:  # A name of the stubs for the type checker only.
     from segue.proto.inference_pb2_grpc import InferenceAsyncStub
-
-PROMPT = (5, 6, 7, 8)
-Pair = tuple[ScriptedWorker, ScriptedWorker]
-
-
-@pytest_asyncio.fixture
-async def stub(router: Router) -> AsyncIterator[InferenceAsyncStub]:
-    async with grpc.aio.insecure_channel(router.address) as channel:
-        yield InferenceStub(channel)
-
-
-@pytest_asyncio.fixture
-async def pair(router: Router) -> Pair:
-    return await router.attach_pair()
 
 
 def start(id_: int, max_tokens: int = 5, *, timeout_s: float = 0.0, n: int = 1, **sampling: Any) -> SessionStart:

@@ -10,7 +10,7 @@ from segue.base.errors import DeadlineExceeded, Overloaded, Unavailable
 from segue.router.records import RequestRecord, RouterObserver
 from segue.router.text.tokenizer import TextCodec
 from tests.router.core.scripted import until
-from tests.router.core.test_dispatcher import Sink, World
+from tests.router.core.world import Sink, World
 
 # Two decode workers of one place each, and one answer more on each so that neither is idle in between.
 STARTED = 4

@@ -1,0 +1,105 @@
+"""A drained decode worker's requests go elsewhere with their KV cache, and leases are renewed meanwhile."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from segue.proto.kv_transfer_pb2 import Ticket
+from segue.proto.sampling_pb2 import FinishReason
+from segue.proto.worker_pb2 import RequestOutput, Role, Status, WorkerState
+from segue.router.text.tokenizer import TextCodec
+from tests.router.core.scripted import FACTS
+from tests.router.core.world import PROMPT, FakeWorker, Sink, World
+
+
+@pytest.fixture
+def world(codec: TextCodec) -> World:
+    return World(codec)
+
+
+def holder(world: World, role: Role) -> FakeWorker:
+    """The one worker of this role that has work."""
+    (life,) = (life for life in world.lives if life.alive and life.held and life.link.register.role == role)
+    return life
+
+
+def decoding(world: World, **sampling: Any) -> tuple[Sink, FakeWorker, str]:
+    """A request with two tokens of nine; its decode worker and the id of its leg there."""
+    sink = world.start(max_tokens=9, **sampling)
+    world.deliver()
+    prefill = holder(world, Role.ROLE_PREFILL)
+    world.work(prefill, next(iter(prefill.held)))
+    world.deliver()
+    decode = holder(world, Role.ROLE_DECODE)
+    (leg_id,) = decode.held
+    world.work(decode, leg_id, tokens=2 if sampling else 1)
+    return sink, decode, leg_id
+
+
+def drain(world: World, life: FakeWorker) -> None:
+    life.link.status = Status(state=WorkerState.WORKER_STATE_DRAINING, facts=FACTS)
+    world.dispatcher.news.on_worker_state(life.link)
+    world.deliver()
+
+
+async def test_a_drained_decode_workers_requests_are_moved_with_their_kv_cache(world: World) -> None:
+    sink, first, leg_id = decoding(world)
+    drain(world, first)
+    drain(world, first)
+    assert first.asked_to_move == [leg_id], "asked once"
+    ticket = Ticket(ticket_id="kv-moved", tokens=len(PROMPT) + 1, producer_id=first.link.worker_id, lease_s=30)
+    del first.held[leg_id]
+    aborted = FinishReason.FINISH_REASON_ABORT
+    moved = RequestOutput(request_id=leg_id, finish_reason=aborted, offer=ticket)
+    world.dispatcher.news.on_outputs(first.link, [moved])
+    world.deliver()
+    second = holder(world, Role.ROLE_DECODE)
+    assert second is not first
+    (submit,) = second.held.values()
+    assert (list(submit.input_token_ids), submit.ticket) == ([*PROMPT, 300, 301], ticket)
+    world.finish()
+    assert sink.tokens(0) == [300 + step for step in range(9)]
+    assert [one.worker for one in sink.responses[-1].timings.continuations] == [first.link.worker_id]
+    world.assert_nothing_is_left()
+
+
+async def test_nothing_moves_while_there_is_nowhere_to_go(world: World) -> None:
+    world.lose("decode-1")
+    sink, first, leg_id = decoding(world)
+    drain(world, first)
+    assert first.asked_to_move == []
+    world.dispatcher.news.on_worker_state(world.attach("decode-1", Role.ROLE_DECODE).link)
+    world.deliver()
+    assert first.asked_to_move == [leg_id]
+    world.finish()
+    assert sink.tokens(0) == [300 + step for step in range(9)]
+
+
+async def test_what_must_be_replayed_stays_where_it_is(world: World) -> None:
+    sink, first, _ = decoding(world, seed=3)
+    drain(world, first)
+    assert first.asked_to_move == []
+    world.finish()
+    assert sink.tokens(0) == [300 + step for step in range(9)]
+
+
+async def test_a_lease_is_renewed_until_decode_speaks(world: World) -> None:
+    world.start(max_tokens=9)
+    world.deliver()
+    prefill = holder(world, Role.ROLE_PREFILL)
+    world.work(prefill, next(iter(prefill.held)))
+    begun_s = time.monotonic()
+    for after_s in (5.0, 11.0, 12.0, 22.0):
+        world.dispatcher.renew(begun_s + after_s)
+    world.deliver()
+    assert prefill.renewed == list(prefill.offered) * 2
+    decode = holder(world, Role.ROLE_DECODE)
+    world.work(decode, next(iter(decode.held)))
+    world.dispatcher.renew(begun_s + 99)
+    world.deliver()
+    assert len(prefill.renewed) == 2
+    world.finish()
+    world.assert_nothing_is_left()
