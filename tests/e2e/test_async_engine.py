@@ -41,4 +41,4 @@ async def test_a_cluster_of_async_engines_answers_like_one_engine(tmp_path: Path
         # These engines have processes of their own, which nobody ends if the supervisor can't.
         assert len(processes) > 6
         cluster.process.kill()
-        assert_gone(processes, within_s=10)
+        assert_gone(processes, within_s=15)

@@ -224,12 +224,12 @@ def test_without_workers_requests_are_refused_at_once(tmp_path: Path) -> None:
             unavailable: Any = raised.value
             assert unavailable.code() is grpc.StatusCode.UNAVAILABLE
             assert "no prefill and no decode worker" in unavailable.details()
-        assert time.monotonic() - started_s < 2
+        assert time.monotonic() - started_s < 10
         assert httpx.get(f"http://127.0.0.1:{http_port}/readyz").status_code == 503
         assert httpx.get(f"http://127.0.0.1:{http_port}/healthz").status_code == 200
         assert process.poll() is None
         process.terminate()
-        assert process.wait(5) == 0
+        assert process.wait(60) == 0
 
 
 def _serving_ports(log: Path) -> tuple[int, int]:

@@ -51,12 +51,12 @@ def test_a_killed_process_ends_the_cluster(tmp_path: Path) -> None:
         answer = threads.submit(stream_until_it_ends, cluster)
         time.sleep(0.5)
         os.kill(named(processes, name).pid, signal.SIGKILL)
-        assert cluster.process.wait(30) == 1
+        assert cluster.process.wait(60) == 1
         said = cluster.output()
         assert f"{name} was killed by SIGKILL" in said
         assert f"{name}.log" in said
         assert_gone(processes)
-        last = answer.result(timeout=5)[-1]
+        last = answer.result(timeout=30)[-1]
         assert last == "broken" or "error" in json.loads(last.removeprefix("data: ")), last
 
 
@@ -69,8 +69,8 @@ def test_ending_it_while_engines_load_ends_all_of_it_soon(tmp_path: Path, end: s
         assert len(processes) >= 4
         started_s = time.monotonic()
         process.send_signal(end)
-        assert process.wait(30) == (0 if end == signal.SIGINT else -end)
-        assert time.monotonic() - started_s < 5
+        assert process.wait(60) == (0 if end == signal.SIGINT else -end)
+        assert time.monotonic() - started_s < 15
         assert_gone(processes)
 
 
@@ -121,7 +121,7 @@ async def test_a_killed_router_comes_back_and_finds_its_workers(restarting: Clus
     assert (await over_http)[-1] == "broken"
     await asyncio.to_thread(assert_baseline, cluster)  # Nobody is there to read the answer.
     async with SegueClient(cluster.grpc_address) as client:
-        await _served_again(client, within_s=20)
+        await _served_again(client, within_s=60)
     for name in ("prefill-0", "decode-0"):
         assert named(before, name).runs(), f"{name} had no reason to end"
 
@@ -136,7 +136,7 @@ async def test_while_a_killed_prefill_worker_comes_back_decode_computes_prompts(
         while answer.timings.path == HandoffPath.PATH_LOCAL:
             assert time.monotonic() < until_s, "prefill-0 has not come back"
             await asyncio.sleep(0.2)
-            answer = await _served_again(client, within_s=10)
+            answer = await _served_again(client, within_s=30)
         assert answer.timings.prefill_worker == "prefill-0"
     await asyncio.to_thread(assert_baseline, cluster)
 
@@ -146,7 +146,7 @@ def test_an_interrupt_ends_it_with_status_0(restarting: Cluster) -> None:
     processes = tree(restarting.process.pid)
     assert len(processes) >= 4
     restarting.process.send_signal(signal.SIGINT)
-    assert restarting.process.wait(20) == 0
+    assert restarting.process.wait(60) == 0
     assert "stopped" in restarting.output()
     assert_gone(processes)
 

@@ -82,7 +82,7 @@ async def test_metrics_count_what_the_answers_say(cluster: Cluster, client: Segu
     assert grew("router", "segue_kv_transfers_total", outcome="ok") == count
     assert grew("router", "segue_kv_transfers_total", outcome="corrupt") == 0
     assert after["router"]("segue_workers", state="ready") == 2
-    deadline_s = time.monotonic() + 5
+    deadline_s = time.monotonic() + 30
     while Look(cluster.http_url)("segue_worker_kv_usage_ratio"):  # As of a worker's last frame.
         assert time.monotonic() < deadline_s
         await asyncio.sleep(0.1)

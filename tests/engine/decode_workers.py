@@ -75,7 +75,7 @@ class Decode:
 
     async def is_at_baseline(self) -> None:
         """Every block free again, nothing running, nothing held."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 load = (await self.describe()).load
                 if load.free_blocks == self.facts.kv_blocks and not load.held_offers and not load.running_requests:

@@ -123,7 +123,7 @@ async def running() -> AsyncIterator[Running]:
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: unseen.append(context))
     made = Running()
     yield made
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await made.engine.stop()
     assert not made.engine._tasks
     assert not made.engine._ending
@@ -138,7 +138,7 @@ def submit(request_id: str, max_tokens: int = 3) -> Submit:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0)
 

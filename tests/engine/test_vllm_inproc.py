@@ -133,7 +133,7 @@ class Listener:
         self.told.set()
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition():
                 self.told.clear()
                 await self.told.wait()
@@ -252,14 +252,14 @@ async def test_stop_while_loading_waits_for_nothing(listener: Listener) -> None:
 
     engine = Engine(load)
     starting = asyncio.ensure_future(engine.start(listener))
-    await asyncio.to_thread(loading.wait, 10)
+    await asyncio.to_thread(loading.wait, 30)
     assert engine.counters() == EngineCounters()
     assert engine.load() == Load()
     starting.cancel()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(15):
         await engine.stop()
     gate.set()
-    assert await asyncio.to_thread(engine.llm.ended.wait, 10), "once loaded it ends by itself"
+    assert await asyncio.to_thread(engine.llm.ended.wait, 30), "once loaded it ends by itself"
 
 
 async def test_stop_before_start_has_nothing_to_end() -> None:

@@ -90,7 +90,7 @@ async def _answered(reader: asyncio.StreamReader, wait_s: float) -> bytes:
     try:
         async with asyncio.timeout(wait_s):
             first = await reader.read(1 << 16)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return first + await reader.read()
     except (TimeoutError, ConnectionError):
         return b""

@@ -23,7 +23,7 @@ LAYERS = 3
 BLOCKS = 24
 BLOCK_TOKENS = 4
 BLOCK_SHAPE = (2, BLOCK_TOKENS, 5)  # Keys and values, tokens, one head.
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 def tensors(layers: int = LAYERS, shape: Sequence[int] = BLOCK_SHAPE) -> dict[str, torch.Tensor]:

@@ -198,7 +198,7 @@ async def test_a_key_opens_both_apis_up_to_its_limit(ours: Authority, tmp_path: 
 
 
 async def until_admitted(ask: Callable[[], Awaitable[Any]]) -> Any:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
                 return await ask()
@@ -260,7 +260,7 @@ async def worker_certificate(process: Process, ours: Authority) -> bytes:
     context = client_context(ours.files("decode", "decode-0"))
     context.check_hostname = True
     with (
-        socket.create_connection(("127.0.0.1", process.ports["workers"]), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", process.ports["workers"]), timeout=30) as plain,
         context.wrap_socket(plain, server_hostname=ROUTER_DNS) as connection,
     ):
         return connection.getpeercert(binary_form=True) or b""

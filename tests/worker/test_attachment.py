@@ -175,7 +175,7 @@ async def test_a_refusal_is_a_settings_error_in_the_routers_words(
             if accepted_first:
                 (await hub.session()).end.set_result((code, words))
             with pytest.raises(SettingsError, match=rf"router {hub.address} refuses this worker: {words}"):
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     await task
         assert owner.detached == 1
 
@@ -184,6 +184,6 @@ async def test_cancellation_ends_the_stream_at_the_router(owner: Owner) -> None:
     async with FakeHub() as hub:
         async with running(hub.address, owner):
             session = await hub.session()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await session.over.wait()
         assert owner.detached == 1

@@ -148,7 +148,7 @@ async def test_changes_alone_go_out_after_a_moment() -> None:
     assert (await outbox.take()).kv_events == KvEvents(snapshot=True)
     outbox.put_kv_events([stored(2)])
     outbox.put_kv_events([stored(3)])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         frame = await outbox.take()
     assert frame == WorkerFrame(kv_events=KvEvents(events=[stored(2), stored(3)]))
 

@@ -73,7 +73,7 @@ def telling(story: Sequence[int], prompt: Sequence[int]) -> Answer:
     return lambda tokens, sampling: story[len(tokens) - len(prompt) :]
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
     """Wait for something that is sure to come."""
     async with asyncio.timeout(timeout_s):
         while not condition():
@@ -134,7 +134,7 @@ class ScriptedWorker:
 
     async def ended(self) -> tuple[grpc.StatusCode, str]:
         """How the router ended the stream."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await self.call.code(), await self.call.details()
 
     def cut(self) -> None:
