@@ -57,6 +57,13 @@ async def test_its_end_shrinks_the_pool_one_by_one() -> None:
     assert (2, 1) in counts
 
 
+async def test_what_there_is_at_the_start_is_kept_for_as_long_as_what_was_asked_for() -> None:
+    running = Running(settings("act"), FakePools(1, 3))
+    counts = [await running.look(float(now_s), busy(0)) for now_s in range(13)]
+    assert counts[:10] == [(1, 3)] * 10
+    assert counts[-1] == (1, 1)
+
+
 async def test_advice_changes_nothing_and_is_shown_with_its_reason() -> None:
     running = Running(settings("advise"), FakePools(1, 1))
     assert await running.look(0.0, busy()) == (1, 1)

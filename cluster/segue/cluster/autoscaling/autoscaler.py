@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -14,7 +15,9 @@ from segue.cluster.autoscaling.fleet_watch import FleetWatch
 from segue.cluster.autoscaling.scaled_pools import ScaledPools
 from segue.cluster.autoscaling.settings import AutoscalerSettings
 from segue.cluster.autoscaling.with_pools import Orders, orders, with_pools
+from segue.cluster.pools import POOL_NAMES, PoolsView
 from segue.cluster.resizing import ResizablePools
+from segue.cluster.scaling.pace import History
 from segue.cluster.scaling.policy import Decision, PolicyState, decide
 
 log = get_logger("autoscaler")
@@ -40,7 +43,7 @@ class Autoscaler:
         self._pools = pools
         self._scaled = scaled
         self._say = say
-        self._state = PolicyState()
+        self._state: PolicyState | None = None
         self._warned = False
         self._logged: tuple[tuple[object, ...], float] = ((), float("-inf"))
 
@@ -58,7 +61,8 @@ class Autoscaler:
             self._log_once((), now_s, "no_router_heard")
             return
         view = self._pools.view()
-        decision, self._state = decide(settings.policy, self._state, with_pools(heard, view, now_s), now_s)
+        state = self._state or as_if_asked_for(view, now_s)
+        decision, self._state = decide(settings.policy, state, with_pools(heard, view, now_s), now_s)
         self._warn(looks)
         held = ""
         if settings.mode == "act":
@@ -100,6 +104,14 @@ class Autoscaler:
         if what != known or now_s - at_s >= _REPEAT_S:
             self._logged = what, now_s
             log.info(event, **figures)
+
+
+def as_if_asked_for(view: PoolsView, now_s: float) -> PolicyState:
+    """What to begin with: the workers that there are were wanted until now. A start or a restart, when nothing is known
+    of the load yet, must not shrink what somebody has set up before the window for it has passed."""
+    until_s = math.nextafter(now_s, -math.inf)  # So that a window of 0, which growing has, doesn't see it.
+    prefill, decode = (History(asked=((until_s, view.of(pool).desired),)) for pool in POOL_NAMES)
+    return PolicyState(prefill, decode)
 
 
 @asynccontextmanager
