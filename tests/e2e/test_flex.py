@@ -1,0 +1,76 @@
+"""A flex worker with a real engine, which changes pools under load without loading its weights again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import grpc.aio
+import pytest
+
+from segue.client import SegueClient
+from segue.cluster.local import choose_ports
+from segue.cluster.pools_service import view_of
+from segue.proto.pools_pb2 import TurnWorkerRequest, WatchPoolsRequest
+from segue.proto.pools_pb2_grpc import PoolsStub
+from segue.proto.worker_pb2 import Role
+from tests.cluster.streams import Streams
+from tests.e2e.running import Cluster, assert_baseline, running_cluster
+
+WORKERS = ("prefill-0", "decode-0", "flex-0")
+PREFILL, DECODE = Role.ROLE_PREFILL, Role.ROLE_DECODE
+PROMPTS = [
+    f"Once upon a time there were {number} bears, and " + "each of them had a house. " * 12 for number in range(4)
+]
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", ["grpc", pytest.param("nixl", marks=pytest.mark.variant)])
+@pytest.mark.timeout(400)
+async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_path: Path, transport: str) -> None:
+    """With ``-s`` it prints how long each turn took, from the order until the worker was ready, by its own clock."""
+    pools_port = choose_ports("127.0.0.1").http
+    arguments = ("--flex", "1", "--pools-port", str(pools_port), "--drain-timeout", "60")
+    with running_cluster(tmp_path, *arguments, "--transport", transport, "--engine-arg", "dtype=float32") as cluster:
+        loaded = cluster.describe("flex-0").register.epoch
+        async with (
+            SegueClient(cluster.grpc_address) as client,
+            grpc.aio.insecure_channel(f"127.0.0.1:{pools_port}") as channel,
+        ):
+            streams = Streams(client, PROMPTS, answer_tokens=100)
+            await streams.learn()
+            async with streams.flowing():
+                await streams.more(4)
+                for turns, role in enumerate((PREFILL, DECODE, PREFILL, DECODE), start=1):
+                    await turned(PoolsStub(channel), role)
+                    now = cluster.describe("flex-0").register
+                    assert (now.role, now.turns, now.epoch) == (role, turns, loaded)
+                    before = used(cluster, role)
+                    await streams.more(8)
+                    assert used(cluster, role) > before, "it works in its new role"
+        assert streams.changed == []
+        assert_baseline(cluster, within_s=10.0, workers=WORKERS)
+        log = (tmp_path / "flex-0.log").read_text()
+    took = re.findall(r'"empty_s": ([\d.]+), "ready_s": ([\d.]+)', log)
+    print(f"{transport}: turns, seconds until empty and until ready: {took}")
+    print(f"{streams.answered} answers, the longest pause within one {streams.longest_gap_s:.3f} s")
+    assert len(took) == 4
+
+
+def used(cluster: Cluster, role: Role) -> int:
+    """What the worker has done that only this role does: prompts computed, or tokens beyond the first."""
+    counters = cluster.describe("flex-0").counters
+    prompts = counters.requests
+    return prompts if role == PREFILL else counters.generated_tokens - prompts
+
+
+async def turned(stub: PoolsStub, role: Role) -> None:
+    """Have it turn, and wait until its pool has it back at work."""
+    await stub.Turn(TurnWorkerRequest(worker_id="flex-0", role=role))
+    async for state in stub.Watch(WatchPoolsRequest()):
+        for pool in view_of(state).pools:
+            for worker in pool.workers:
+                if worker.worker_id == "flex-0" and worker.phase == "running":
+                    assert pool.name == Role.Name(role).removeprefix("ROLE_").lower(), "it was not empty in time"
+                    return
