@@ -34,8 +34,13 @@ def test_the_youngest_of_equals_leaves() -> None:
     assert victims(workers, 1, {}) == ["decode-2"]
 
 
+def test_those_that_could_turn_stay_as_long_as_there_are_others() -> None:
+    workers = [PoolWorker(f"w{number}", "running", "core 0", flex=number != 1) for number in range(3)]
+    assert victims(workers, 2, {"w1": 9.0, "w2": 1.0}) == ["w1", "w0"]
+
+
 def test_a_view_survives_the_wire() -> None:
-    prefill = PoolView("prefill", 2, (PoolWorker("prefill-0", "running", "gpu 1", "pid 7", 3),))
+    prefill = PoolView("prefill", 2, (PoolWorker("prefill-0", "turning", "gpu 1", "pid 7", 3, flex=True),))
     decode = PoolView("decode", 1, (PoolWorker("decode-0", "leaving", "core 0"),))
     view = PoolsView("local", (prefill, decode))
     assert view_of(message_of(view)) == view

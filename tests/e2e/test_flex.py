@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+from itertools import cycle, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc.aio
 import pytest
@@ -17,6 +20,10 @@ from segue.proto.worker_pb2 import Role
 from tests.cluster.streams import Streams
 from tests.e2e.running import Cluster, assert_baseline, running_cluster
 
+if TYPE_CHECKING:
+    from segue.proto.pools_pb2_grpc import PoolsAsyncStub
+
+TURNS = int(os.environ.get("SEGUE_TURNS", "2"))
 WORKERS = ("prefill-0", "decode-0", "flex-0")
 PREFILL, DECODE = Role.ROLE_PREFILL, Role.ROLE_DECODE
 PROMPTS = [
@@ -29,7 +36,8 @@ PROMPTS = [
 @pytest.mark.parametrize("transport", ["grpc", pytest.param("nixl", marks=pytest.mark.variant)])
 @pytest.mark.timeout(400)
 async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_path: Path, transport: str) -> None:
-    """With ``-s`` it prints how long each turn took, from the order until the worker was ready, by its own clock."""
+    """With ``-s`` it prints how long each turn took, from the order until the worker was ready, by its own clock.
+    ``SEGUE_TURNS`` is how often it turns."""
     pools_port = choose_ports("127.0.0.1").http
     arguments = ("--flex", "1", "--pools-port", str(pools_port), "--drain-timeout", "60")
     with running_cluster(tmp_path, *arguments, "--transport", transport, "--engine-arg", "dtype=float32") as cluster:
@@ -42,12 +50,12 @@ async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_
             await streams.learn()
             async with streams.flowing():
                 await streams.more(4)
-                for turns, role in enumerate((PREFILL, DECODE, PREFILL, DECODE), start=1):
+                for turns, role in enumerate(islice(cycle((PREFILL, DECODE)), TURNS), start=1):
                     await turned(PoolsStub(channel), role)
                     now = cluster.describe("flex-0").register
                     assert (now.role, now.turns, now.epoch) == (role, turns, loaded)
                     before = used(cluster, role)
-                    await streams.more(8)
+                    await streams.more(6)
                     assert used(cluster, role) > before, "it works in its new role"
         assert streams.changed == []
         assert_baseline(cluster, within_s=10.0, workers=WORKERS)
@@ -55,7 +63,7 @@ async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_
     took = re.findall(r'"empty_s": ([\d.]+), "ready_s": ([\d.]+)', log)
     print(f"{transport}: turns, seconds until empty and until ready: {took}")
     print(f"{streams.answered} answers, the longest pause within one {streams.longest_gap_s:.3f} s")
-    assert len(took) == 4
+    assert len(took) == TURNS
 
 
 def used(cluster: Cluster, role: Role) -> int:
@@ -65,7 +73,7 @@ def used(cluster: Cluster, role: Role) -> int:
     return prompts if role == PREFILL else counters.generated_tokens - prompts
 
 
-async def turned(stub: PoolsStub, role: Role) -> None:
+async def turned(stub: PoolsAsyncStub, role: Role) -> None:
     """Have it turn, and wait until its pool has it back at work."""
     await stub.Turn(TurnWorkerRequest(worker_id="flex-0", role=role))
     async for state in stub.Watch(WatchPoolsRequest()):

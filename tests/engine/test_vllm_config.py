@@ -20,6 +20,7 @@ from segue.engine.vllm_config import (
     cpu_computes_bfloat16,
     engine_arguments,
     hold_side_channel,
+    most_running,
     resolve,
     vllm_environment,
 )
@@ -152,6 +153,20 @@ def test_the_connector_is_the_transports_and_knows_its_role(
     assert (ours["worker_id"], ours["epoch"], ours["lease_s"]) == ("w-0", "e-1", 12.4)
     assert ours["address"] == "127.0.0.1:4321"
     assert config.kv_connector_extra_config.get("kv_lease_duration") == (12 if transport == "nixl" else None)
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_a_flex_engine_is_the_same_in_whichever_role_it_begins(model: str, platform: str, role: str) -> None:
+    given = arguments(settings(model, role, flex=True))
+    assert given["kv_transfer_config"].kv_role == "kv_both"
+    assert "max_num_seqs" not in given
+    assert given["logits_processors"] == arguments(settings(model, "decode"))["logits_processors"]
+    assert arguments(settings(model, role, "nixl", flex=True))["kv_transfer_config"].kv_role == "kv_consumer"
+
+
+def test_on_cpu_a_flex_engine_computes_one_prompt_at_a_time_while_it_is_for_prefill(platform: str) -> None:
+    assert most_running("prefill", 256) == (1 if platform == "cpu" else 256)
+    assert most_running("decode", 256) == 256
 
 
 @pytest.mark.parametrize(("speculative", "processors"), [(None, 1), ({"method": "ngram"}, 0)])

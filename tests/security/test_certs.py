@@ -19,6 +19,8 @@ from segue.base.tls_http import client_context
 from segue.cli.main import app
 from segue.cluster.certs import make_ca
 from segue.router.access.keys import KeyRing, parse_keys
+from segue.worker.mesh import open_mesh
+from segue.worker.settings import WorkerSettings
 from tests.security.mesh import Authority
 
 
@@ -117,6 +119,18 @@ def test_a_process_with_anothers_certificate_refuses_to_start(ours: Authority) -
     for kind, name in (("prefill", "q"), ("decode", "p")):
         with pytest.raises(SettingsError, match=f"this process is segue://{kind}/{name}"):
             check_own_identity(source, kind, name)
+
+
+def test_a_flex_worker_needs_a_certificate_for_both_its_roles(ours: Authority, tmp_path: Path) -> None:
+    settings = WorkerSettings(model="m", routers=("r:1",), worker_id="flex-0", tls=ours.files("prefill", "flex-0"))
+    open_mesh(settings, "prefill")
+    with pytest.raises(SettingsError, match="this process is segue://decode/flex-0"):
+        open_mesh(settings, "prefill", "decode")
+    status, output = run("certs", str(tmp_path / "c"), "--flex", "1", "--worker", "flex/gpu-8")
+    assert status == 0, output
+    both = TlsFiles(*(str(tmp_path / "c" / name) for name in ("flex-0.crt", "flex-0.key", "ca.crt")))
+    open_mesh(settings.model_copy(update={"tls": both}), "prefill", "decode")
+    assert (tmp_path / "c/gpu-8.crt").exists()
 
 
 @pytest.mark.parametrize("uri", ["segue://boss/x", "segue://prefill/", "http://prefill/x", "segue://prefill/a/b", ""])

@@ -16,9 +16,10 @@ from structlog.testing import capture_logs
 
 from segue.base.errors import Overloaded, SettingsError, Unauthenticated
 from segue.base.identity import ROUTER_DNS, Kind, worker_dns
-from segue.base.tls import TlsFiles
+from segue.base.tls import TlsFiles, TlsSource
 from segue.base.tls_http import client_context
 from segue.client import SegueClient
+from segue.cluster.certs import issue, worker_holder
 from segue.proto.fleet_pb2 import ListFleetRequest
 from segue.proto.inference_pb2 import ListModelsRequest
 from segue.proto.worker_pb2 import Register, Role, WorkerFrame
@@ -84,6 +85,11 @@ async def test_outsiders_get_nothing_from_the_workers_port(ours: Authority, stra
         refusals = [entry["reason"] for entry in process.log if entry["event"] == "worker_refused"]
         assert len(refusals) == len(wrong)
         assert "its certificate is for segue://prefill/prefill-1" in " ".join(refusals)
+        flex = issue(ours.folder, worker_holder("flex/flex-0"), days=1)
+        for role in (Role.ROLE_PREFILL, Role.ROLE_DECODE):
+            both = ScriptedWorker(address, "flex-0", role, tls=TlsSource(flex))
+            await both.attach()
+            await both.stop()
         for name in ("prefill-0", "*"):
             good = ScriptedWorker(address, "prefill-0", Role.ROLE_PREFILL, tls=ours.source("prefill", name))
             await good.attach()

@@ -103,3 +103,19 @@ async def test_a_lease_is_renewed_until_decode_speaks(world: World) -> None:
     assert len(prefill.renewed) == 2
     world.finish()
     world.assert_nothing_is_left()
+
+
+async def test_a_decode_worker_that_turned_before_prefill_ended_is_not_sent_what_was_planned_for_it(
+    world: World,
+) -> None:
+    sink = world.start()
+    world.deliver()
+    (planned,) = {life.link.worker_id for life in world.lives if life.link.assigned_requests} - {
+        holder(world, Role.ROLE_PREFILL).link.worker_id
+    }
+    turned = world.attach(planned, Role.ROLE_PREFILL)
+    world.deliver()
+    world.finish()
+    assert sink.tokens(0) == [300, 301, 302]
+    assert turned.given == {}
+    world.assert_nothing_is_left()

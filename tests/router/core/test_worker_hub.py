@@ -119,6 +119,23 @@ async def test_a_second_worker_of_the_same_id_is_refused_with_the_firsts_epoch(r
     assert link.register.epoch == first.register.epoch
 
 
+async def test_a_worker_that_turned_takes_its_own_place_in_its_new_role(router: Router) -> None:
+    first = await router.attach("flex-0", Role.ROLE_PREFILL)
+    first.cut()
+    turned = ScriptedWorker(router.hub_address, "flex-0", Role.ROLE_DECODE)
+    turned.register.flex, turned.register.turns = True, 1
+    async with attached(turned):
+        await until(lambda: [link.register.role for link in router.links] == [Role.ROLE_DECODE])
+        # Its dialling of before the turn, that was on its way for long.
+        late = ScriptedWorker(router.hub_address, "flex-0", Role.ROLE_PREFILL)
+        with pytest.raises(Refused) as caught:
+            await late.attach()
+        assert caught.value.code is grpc.StatusCode.ALREADY_EXISTS
+        assert "has turned 1 times; this stream is from before" in caught.value.details
+        (view,) = router.links.snapshot().workers
+        assert (view.role, view.flex, view.turns) == (Role.ROLE_DECODE, True, 1)
+
+
 @pytest.mark.parametrize(
     ("frame", "code", "words"),
     [
