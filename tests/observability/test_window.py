@@ -49,3 +49,39 @@ def test_what_is_older_than_the_window_is_forgotten(metrics: RouterMetrics) -> N
     metrics.on_finished(record("cancelled"))
     assert window.rates(30.0)["chat"].requests_per_s == pytest.approx(0.2)
     assert window.rates(30.0)["chat"].failed_per_s == pytest.approx(0.1)
+
+
+def test_what_is_refused_for_want_of_room_arrives_too_and_what_is_wrong_does_not(metrics: RouterMetrics) -> None:
+    window = Window(metrics.look, now_s=0.0)
+    for tokens in (100, 300):
+        metrics.on_accepted("chat", tokens)
+    for code in ("overloaded", "overloaded", "invalid_request"):
+        metrics.on_refused("alice", "chat", code)
+    rates = window.rates(now_s=2.0)[""]
+    assert rates.arriving_requests_per_s == pytest.approx(2.0)
+    assert rates.arriving_prompt_tokens_per_s == pytest.approx(2.0 * 200)
+
+
+def test_a_shorter_window_forgets_sooner_and_lengths_are_remembered(metrics: RouterMetrics) -> None:
+    window = Window(metrics.look, now_s=0.0)
+    metrics.on_accepted("chat", 100)
+    metrics.on_finished(record(ttft_s=0.1))
+    for second in range(1, 21):
+        window.tick(float(second))
+    assert window.seconds(20.0, 5.0) == 5.0
+    metrics.on_refused("alice", "chat", "overloaded")
+    lately, ever = window.rates(20.0, 5.0)[""], window.rates(20.0)[""]
+    assert (lately.requests_per_s, ever.requests_per_s) == (0.0, pytest.approx(1 / 20))
+    assert lately.arriving_prompt_tokens_per_s == pytest.approx(100 / 5)
+    assert lately.mean_output_tokens == 11
+
+
+def test_each_half_of_a_promise_is_judged_by_itself(metrics: RouterMetrics) -> None:
+    window = Window(metrics.look, now_s=0.0)
+    metrics.on_finished(record(ttft_s=0.1, itl_mean_s=0.5))  # In time, and too slow.
+    metrics.on_finished(record(ttft_s=9.0, itl_mean_s=0.01))
+    metrics.on_finished(record("internal_error"))  # Says nothing of time.
+    metrics.on_finished(record("deadline_exceeded"))  # Without a first token.
+    rates = window.rates(10.0)["chat"]
+    assert rates.ttft_attainment == pytest.approx(1 / 3)
+    assert rates.itl_attainment == pytest.approx(1 / 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import fields
@@ -69,6 +70,12 @@ def _connect(address: str) -> None:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="warning")
     except ConnectionError as error:
         raise SettingsError(f"no Ray cluster at {address!r}: {error}; start one with ray start --head") from None
+
+
+def gpus_each(prefill: Iterable[str], decode: Iterable[str]) -> dict[str, int]:
+    """What a worker of each pool takes of a budget of GPUs: all of a GPU at least, also where it takes none."""
+    pools = {"prefill": ray_pool(1, prefill, "--prefill-ray"), "decode": ray_pool(1, decode, "--decode-ray")}
+    return {f"{name}_gpus": max(1, math.ceil(pool.num_gpus)) for name, pool in pools.items()}
 
 
 def ray_pool(workers: int, pairs: Iterable[str], option: str, extra_args: tuple[str, ...] = ()) -> RayPool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from enum import StrEnum
@@ -278,8 +278,13 @@ def parse_limits(pairs: Iterable[str]) -> Limits:
         raise typer.BadParameter(str(error), param_hint="--limit") from error
 
 
-def scaling_settings(mode: ScalingChoice, gpu_budget: int, pairs: Iterable[str]) -> AutoscalerSettings:
-    """Raises SettingsError: an unknown figure (with the nearest one), one that it can't be, or any while it is off."""
+def scaling_settings(
+    mode: ScalingChoice, gpu_budget: int, pairs: Iterable[str], known: Mapping[str, int]
+) -> AutoscalerSettings:
+    """``known`` are figures that follow from other options.
+
+    Raises SettingsError: an unknown figure (with the nearest one), one that it can't be, or any while it is off.
+    """
     from segue.base.errors import SettingsError
     from segue.cluster.autoscaling.settings import autoscaler_settings, scaling_figures
 
@@ -290,7 +295,7 @@ def scaling_settings(mode: ScalingChoice, gpu_budget: int, pairs: Iterable[str])
         raise SettingsError("--gpu-budget is given twice; keep one of them")
     if gpu_budget:
         given["gpu_budget"] = gpu_budget
-    return autoscaler_settings(mode.value, scaling_figures(given, "--scaling-setting"))
+    return autoscaler_settings(mode.value, scaling_figures({**known, **given}, "--scaling-setting"))
 
 
 def simulated_args(engine: EngineKind, gpu: str, model: str, speed: float | None) -> list[str]:

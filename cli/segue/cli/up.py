@@ -13,7 +13,7 @@ from segue.base.errors import SettingsError
 from segue.cli.failures import settings_errors
 from segue.cli.flex_worker import Pool
 from segue.cli.model import model_and_served_name
-from segue.cli.on_ray import Address, RayPoolOption, ray_pool, up_on_ray
+from segue.cli.on_ray import Address, RayPoolOption, gpus_each, ray_pool, up_on_ray
 from segue.cli.options import (
     ApiKeys,
     DeathPolicy,
@@ -143,7 +143,9 @@ def up(
         parse_limits(limit)
         parse_engine_args([*engine_arg, *own], option)
     with settings_errors():
-        scaler = scaling_settings(scaling, gpu_budget, scaling_setting)
+        scaler = scaling_settings(
+            scaling, gpu_budget, scaling_setting, gpus_each(prefill_ray, decode_ray) if ray else {}
+        )
         simulated = ""
         if engine is EngineKind.simulated:
             from segue.engine.simulated.settings import simulation_settings

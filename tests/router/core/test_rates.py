@@ -44,6 +44,15 @@ def test_prompts_computed_in_one_step_count_together() -> None:
     assert meter.rates.prefill_tokens_per_s == pytest.approx(2_000)
 
 
+def test_prefill_steps_tell_the_rate_whosever_prompts_they_compute() -> None:
+    meter = RateMeter(Role.ROLE_PREFILL)
+    for steps in (1, 2, 2):  # The last one is told twice.
+        meter.stepped(Load(steps=steps, step_s=0.1, step_prompt_tokens=200 * steps))
+    meter.stepped(Load(steps=3, step_s=5.0))  # Computed nothing.
+    assert meter.rates.step_prompt_tokens_per_s == pytest.approx(600 / 0.2, rel=0.05)
+    assert meter.rates.prefill_tokens_per_s == 0
+
+
 def test_decode_is_measured_from_submit_to_finish() -> None:
     meter = RateMeter(Role.ROLE_DECODE)
     meter.sent(submit("a"), now_s=1.0)
