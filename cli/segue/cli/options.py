@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields
 from difflib import get_close_matches
 from enum import StrEnum
@@ -14,7 +14,6 @@ import typer
 
 if TYPE_CHECKING:
     from segue.base.tls import TlsFiles
-    from segue.cluster.autoscaling.settings import AutoscalerSettings
     from segue.router.limits import Limits
 
 
@@ -73,14 +72,6 @@ class DeviceChoice(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
-
-
-class ScalingChoice(StrEnum):
-    """Who decides how many workers there are."""
-
-    off = "off"
-    advise = "advise"
-    act = "act"
 
 
 class DeathPolicy(StrEnum):
@@ -172,25 +163,6 @@ LimitOption = Annotated[
         help="A bound on one request, such as max_body_bytes=1048576; see the README for all. Repeatable.",
     ),
 ]
-ScalingOption = Annotated[
-    ScalingChoice,
-    typer.Option(help="act: the pools grow and shrink with the load; advise: it is only said; see docs/scaling.md."),
-]
-GpuBudget = Annotated[
-    int,
-    typer.Option(
-        min=0, help="With --scaling: both pools out of so many GPUs (workers on CPUs). 0: each by its own load."
-    ),
-]
-ScalingSetting = Annotated[
-    list[str],
-    typer.Option(
-        "--scaling-setting",
-        metavar="NAME=VALUE",
-        help="A figure of the scaling policy, such as prefill_max=8 or down_window_s=60; see docs/scaling.md. "
-        "Repeatable.",
-    ),
-]
 
 MetricsHost = Annotated[str, typer.Option(help="Address of --metrics-port.")]
 MetricsPort = Annotated[
@@ -276,26 +248,6 @@ def parse_limits(pairs: Iterable[str]) -> Limits:
         return Limits(**given)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--limit") from error
-
-
-def scaling_settings(
-    mode: ScalingChoice, gpu_budget: int, pairs: Iterable[str], known: Mapping[str, int]
-) -> AutoscalerSettings:
-    """``known`` are figures that follow from other options.
-
-    Raises SettingsError: an unknown figure (with the nearest one), one that it can't be, or any while it is off.
-    """
-    from segue.base.errors import SettingsError
-    from segue.cluster.autoscaling.settings import autoscaler_settings, scaling_figures
-
-    given = parse_engine_args(pairs, "--scaling-setting")
-    if (given or gpu_budget) and mode is ScalingChoice.off:
-        raise SettingsError("--scaling-setting and --gpu-budget are for --scaling advise or act, and it is off")
-    if "gpu_budget" in given and gpu_budget:
-        raise SettingsError("--gpu-budget is given twice; keep one of them")
-    if gpu_budget:
-        given["gpu_budget"] = gpu_budget
-    return autoscaler_settings(mode.value, scaling_figures({**known, **given}, "--scaling-setting"))
 
 
 def simulated_args(engine: EngineKind, gpu: str, model: str, speed: float | None) -> list[str]:

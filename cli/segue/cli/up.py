@@ -23,7 +23,6 @@ from segue.cli.options import (
     DrainTimeout,
     EngineArg,
     EngineKind,
-    GpuBudget,
     Insecure,
     KvCacheGib,
     LimitOption,
@@ -34,9 +33,6 @@ from segue.cli.options import (
     RouterProcesses,
     RoutingChoice,
     RoutingOption,
-    ScalingChoice,
-    ScalingOption,
-    ScalingSetting,
     ServedName,
     SimulatedGpu,
     SimulatedModel,
@@ -49,9 +45,9 @@ from segue.cli.options import (
     as_flags,
     parse_engine_args,
     parse_limits,
-    scaling_settings,
     simulated_args,
 )
+from segue.cli.scaling_options import GpuBudget, ScalingChoice, ScalingOption, ScalingSetting, scaling_settings
 
 # On Ray's head node, where nobody looks for free ports.
 RAY_HTTP_PORT, RAY_GRPC_PORT, RAY_POOLS_PORT = 8000, 9000, 9600
