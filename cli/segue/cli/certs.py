@@ -39,5 +39,6 @@ def certs(
         if not rotate:
             make_ca(folder, force=force)
         for holder in [*holders({"prefill": prefill, "decode": decode, "flex": flex}, client, host), *others]:
-            print(f"{issue(folder, holder, days=days).cert}  {holder.identity}")
+            named = ", ".join(str(one) for one in (holder.identity, holder.other) if one is not None)
+            print(f"{issue(folder, holder, days=days).cert}  {named}")
     print(f"{folder / 'ca.crt'} is what peers and clients trust; the certificates are valid for {days:g} days")

@@ -72,7 +72,7 @@ def turn(
         raise typer.BadParameter(f"{pool!r} is no pool; write prefill or decode")
     view = asyncio.run(_ask(cluster, wait, TurnWorkerRequest(worker_id=worker_id, role=ROLES[name])))
     if worker_id not in {worker.worker_id for worker in view.of(name).workers}:
-        raise fail(f"{worker_id} has not turned to {name}; why is in its log and in the manager's output")
+        raise fail(f"{worker_id} has not turned to {name}; its log file says why")
 
 
 def _parse(targets: Iterable[str]) -> list[tuple[PoolName, int]]:
