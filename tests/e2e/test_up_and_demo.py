@@ -52,6 +52,8 @@ def test_an_engine_argument_that_vllm_refuses_ends_the_worker_and_is_said(tmp_pa
     assert "vLLM refuses its engine arguments" in (tmp_path / "up.log").read_text()
 
 
+# The router's refusal, the worker's status and the supervisor's have tests without engines too.
+@pytest.mark.variant
 def test_pools_that_do_not_fit_each_other_are_refused_with_both_values(tmp_path: Path) -> None:
     with launched(tmp_path, "up", "--log-dir", str(tmp_path), "--decode-engine-arg", "max_model_len=2048") as process:
         assert process.wait(180) == 1

@@ -16,8 +16,8 @@ from segue.base.tls_grpc import open_aio_channel
 from segue.base.undecodable import RefuseUndecodable
 from segue.base.versions import PROTOCOL
 from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
-from segue.proto.kv_transfer_pb2 import BlockLayout, ReleaseRequest, Ticket
-from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, SamplingParams, TokenLogprob
+from segue.proto.kv_transfer_pb2 import ReleaseRequest, Ticket
+from segue.proto.sampling_pb2 import FinishReason, SamplingParams
 from segue.proto.worker_pb2 import (
     EngineFacts,
     EngineUsage,
@@ -43,12 +43,10 @@ from segue.router.text.tokenizer import TextCodec
 from segue.router.worker_hub import WorkerHub
 from segue.router.worker_links import WorkerLinks
 from segue.worker.outbox import Outbox
+from tests.router.core.outputs import LAYOUT, one_token, ticket_for
 
 MODEL = "tiny"
 EOS = 1
-LAYOUT = BlockLayout(
-    model="fingerprint", dtype="bfloat16", block_tokens=128, layers=4, block_bytes=1 << 17, order="BHNC"
-)
 FACTS = EngineFacts(
     engine="scripted", model=MODEL, max_model_len_tokens=4096, vocab_size=2048, layout=LAYOUT, transport="grpc"
 )
@@ -229,28 +227,6 @@ class Refused(Exception):
         super().__init__(code, details)
         self.code = code
         self.details = details
-
-
-def one_token(submit: Submit, token: int) -> RequestOutput:
-    output = RequestOutput(request_id=submit.request_id, token_ids=[token])
-    if submit.sampling.HasField("logprobs"):
-        top = [TokenLogprob(token_id=token + rank, logprob=-rank, rank=rank + 1) for rank in range(1, 3)]
-        sampled = TokenLogprob(token_id=token, logprob=-0.5, rank=1)
-        output.logprobs.append(PositionLogprobs(sampled=sampled, top=top[: submit.sampling.logprobs]))
-    return output
-
-
-def ticket_for(submit: Submit, producer: Register) -> Ticket:
-    tokens = len(submit.input_token_ids)
-    return Ticket(
-        ticket_id=f"kv-{submit.request_id}",
-        producer_id=producer.worker_id,
-        producer_epoch=producer.epoch,
-        request_id=submit.request_id,
-        layout=LAYOUT,
-        tokens=tokens,
-        blocks=-(-tokens // LAYOUT.block_tokens),
-    )
 
 
 @dataclass

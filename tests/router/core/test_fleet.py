@@ -12,7 +12,8 @@ from segue.router.fleet import FleetSnapshot, WorkerView, mismatch
 from segue.router.models import Models
 from segue.router.readiness import readiness
 from segue.router.text.tokenizer import TextCodec
-from tests.router.core.scripted import FACTS, LAYOUT
+from tests.router.core.outputs import LAYOUT
+from tests.router.core.scripted import FACTS
 
 READY = WorkerState.WORKER_STATE_READY
 

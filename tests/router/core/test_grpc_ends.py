@@ -222,7 +222,7 @@ async def test_a_reader_that_does_not_read_is_ended_and_holds_up_nobody(codec: T
             await until(lambda: len(decode.submits) == 8)
             for _ in range(5):
                 assert tokens_of(await collect(InferenceStub(other_channel).Generate(ask(5))))
-            await until(lambda: len(decode.aborted_at_s) == 8, timeout_s=60)
+            await until(lambda: len(decode.aborted_at_s) == 8, timeout_s=240)
             with pytest.raises(grpc.aio.AioRpcError, match="reads too slowly") as caught:
                 await collect(slow)
             assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED

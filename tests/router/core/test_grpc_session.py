@@ -177,7 +177,7 @@ async def test_a_reader_that_does_not_read_is_ended_and_holds_up_nobody(codec: T
             for id_ in range(1, 6):
                 await other.send(start(id_, 5))
                 await other.read_until(id_)
-            await until(lambda: len(decode.aborted_at_s) == 16, timeout_s=60)
+            await until(lambda: len(decode.aborted_at_s) == 16, timeout_s=240)
             with pytest.raises(grpc.aio.AioRpcError, match="reads too slowly"):
                 await slow.read_until(1)
             assert await slow.call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED

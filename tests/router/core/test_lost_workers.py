@@ -18,13 +18,8 @@ from segue.proto.worker_pb2 import (
     WorkerState,
 )
 from segue.router.text.tokenizer import TextCodec
-from tests.router.core.scripted import (
-    Router,
-    counting,
-    running_router,
-    ticket_for,
-    until,
-)
+from tests.router.core.outputs import ticket_for
+from tests.router.core.scripted import Router, counting, running_router, until
 
 PROMPT = [5, 6, 7, 8]
 

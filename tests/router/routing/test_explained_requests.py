@@ -16,7 +16,8 @@ from segue.proto.inference_pb2_grpc import InferenceStub
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.proto.worker_pb2 import KvEvent, Load, Role
 from segue.router.text.tokenizer import TextCodec
-from tests.router.core.scripted import LAYOUT, Router, running_router, until
+from tests.router.core.outputs import LAYOUT
+from tests.router.core.scripted import Router, running_router, until
 
 PROMPT = [7 + number % 1000 for number in range(3 * LAYOUT.block_tokens + 5)]
 
