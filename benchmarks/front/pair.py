@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import grpc.aio
 import uvloop
 
+from segue.base.versions import PROTOCOL
 from segue.proto.kv_transfer_pb2 import BlockLayout, Ticket
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import (
@@ -49,7 +50,7 @@ class PacedWorker:
         self._filled = asyncio.Event()
         self._streams: dict[str, _Stream] = {}
         self._register = Register(
-            worker_id=worker_id, epoch=os.urandom(4).hex(), role=role, address="127.0.0.1:1", protocol=1
+            worker_id=worker_id, epoch=os.urandom(4).hex(), role=role, address="127.0.0.1:1", protocol=PROTOCOL
         )
         facts = EngineFacts(
             engine="paced",

@@ -18,6 +18,7 @@ from segue.base.errors import Overloaded, SettingsError, Unauthenticated
 from segue.base.identity import ROUTER_DNS, Kind, worker_dns
 from segue.base.tls import TlsFiles, TlsSource
 from segue.base.tls_http import client_context
+from segue.base.versions import PROTOCOL
 from segue.client import SegueClient
 from segue.cluster.certs import issue, worker_holder
 from segue.proto.fleet_pb2 import ListFleetRequest
@@ -41,7 +42,9 @@ STREAMED: dict[str, Any] = {"model": "tiny", "prompt": "x", "max_tokens": 3, "st
 
 
 def register(worker_id: str = "prefill-0", role: Role = Role.ROLE_PREFILL) -> WorkerFrame:
-    return WorkerFrame(register=Register(worker_id=worker_id, epoch="e", role=role, address="127.0.0.1:1", protocol=1))
+    return WorkerFrame(
+        register=Register(worker_id=worker_id, epoch="e", role=role, address="127.0.0.1:1", protocol=PROTOCOL)
+    )
 
 
 def mesh_options(files: TlsFiles) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 
+from segue.base.versions import PROTOCOL
 from segue.engine.protocol import EngineListener
 from segue.engine.settings import EngineRole
 from segue.proto.kv_transfer_pb2 import (
@@ -38,7 +39,7 @@ from segue.proto.worker_pb2 import (
 from segue.proto.worker_pb2_grpc import WorkerHubServicer, add_WorkerHubServicer_to_server
 
 TIMEOUT_S = 10.0
-REGISTER = Register(worker_id="w-0", epoch="epoch-1", role=Role.ROLE_PREFILL, address="127.0.0.1:1", protocol=1)
+REGISTER = Register(worker_id="w-0", epoch="epoch-1", role=Role.ROLE_PREFILL, address="127.0.0.1:1", protocol=PROTOCOL)
 
 
 async def eventually(condition: Callable[[], object]) -> None:

@@ -9,8 +9,8 @@ VERSION = metadata.version("segue")
 # Of what routers and workers say to each other: the frames of worker.proto and KvTransfer. It grows with a change that
 # somebody who doesn't know it can't leave aside; fields that are only added don't count. Routers are upgraded first, so
 # a router speaks with workers from OLDEST_PROTOCOL on, and two workers that one router takes understand each other.
-PROTOCOL = 1
-OLDEST_PROTOCOL = 1
+PROTOCOL = 2  # Since 2 the tokens of a prompt are fixed32 and blocks have other names.
+OLDEST_PROTOCOL = 2
 
 
 def protocol_problem(workers: int, version: str, newest: int = PROTOCOL, oldest: int = OLDEST_PROTOCOL) -> str | None:
