@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 _REMEMBERED = 1024
@@ -34,6 +35,11 @@ class Circuits:
     def __init__(self, policy: CircuitPolicy | None = None) -> None:
         self._policy = policy or CircuitPolicy()
         self._circuits: dict[str, _Circuit] = {}
+
+    @property
+    def workers(self) -> Collection[str]:
+        """That have failed lately."""
+        return self._circuits.keys()
 
     def failed(self, worker_id: str, now_s: float) -> None:
         policy = self._policy

@@ -65,8 +65,14 @@ class FleetSnapshot:
     def ready(self, role: Role) -> tuple[WorkerView, ...]:
         found = self._ready.get(role)
         if found is None:  # Admission and planner ask for the same.
-            found = self._ready[role] = tuple(one for one in self.workers if one.role == role and one.ready)
+            ready = WORKER_STATE_READY
+            found = tuple([one for one in self.workers if one.role == role and one.state == ready])
+            self._ready[role] = found
         return found
+
+    def know(self, other: FleetSnapshot) -> None:
+        """Take over what has been found out of another one with the same views."""
+        self._ready.update(other._ready)
 
 
 def mismatch(facts: EngineFacts, peers: Sequence[WorkerView]) -> str | None:

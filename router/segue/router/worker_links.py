@@ -18,10 +18,16 @@ from segue.router.rates import UNMEASURED, RateMeter, Rates
 from segue.router.transfers import TransferMeter
 
 _POOL_EVERY_S = 0.25
+# What no view of a worker shows.
+_UNSEEN = frozenset({"changed", "heard_at_s", "next_kv_event", "_frame", "_kind", "_view"})
 
 
 class WorkerLink:
-    """One attached worker. What is sent while a write is under way goes out as one frame."""
+    """One attached worker. What is sent while a write is under way goes out as one frame.
+
+    ``changed`` says that its view may not be what it was: something was set that a view shows, or somebody has had the
+    meter.
+    """
 
     def __init__(self, register: Register) -> None:
         self.register = register
@@ -34,13 +40,23 @@ class WorkerLink:
         self.assigned_prefill_tokens = 0
         self.turn = 0
         self.next_kv_event: int | None = None  # Its number; None until a snapshot begins.
-        self.meter = RateMeter(register.role)
+        self._meter = RateMeter(register.role)
         self.closed = ""
         self.close_status = grpc.StatusCode.ABORTED
         self._frame = RouterFrame()
         self._filled = asyncio.Event()
         self._kind: tuple[Status, Kind] | None = None  # With what it was made of, as the next.
         self._view: tuple[tuple[object, ...], tuple[float, ...], WorkerView] | None = None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+        if name not in _UNSEEN:
+            self.changed = True
+
+    @property
+    def meter(self) -> RateMeter:
+        self.changed = True
+        return self._meter
 
     @property
     def worker_id(self) -> str:
@@ -183,6 +199,9 @@ class WorkerLinks:
         self.circuits = Circuits()
         self.transfers = TransferMeter()
         self._usual: dict[Kind, Rates] = {}
+        self._spared: set[str] = set()
+        self._views: dict[str, WorkerView] = {}
+        self._last = FleetSnapshot(())
         self._pooled_s = -_POOL_EVERY_S
         self._links: dict[str, WorkerLink] = {}
 
@@ -194,23 +213,46 @@ class WorkerLinks:
 
     def add(self, link: WorkerLink) -> None:
         self._links[link.worker_id] = link
+        link.changed = True
 
     def remove(self, link: WorkerLink) -> bool:
         """Forget a link; False if another one has taken its place."""
         if self._links.get(link.worker_id) is not link:
             return False
         del self._links[link.worker_id]
+        self._views.pop(link.worker_id, None)
+        self._spared.discard(link.worker_id)
+        self._last = FleetSnapshot(tuple(self._views.values()))
         return True
 
     def snapshot(self) -> FleetSnapshot:
-        now_s, spares = time.monotonic(), self.circuits.spares
+        """The fleet now. Each request asks several times, in a fleet of hundreds: only those workers are looked at that
+        may have changed since the last time."""
+        now_s = time.monotonic()
         if now_s - self._pooled_s >= _POOL_EVERY_S:
             self._pooled_s = now_s
             self._usual = dict(pool_rates((link.kind, link.meter.rates) for link in self if link.ready))
-        views = tuple(
-            link.view(
-                spares(link.worker_id, link.assigned_requests, now_s), self._usual.get(link.kind, link.meter.rates)
-            )
-            for link in self
-        )
-        return FleetSnapshot(views, self.transfers.links, now_s)
+            doubtful = list(self)
+        else:
+            timed = self._spared.union(self.circuits.workers)  # Breakers close with time alone.
+            doubtful = [link for link in self if link.changed or link.worker_id in timed]
+        last = self._last
+        views = tuple(self._views.values()) if self._look_at(doubtful, now_s) else last.workers
+        self._last = FleetSnapshot(views, self.transfers.links, now_s)
+        if views is last.workers:
+            self._last.know(last)
+        return self._last
+
+    def _look_at(self, links: Iterable[WorkerLink], now_s: float) -> bool:
+        """Whether any view is another one than before."""
+        another = False
+        for link in links:
+            name = link.worker_id
+            spared = self.circuits.spares(name, link.assigned_requests, now_s)
+            view = link.view(spared, self._usual.get(link.kind, link.meter.rates))
+            link.changed = False
+            if self._views.get(name) is not view:
+                self._views[name] = view
+                another = True
+            (self._spared.add if spared else self._spared.discard)(name)
+        return another
