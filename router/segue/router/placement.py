@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from segue.base.block_hash import block_hashes
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.base.block_hash import block_names
 from segue.base.logging import get_logger
 from segue.proto.inference_pb2 import RoutingDecision
 from segue.proto.worker_pb2 import KvEvents, Transfer
@@ -26,7 +29,7 @@ class Prompt:
     """A prompt as routing sees it: its length, the names of its full blocks, and the most tokens of its answer."""
 
     tokens: int
-    names: Sequence[int]
+    names: Sequence[int] | NDArray[np.uint64]
     output_tokens: int
 
 
@@ -65,9 +68,9 @@ class Placement:
         self._block_tokens = link.facts.layout.block_tokens or self._block_tokens
         for event in events.events:
             if event.HasField("stored"):
-                self.index.store(link.worker_id, event.stored.blocks)
+                self.index.store(link.worker_id, np.array(event.stored.blocks, np.uint64))
             elif event.HasField("removed"):
-                self.index.remove(link.worker_id, event.removed.blocks)
+                self.index.remove(link.worker_id, np.array(event.removed.blocks, np.uint64))
             elif event.cleared:
                 self.index.forget(link.worker_id)
 
@@ -83,9 +86,9 @@ class Placement:
 
     def prompt(self, tokens: Sequence[int], output_tokens: int) -> Prompt:
         """To be made once for each request: naming the blocks of a long prompt takes milliseconds."""
-        names: Sequence[int] = ()
+        names: Sequence[int] | NDArray[np.uint64] = ()
         if self.policy.routing == "kv" and self._block_tokens and not self.index.empty:
-            names = block_hashes(PromptTokens.of(tokens).array, self._block_tokens)
+            names = block_names(PromptTokens.of(tokens).array, self._block_tokens)
         return Prompt(len(tokens), names, output_tokens)
 
     def ask(self, prompt: Prompt) -> Ask:
