@@ -218,8 +218,8 @@ class PrefixIndex:
         if young.used + kept.size > self._limit(young):
             self._moved = -1
             return
-        names = old.keys[begin:end][kept]
-        young.put(names, young.find(names), values[kept])
+        moving = old.keys[begin:end][kept]
+        young.put(moving, young.find(moving), values[kept])
         old.assign(kept + begin, np.zeros(kept.size, np.uint32))
         self._moved = end
         if end == old.size:

@@ -81,7 +81,8 @@ def test_a_snapshot_shows_what_looking_at_every_worker_would(steps: list[tuple[i
     for index, change, number in steps:
         link = links.get(f"w-{index}")
         if link is None:
-            links.add(link := WorkerLink(Register(worker_id=f"w-{index}", role=Role.ROLE_DECODE - index % 2)))
+            role = (Role.ROLE_PREFILL, Role.ROLE_DECODE)[index % 2]
+            links.add(link := WorkerLink(Register(worker_id=f"w-{index}", role=role)))
         match change:
             case "leave":
                 links.remove(link)
@@ -99,6 +100,7 @@ def test_a_snapshot_shows_what_looking_at_every_worker_would(steps: list[tuple[i
         assert [view.worker_id for view in fleet.workers] == [link.worker_id for link in links]
         for view, link in zip(fleet.workers, links, strict=True):
             spared = links.circuits.spares(link.worker_id, link.assigned_requests, fleet.now_s)
-            assert view == link._fresh_view(spared, links._usual.get(link.kind, link._meter.rates))
+            assert view.ends_s == (link._meter.ends_s(0.0) if link._crowded else ())
+            assert view == link._fresh_view(spared, links._usual.get(link.kind, link._meter.rates), view.ends_s)
         for role in (Role.ROLE_PREFILL, Role.ROLE_DECODE):
             assert fleet.ready(role) == tuple(view for view in fleet.workers if view.role == role and view.ready)
