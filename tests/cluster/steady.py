@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,7 +34,7 @@ class SteadyLoad:
     clients: int = 4
     answers: list[tuple[Case, tuple[int, ...]]] = field(default_factory=list)
     failed: list[SegueError] = field(default_factory=list)
-    continued: int = 0
+    continued: list[str] = field(default_factory=list)  # Why answers went on elsewhere.
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -62,7 +63,13 @@ class SteadyLoad:
                 self.failed.append(error)
                 return
             self.answers.append((case, answer.token_ids))
-            self.continued += bool(answer.timings.continuations)
+            self.continued += [one.reason for one in answer.timings.continuations]
+
+    def told(self, used: Mapping[str, float]) -> str:
+        """For the page of figures; ``used`` is seconds by worker."""
+        words = ", ".join(f"{worker} {seconds:.2f} s" for worker, seconds in used.items())
+        reasons = "; ".join(f"{times} x {reason}" for reason, times in Counter(self.continued).items()) or "none"
+        return f"{len(self.answers)} answers; went on elsewhere: {reasons}; used after it was ready: {words}"
 
     def changed(self, reference: Reference) -> list[Case]:
         """Whose answer is another one than an engine gives that nothing happens to."""

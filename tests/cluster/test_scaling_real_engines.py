@@ -63,8 +63,7 @@ async def test_one_and_one_becomes_two_and_two_and_one_and_one_again_and_no_stre
         await at_baseline(connection, staying)
     used = {worker: log.used_after_s(worker) for worker in ("decode-1", "prefill-1")}
     with capsys.disabled():
-        words = ", ".join(f"{worker} {seconds:.2f} s" for worker, seconds in used.items())
-        print(f"\n{len(load.answers)} answers; used after it was ready: {words}")
+        print(f"\n{load.told(used)}")
     assert load.failed == []
     assert await asyncio.to_thread(load.changed, reference) == []
     assert max(used.values()) <= USED_WITHIN_S

@@ -140,10 +140,9 @@ async def test_a_cluster_on_ray_is_scaled_loses_its_driver_and_a_node_and_no_str
             await at_baseline(connection, staying)
             assert {worker["worker_id"] for worker in (await status(addresses["grpc"]))["workers"]} == staying
     with capsys.disabled():
-        words = ", ".join(f"{worker} {seconds:.2f} s" for worker, seconds in used.items())
-        print(f"\n{len(load.answers)} answers, {load.continued} continued; used after it was ready: {words}")
+        print(f"\n{load.told(used)}")
     assert load.failed == []
-    assert load.continued >= 1, "the node that was killed wrote for somebody"
+    assert any("lost" in reason for reason in load.continued), "the node that was killed wrote for somebody"
     assert await asyncio.to_thread(load.changed, reference) == []
     assert max(used.values()) <= USED_WITHIN_S
     for worker in {"prefill-0", "prefill-1", "decode-0", "decode-1"} - staying:
