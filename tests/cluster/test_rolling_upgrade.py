@@ -30,7 +30,7 @@ from segue.proto.fleet_pb2 import FleetState
 from tests.simulated import VOCAB_SIZE
 
 NEXT_VERSION = "99.0.0"
-ANSWER_TOKENS = 100
+ANSWER_TOKENS = 64
 START_S = 240.0
 
 
@@ -123,16 +123,13 @@ class Clients:
 
 @pytest.fixture
 async def upgrade(tmp_path: Path) -> AsyncIterator[Upgrade]:
-    """Two routers, a prefill and a decode worker, and another release to turn to."""
+    """Nothing yet, and two releases of everything."""
     released = tmp_path / "releases" / NEXT_VERSION / f"segue-{NEXT_VERSION}.dist-info"
     released.mkdir(parents=True)
     (released / "METADATA").write_text(f"Metadata-Version: 2.1\nName: segue\nVersion: {NEXT_VERSION}\n")
     ports = {name: choose_ports("127.0.0.1") for name in ("router-0", "router-1")}
     upgrade = Upgrade(tmp_path, tmp_path / "releases", ports)
     try:
-        for name in (*ports, "prefill-0", "decode-0"):
-            await upgrade.start(name)
-        await upgrade.ready(*ports)
         yield upgrade
     finally:
         for process in upgrade.processes.values():
@@ -144,7 +141,7 @@ async def upgrade(tmp_path: Path) -> AsyncIterator[Upgrade]:
 async def load_on(upgrade: Upgrade) -> AsyncIterator[Clients]:
     clients = Clients(upgrade)
     async with asyncio.TaskGroup() as tasks:
-        asking = [tasks.create_task(clients.go_on(number)) for number in range(6)]
+        asking = [tasks.create_task(clients.go_on(number)) for number in range(4)]
         yield clients
         for task in asking:
             task.cancel()
@@ -153,25 +150,28 @@ async def load_on(upgrade: Upgrade) -> AsyncIterator[Clients]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_all_processes_are_replaced_under_load_and_no_stream_is_lost_or_changed(upgrade: Upgrade) -> None:
+    for name in (*upgrade.ports, "prefill-0", "decode-0"):
+        await upgrade.start(name)
+    await upgrade.ready(*upgrade.ports)
     before = {worker.worker_id: worker.epoch for worker in (await upgrade.seen_by("router-0")).workers}
     async with load_on(upgrade) as clients:
-        await clients.more(6)
+        await clients.more(4)
         for router in ("router-0", "router-1"):
             await upgrade.end(router)
             await upgrade.start(router, NEXT_VERSION)
             await upgrade.ready(router)
-            await clients.more(6)
+            await clients.more(4)
         # A pool is given a worker before it loses one.
         await upgrade.start("prefill-1", NEXT_VERSION)
         await upgrade.ready(*upgrade.ports, prefill=2)
         await upgrade.end("prefill-0")
-        await clients.more(6)  # Prefill of the new version hands over to decode of the old one.
+        await clients.more(4)  # Prefill of the new version hands over to decode of the old one.
         await upgrade.start("decode-1", NEXT_VERSION)
         await upgrade.ready(*upgrade.ports, decode=2)
         await upgrade.end("decode-0")
         await upgrade.start("decode-0", NEXT_VERSION)  # The same name, and another life.
         await upgrade.ready(*upgrade.ports, decode=2)
-        await clients.more(6)
+        await clients.more(4)
     assert clients.lost == []
     assert clients.changed == []
     for router in upgrade.ports:
@@ -187,6 +187,7 @@ async def test_all_processes_are_replaced_under_load_and_no_stream_is_lost_or_ch
 async def test_a_worker_of_a_protocol_that_routers_do_not_speak_leaves_and_says_what_to_upgrade(
     upgrade: Upgrade,
 ) -> None:
+    await upgrade.start("router-0")
     newer = upgrade.releases / NEXT_VERSION
     (newer / "sitecustomize.py").write_text(f"import segue.base.versions as v; v.PROTOCOL = {PROTOCOL + 1}")
     await upgrade.start("decode-1", NEXT_VERSION)
@@ -202,7 +203,7 @@ async def test_a_worker_of_a_protocol_that_routers_do_not_speak_leaves_and_says_
         assert word in said
     (entry, *_) = lines_of(upgrade.run_dir / "router-0.log", "worker_refused")
     assert entry["worker_id"] == "decode-1"
-    assert {worker.worker_id for worker in (await upgrade.seen_by("router-0")).workers} == {"prefill-0", "decode-0"}
+    assert not (await upgrade.seen_by("router-0")).workers
 
 
 def lines_of(log: Path, event: str) -> list[dict[str, Any]]:
