@@ -54,6 +54,8 @@ async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_
                     await turned(PoolsStub(channel), role)
                     now = cluster.describe("flex-0").register
                     assert (now.role, now.turns, now.epoch) == (role, turns, loaded)
+                    at_once = cluster.describe("flex-0").status.facts.max_running_requests
+                    assert (at_once == 1) == (role == PREFILL), "on CPU a prefill worker computes one prompt at a time"
                     before = used(cluster, role)
                     await streams.more(6)
                     assert used(cluster, role) > before, "it works in its new role"

@@ -14,6 +14,7 @@ from segue.decode_worker.role import DecodeRole
 from segue.prefill_worker.role import PrefillRole
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import (
+    KvEvent,
     Load,
     Register,
     RequestError,
@@ -165,6 +166,16 @@ async def test_a_leg_for_the_role_that_it_had_is_refused_so_that_another_worker_
         assert "has turned to decode" in error.message
         await session.send(RouterFrame(submit=[Submit(request_id="d", input_token_ids=[1])]))
         await eventually(lambda: flex.engine.submits)
+
+
+async def test_what_is_in_its_prefix_cache_is_told_again_in_the_new_role() -> None:
+    async with flex_worker() as flex:
+        stored = KvEvent(stored=KvEvent.Stored(parent=0, blocks=[7, 8, 9]))
+        flex.engine.listener.on_kv_events([stored])
+        await flex.turn(DECODE)
+        for session in await flex.sessions(1):
+            told = [event for frame in session.frames for event in frame.kv_events.events]
+            assert told == [stored]
 
 
 async def test_told_to_drain_while_it_turns_it_drains() -> None:
