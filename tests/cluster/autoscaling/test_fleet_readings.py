@@ -124,7 +124,7 @@ def test_the_batch_is_the_one_at_which_steps_take_as_long_as_the_promise_allows(
         FleetClass(name="documents", promised_tokens_per_s=100),
     ]
     assert itl_target_s([state(classes=classes)]) == pytest.approx(0.04), "nobody asks for documents"
-    step = StepTime(fixed_s=0.01, per_request_s=0.001, samples=9)
+    step = StepTime(fixed_s=0.01, per_request_s=0.001, samples=20)
     (worker,) = seen(state(decode(running=2, free=98, step=step), classes=classes)).workers
     assert worker.running_at_slo == pytest.approx(30)
     assert worker.tokens_per_s == pytest.approx(30 / 0.04)
@@ -133,15 +133,19 @@ def test_the_batch_is_the_one_at_which_steps_take_as_long_as_the_promise_allows(
     assert full.tokens_per_s == pytest.approx(10 / 0.02), "no more than its KV cache holds"
 
 
-def test_steps_of_one_batch_size_alone_tell_nothing_of_others() -> None:
-    (worker,) = seen(state(decode(running=1, step=StepTime(per_request_s=0.01, samples=50)))).workers
+@pytest.mark.parametrize(
+    "step", [StepTime(per_request_s=0.01, samples=50), StepTime(fixed_s=5.0, per_request_s=0.01, samples=19)]
+)
+def test_steps_of_one_batch_size_alone_and_of_a_cold_engine_tell_nothing(step: StepTime) -> None:
+    classes = [FleetClass(name="chat", promised_tokens_per_s=30, running_requests=1)]
+    (worker,) = seen(state(decode(running=1, step=step), classes=classes)).workers
     assert (worker.running_at_slo, worker.tokens_per_s) == (64, 0)
 
 
 def test_a_pace_that_one_request_alone_does_not_keep_asks_for_no_workers() -> None:
     classes = [FleetClass(name="chat", promised_tokens_per_s=30, running_requests=9)]
     missed = FleetRates(requests_per_s=3, itl_attainment=0.0)
-    slow = decode(running=9, step=StepTime(fixed_s=0.06, per_request_s=0.001, samples=9))
+    slow = decode(running=9, step=StepTime(fixed_s=0.06, per_request_s=0.001, samples=20))
     cluster = seen(state(slow, classes=classes, rates=missed))
     assert cluster.itl_attainment == 1.0
     assert cluster.workers[0].running_at_slo == 64

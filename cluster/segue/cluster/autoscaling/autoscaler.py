@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from segue.base.errors import Conflict, NotFound
 from segue.base.logging import get_logger
@@ -62,22 +63,22 @@ class Autoscaler:
             return
         view = self._pools.view()
         state = self._state or as_if_asked_for(view, now_s)
-        decision, self._state = decide(settings.policy, state, with_pools(heard, view, now_s), now_s)
+        decision, after = decide(settings.policy, state, with_pools(heard, view, now_s), now_s)
         self._warn(looks)
-        held = ""
+        held, done = "", False
         if settings.mode == "act":
-            held = await self._act(orders(decision, view, settings.budget))
+            held, done = await self._act(orders(decision, view, settings.budget))
+        self._state = after if done else not_done(state, after)
         self._scaled.decided(decision, held)
         self._log(decision, held, now_s)
 
     def _warn(self, looks: Iterable[Look]) -> None:
-        out_of_reach = pace_out_of_reach([look.state for look in looks])
-        if out_of_reach and not self._warned:
+        if not self._warned and pace_out_of_reach([look.state for look in looks]):
+            self._warned = True
             log.warning("pace_out_of_reach", why="an engine step takes longer than the promised time between tokens")
-        self._warned = out_of_reach
 
-    async def _act(self, given: Orders) -> str:
-        """What of it could not be done, and why."""
+    async def _act(self, given: Orders) -> tuple[str, bool]:
+        """What could not be done, and why; and whether anything was."""
         try:
             if given.scale:
                 await self._pools.scale(given.scale)
@@ -85,8 +86,8 @@ class Autoscaler:
                 log.info("worker_turns", worker_id=turn.worker_id, pool=turn.pool)
                 await self._pools.turn(turn.worker_id, turn.pool)
         except (Conflict, NotFound) as error:  # No room, or it has just gone: the next look will see.
-            return error.message
-        return given.held
+            return error.message, False
+        return given.held, bool(given.scale or given.turn)
 
     def _log(self, decision: Decision, held: str, now_s: float) -> None:
         pools = decision.prefill, decision.decode
@@ -112,6 +113,16 @@ def as_if_asked_for(view: PoolsView, now_s: float) -> PolicyState:
     until_s = math.nextafter(now_s, -math.inf)  # So that a window of 0, which growing has, doesn't see it.
     prefill, decode = (History(asked=((until_s, view.of(pool).desired),)) for pool in POOL_NAMES)
     return PolicyState(prefill, decode)
+
+
+def not_done(before: PolicyState, after: PolicyState) -> PolicyState:
+    """What is remembered of a decision that changed nothing: what was asked for. Rate limits and pauses count what was
+    done."""
+    return PolicyState(
+        replace(after.prefill, changes=before.prefill.changes),
+        replace(after.decode, changes=before.decode.changes),
+        replace(after.balance, changed_s=before.balance.changed_s),
+    )
 
 
 @asynccontextmanager

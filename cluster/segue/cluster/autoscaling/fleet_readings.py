@@ -21,6 +21,8 @@ from segue.proto.worker_pb2 import (
 
 # A worker that has nothing to do says so at least this often, and a router is asked more often.
 STALE_AFTER_S = 15.0
+# A cold engine's first steps measure its compiler.
+_LEAST_STEPS = 20
 _PHASES: dict[WorkerState, WorkerPhase] = {WORKER_STATE_READY: "ready", WORKER_STATE_DRAINING: "draining"}
 
 
@@ -64,8 +66,12 @@ def itl_target_s(states: Iterable[FleetState]) -> float:
 def pace_out_of_reach(states: Sequence[FleetState]) -> bool:
     """Whether no decode worker keeps the promised pace with one request alone: no number of workers would."""
     itl_s = itl_target_s(states)
-    steps = [one.step for state in states for one in state.workers if one.role == Role.ROLE_DECODE and one.step.samples]
+    steps = [one.step for state in states for one in state.workers if _is_measured_decode(one)]
     return bool(itl_s and steps) and all(step.fixed_s + step.per_request_s > itl_s for step in steps)
+
+
+def _is_measured_decode(worker: FleetWorker) -> bool:
+    return worker.role == Role.ROLE_DECODE and worker.step.samples >= _LEAST_STEPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +152,7 @@ class _Combined:
         """The largest batch whose steps keep the pace that is promised; 0 if that isn't known. A line without a fixed
         part was measured at one batch size alone, and tells nothing of others."""
         step, most = worker.step, float(worker.facts.max_running_requests)
-        if not step.samples or step.fixed_s <= 0 or step.per_request_s <= 0:
+        if step.samples < _LEAST_STEPS or step.fixed_s <= 0 or step.per_request_s <= 0:
             return 0.0
         if not self.itl_s:
             return most
