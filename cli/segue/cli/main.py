@@ -16,6 +16,7 @@ from segue.cli import (
     loadtest,
     model,
     on_ray,
+    operator,
     router,
     scale,
     simulate,
@@ -49,6 +50,7 @@ app.command("explain")(explain.explain)
 app.command("scale")(scale.scale)
 app.command("drain")(scale.drain)
 app.command("turn")(scale.turn)
+app.command("operator")(operator.operator)
 app.command("loadtest")(loadtest.loadtest)
 app.command("diagnose")(diagnose.diagnose)
 app.command("certs")(certs.certs)

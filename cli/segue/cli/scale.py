@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,12 @@ Cluster = Annotated[
         help="Where its pools are managed, as segue up says. Default: the one of yours that runs on this machine.",
     ),
 ]
+Kubernetes = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMESPACE/NAME", help="A PDCluster that the operator keeps, reached with kubectl's configuration."
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until those that leave have left.")]
 WaitTurned = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until it has turned.")]
 
@@ -32,6 +39,7 @@ WaitTurned = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until i
 def scale(
     targets: Annotated[list[str], typer.Argument(metavar="POOL=WORKERS...", help="Such as prefill=3 decode=2.")],
     cluster: Cluster = "",
+    kubernetes: Kubernetes = "",
     wait: Wait = True,
 ) -> None:
     """Give pools more workers, or fewer: those with the least work finish it and leave."""
@@ -39,18 +47,19 @@ def scale(
     from segue.proto.pools_pb2 import ScaleRequest
 
     wanted = [ScaleRequest.Target(role=ROLES[pool], workers=workers) for pool, workers in _parse(targets)]
-    asyncio.run(_ask(cluster, wait, ScaleRequest(targets=wanted)))
+    asyncio.run(_ask(_where(cluster, kubernetes), wait, ScaleRequest(targets=wanted)))
 
 
 def drain(
     worker_id: Annotated[str, typer.Argument(help="Which worker is to finish and leave.")],
     cluster: Cluster = "",
+    kubernetes: Kubernetes = "",
     wait: Wait = True,
 ) -> None:
     """Let one worker finish what it has and leave; its pool becomes one smaller."""
     from segue.proto.pools_pb2 import DrainWorkerRequest
 
-    asyncio.run(_ask(cluster, wait, DrainWorkerRequest(worker_id=worker_id)))
+    asyncio.run(_ask(_where(cluster, kubernetes), wait, DrainWorkerRequest(worker_id=worker_id)))
 
 
 def turn(
@@ -70,7 +79,7 @@ def turn(
     name = next((known for known in POOL_NAMES if known == pool), None)
     if name is None:
         raise typer.BadParameter(f"{pool!r} is no pool; write prefill or decode")
-    view = asyncio.run(_ask(cluster, wait, TurnWorkerRequest(worker_id=worker_id, role=ROLES[name])))
+    view = asyncio.run(_ask(_where(cluster, ""), wait, TurnWorkerRequest(worker_id=worker_id, role=ROLES[name])))
     if worker_id not in {worker.worker_id for worker in view.of(name).workers}:
         raise fail(f"{worker_id} has not turned to {name}; its log file says why")
 
@@ -89,18 +98,31 @@ def _parse(targets: Iterable[str]) -> list[tuple[PoolName, int]]:
     return parsed
 
 
-async def _ask(cluster: str, wait: bool, request: ScaleRequest | DrainWorkerRequest | TurnWorkerRequest) -> PoolsView:
+@asynccontextmanager
+async def _where(cluster: str, kubernetes: str) -> AsyncIterator[str]:
+    """Where ``segue.v1.Pools`` is served, host:port."""
+    from segue.cli.operator import pools_on_kubernetes
+    from segue.cluster.run_files import the_running_one
+
+    with settings_errors():
+        if kubernetes:
+            async with pools_on_kubernetes(kubernetes) as address:
+                yield address
+        else:
+            yield cluster or the_running_one().pools
+
+
+async def _ask(
+    where: AbstractAsyncContextManager[str], wait: bool, request: ScaleRequest | DrainWorkerRequest | TurnWorkerRequest
+) -> PoolsView:
     import grpc.aio
     from rich.console import Console
 
     from segue.cluster.pools_service import view_of
-    from segue.cluster.run_files import the_running_one
     from segue.proto.pools_pb2 import DrainWorkerRequest, TurnWorkerRequest
     from segue.proto.pools_pb2_grpc import PoolsStub
 
-    with settings_errors():
-        address = cluster or the_running_one().pools
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with where as address, grpc.aio.insecure_channel(address) as channel:
         stub: PoolsAsyncStub = PoolsStub(channel)
         try:
             if isinstance(request, DrainWorkerRequest):
@@ -118,13 +140,15 @@ async def _ask(cluster: str, wait: bool, request: ScaleRequest | DrainWorkerRequ
 
 
 async def _settled(stub: PoolsAsyncStub) -> PoolsView:
-    """The first view in which nobody leaves or turns."""
+    """The first view in which nobody leaves, turns, or is still to be chosen to leave."""
     from segue.cluster.pools_service import view_of
     from segue.proto.pools_pb2 import WatchPoolsRequest
 
     async for state in stub.Watch(WatchPoolsRequest()):
         view = view_of(state)
-        if not any(worker.phase in ("leaving", "turning") for pool in view.pools for worker in pool.workers):
+        if not any(
+            worker.phase in ("leaving", "turning") for pool in view.pools for worker in pool.workers
+        ) and all(len(pool.workers) <= pool.desired for pool in view.pools):
             return view
     raise fail("the cluster has stopped")
 

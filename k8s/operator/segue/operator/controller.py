@@ -1,0 +1,72 @@
+"""When each PDCluster is looked at: at once if something is heard of it, else after a while, later after failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+import aiohttp
+
+from segue.base.logging import get_logger
+from segue.operator.api import ApiError
+
+log = get_logger("operator")
+
+Key = tuple[str, str]  # Namespace and name.
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+# Changes come in flocks: one look for all of them.
+_GATHER_S = 0.2
+
+
+class Looker(Protocol):
+    """A :class:`~segue.operator.reconciler.Reconciler`."""
+
+    async def look(self, namespace: str, name: str) -> float | None: ...
+
+
+class Controller:
+    """A task for each PDCluster: they don't wait for each other, and no two look at the same one."""
+
+    def __init__(self, make: Callable[[], Looker], tasks: asyncio.TaskGroup, gather_s: float = _GATHER_S) -> None:
+        self._make = make
+        self._tasks = tasks
+        self._gather_s = gather_s
+        self._woken: dict[Key, asyncio.Event] = {}
+        self._running: dict[Key, asyncio.Task[None]] = {}
+
+    def wake(self, namespace: str, name: str) -> None:
+        """Something has happened that concerns this PDCluster; it may have come or gone."""
+        key = namespace, name
+        self._woken.setdefault(key, asyncio.Event()).set()
+        if key not in self._running:
+            self._running[key] = self._tasks.create_task(self._keep(key), name=f"{namespace}/{name}")
+
+    def stop(self) -> None:
+        for task in self._running.values():
+            task.cancel()
+
+    async def _keep(self, key: Key) -> None:
+        looker = self._make()
+        failures = 0
+        while True:
+            self._woken[key].clear()
+            try:
+                again_s = await looker.look(*key)
+            except (ApiError, aiohttp.ClientError, OSError, TimeoutError) as error:
+                again_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**failures)
+                failures += 1
+                log.warning("look_failed", cluster="/".join(key), error=repr(error), again_s=again_s)
+            else:
+                failures = 0
+            if again_s is None:
+                # No await since the look's end but that one: a wake in between has set the event, and is not lost.
+                if self._woken[key].is_set():
+                    continue
+                del self._running[key], self._woken[key]
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._woken[key].wait(), again_s)
+                await asyncio.sleep(self._gather_s)

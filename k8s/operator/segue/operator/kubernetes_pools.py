@@ -1,0 +1,146 @@
+"""Both pools of one PDCluster as :class:`segue.cluster.pools.Pools`: through the scale subresource of its PDPools."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+
+from segue.base.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from segue.base.logging import get_logger
+from segue.cluster.pools import POOL_NAMES, Phase, PoolName, PoolsView, PoolView, PoolWorker
+from segue.operator.api import Api, ApiError
+from segue.operator.names import COMPONENT, COMPONENTS, LEAVE_FIRST, Manifest, labels_of, pool_name
+from segue.operator.observed import workers_of
+
+log = get_logger("pools")
+
+_LOOK_S = 1.0
+
+
+class KubernetesPools:
+    """Reads the cluster's objects every second while it is entered. What changes is written to them alone: the operator
+    acts on it, wherever it runs."""
+
+    def __init__(self, api: Api, namespace: str, cluster: str) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._cluster = cluster
+        self._view = PoolsView("kubernetes", ())
+        self._changed = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._looking = asyncio.create_task(self._look_on(), name="kubernetes-pools")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+
+    def view(self) -> PoolsView:
+        return self._view
+
+    async def scale(self, desired: Mapping[PoolName, int]) -> None:
+        for name, count in desired.items():
+            if count < 1:
+                raise InvalidRequest(f"{name} is to have {count} workers; a pool has at least 1", param=name)
+        await self._check_mode(desired)
+        for name, count in desired.items():
+            await self._write_scale(name, count)
+        await self._look()
+
+    async def drain(self, worker_id: str) -> None:
+        await self._look()
+        pool = next(
+            (pool for pool in self._view.pools for worker in pool.workers if worker.worker_id == worker_id), None
+        )
+        if pool is None or next(one for one in pool.workers if one.worker_id == worker_id).phase == "leaving":
+            known = ", ".join(one.worker_id for pool in self._view.pools for one in pool.workers) or "none"
+            raise NotFound(f"there is no worker {worker_id!r} that could leave; workers: {known}")
+        if pool.desired == 1:
+            raise Conflict(f"{worker_id} is the last {pool.name} worker; scale {pool.name} to 2 first")
+        await self._check_mode({pool.name: pool.desired - 1})
+        # Named before the pool is one smaller: whoever then looks for a victim finds this one.
+        named = {"metadata": {"annotations": {LEAVE_FIRST: "true"}}}
+        await self._asked("Pod", worker_id, named)
+        await self._write_scale(pool.name, pool.desired - 1)
+        await self._look()
+
+    async def watch(self) -> AsyncIterator[PoolsView]:
+        while True:
+            changed = self._changed
+            yield self._view
+            await changed.wait()
+
+    async def _check_mode(self, desired: Mapping[PoolName, int]) -> None:
+        cluster = await self._read("PDCluster", self._cluster)
+        mode = cluster["spec"].get("scaling", {}).get("mode", "External")
+        if mode != "External":
+            roles = " and ".join(desired)
+            fixed = f"change spec.{next(iter(desired))}.replicas of the PDCluster" if mode == "Fixed" else "let it"
+            raise Conflict(
+                f"scaling.mode of PDCluster {self._cluster} is {mode}, which sets how many {roles} workers there are; "
+                f"{fixed}, or set the mode to External"
+            )
+
+    async def _write_scale(self, pool: PoolName, count: int) -> None:
+        await self._asked("PDPool", pool_name(self._cluster, pool), {"spec": {"replicas": count}}, "scale")
+
+    async def _asked(self, kind: str, name: str, change: Manifest, subresource: str = "") -> None:
+        """Raises Conflict with the API server's own words if it refuses."""
+        try:
+            await self._api.patch(kind, self._namespace, name, change, subresource)
+        except ApiError as error:
+            raise (NotFound if error.status == 404 else Conflict)(f"{kind} {name}: {error.message}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"the API server wasn't reached: {error}; try again") from None
+
+    async def _read(self, kind: str, name: str) -> Manifest:
+        found = await self._api.get(kind, self._namespace, name)
+        if found is None:
+            raise NotFound(f"there is no {kind} {name} in namespace {self._namespace}")
+        return found
+
+    async def _look_on(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except (ApiError, aiohttp.ClientError, OSError, TimeoutError) as error:
+                log.warning("pools_not_read", cluster=self._cluster, error=repr(error))
+            await asyncio.sleep(_LOOK_S)
+
+    async def _look(self) -> None:
+        labels = labels_of(self._cluster)
+        pools = {one["metadata"]["name"]: one for one in await self._api.list("PDPool", self._namespace, labels)}
+        pods = await self._api.list("Pod", self._namespace, labels)
+        named = ((role, pools.get(pool_name(self._cluster, role))) for role in POOL_NAMES)
+        view = PoolsView("kubernetes", tuple(_pool(role, pool, pods) for role, pool in named if pool is not None))
+        if view != self._view:
+            self._view = view
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+
+
+def _pool(role: PoolName, pool: Manifest, pods: list[Manifest]) -> PoolView:
+    """With pods that are being deleted: they leave, too."""
+    staying = {one.pod: one for one in workers_of(pods, role, {})}
+    workers = []
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        one = staying.get(name)
+        if one is not None:
+            phase: Phase = (
+                "leaving" if one.leaving or one.named else "running" if one.started_s is not None else "restarting"
+            )
+            place = one.node or "waiting for a node"
+            workers.append(PoolWorker(name, phase, place, f"pod {name}", one.restarts))
+        elif "deletionTimestamp" in pod["metadata"] and pod["metadata"]["labels"].get(COMPONENT) == COMPONENTS[role]:
+            workers.append(PoolWorker(name, "leaving", pod.get("spec", {}).get("nodeName", ""), f"pod {name}"))
+    return PoolView(role, pool["spec"]["replicas"], tuple(workers))

@@ -1,0 +1,108 @@
+"""The operator's process: kopf tells what has changed, the controller looks, one cluster's pools are served."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import kopf
+
+from segue.base.logging import get_logger
+from segue.base.tls import TlsFiles
+from segue.cluster.manager import serve_pools
+from segue.operator.api import Api, LoginSource
+from segue.operator.controller import Controller
+from segue.operator.joint import RouterAccess
+from segue.operator.kubernetes_pools import KubernetesPools
+from segue.operator.login import login
+from segue.operator.names import GROUP, VERSION
+from segue.operator.reconciler import Reconciler
+from segue.operator.workers import GrpcWorkers, Workers
+
+log = get_logger("operator")
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSettings:
+    """``namespaces`` empty: all of them. ``pools_of`` is the (namespace, PDCluster) whose ``segue.v1.Pools`` is served
+    at ``pools_host``:``pools_port``; None serves none."""
+
+    namespaces: tuple[str, ...] = ()
+    health_port: int = 8080
+    pools_of: tuple[str, str] | None = None
+    pools_host: str = "127.0.0.1"
+    pools_port: int = 9600
+    mesh: TlsFiles | None = None
+    routers: RouterAccess = field(default_factory=RouterAccess)
+
+
+def run(settings: OperatorSettings) -> None:
+    """Until a signal. Raises SettingsError: it can't run as configured."""
+    # kopf has a line for every event that it hands over.
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    asyncio.run(operate(settings))
+
+
+async def operate(
+    settings: OperatorSettings,
+    *,
+    login_source: LoginSource = login,
+    workers: Workers | None = None,
+    stop: asyncio.Event | None = None,
+    ready: asyncio.Event | None = None,
+) -> None:
+    """The same inside a loop; ``stop`` ends it as a signal would. The rest is for tests."""
+    workers = workers or GrpcWorkers(settings.mesh)
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(Api(login_source))
+        if settings.pools_of is not None:
+            pools = await stack.enter_async_context(KubernetesPools(api, *settings.pools_of))
+            address = await stack.enter_async_context(serve_pools(pools, settings.pools_host, settings.pools_port))
+            log.info("pools_served", address=address, cluster="/".join(settings.pools_of))
+        async with asyncio.TaskGroup() as tasks:
+            controller = Controller(lambda: Reconciler(api, workers, settings.routers), tasks)
+            try:
+                await kopf.operator(
+                    registry=handlers(controller, login_source),
+                    settings=_kopf_settings(),
+                    clusterwide=not settings.namespaces,
+                    namespaces=settings.namespaces,
+                    standalone=True,
+                    liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz"
+                    if settings.health_port
+                    else None,
+                    stop_flag=stop,
+                    ready_flag=ready,
+                )
+            finally:
+                controller.stop()
+
+
+def handlers(controller: Controller, login_source: LoginSource) -> kopf.OperatorRegistry:
+    """What kopf calls. Only our own kinds are watched: it would have every pod of every namespace sent to filter them
+    here. What pods do is seen by looking, which asks the server for a cluster's own."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def _login(**_: Any) -> Any:
+        return login_source()
+
+    @kopf.on.event(GROUP, VERSION, "pdclusters", registry=registry)
+    async def _cluster(*, namespace: str | None, name: str | None, **_: Any) -> None:
+        controller.wake(str(namespace), str(name))
+
+    @kopf.on.event(GROUP, VERSION, "pdpools", registry=registry)
+    async def _pool(*, namespace: str | None, spec: kopf.Spec, **_: Any) -> None:
+        controller.wake(str(namespace), spec["cluster"])
+
+    return registry
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False  # The reconciler writes its own events.
+    settings.scanning.disabled = True  # Needs rights on all CRDs, to learn of kinds that come later: ours are there.
+    return settings

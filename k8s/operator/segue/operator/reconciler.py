@@ -1,0 +1,136 @@
+"""One look at one PDCluster: read what there is, decide, act. All state is in the cluster's objects."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from segue.base.logging import get_logger
+from segue.cluster.pools import POOL_NAMES
+from segue.operator.actions import Action, Annotate, Apply, Delete, Drain, Tell
+from segue.operator.api import Api, ApiError
+from segue.operator.desired import desired_state
+from segue.operator.joint import JointDecision, JointScaler, RouterAccess
+from segue.operator.names import COMPONENT, Manifest, labels_of
+from segue.operator.observed import Observed, timestamp, workers_of
+from segue.operator.spec import BadSpec, parse_spec
+from segue.operator.workers import Workers
+
+log = get_logger("operator")
+
+_OWNED = ("ConfigMap", "Deployment", "PDPool", "Service", "ServiceAccount")
+
+
+class Reconciler:
+    """Of one PDCluster. ``clock`` is Unix time: marks on pods must mean the same to the next operator."""
+
+    def __init__(
+        self,
+        api: Api,
+        workers: Workers,
+        routers: RouterAccess,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._api = api
+        self._workers = workers
+        self._scaler = JointScaler(routers)
+        self._clock = clock
+
+    async def look(self, namespace: str, name: str) -> float | None:
+        """In how many seconds to look again; None once there is no such PDCluster.
+
+        Raises:
+            ApiError: the API server refused something; what came before it is done.
+            aiohttp.ClientError, OSError: it wasn't reached.
+        """
+        cluster = await self._api.get("PDCluster", namespace, name)
+        if cluster is None:
+            return None
+        seen = await self._observe(cluster)
+        plan = desired_state(cluster, seen, self._clock())
+        for action in plan.actions:
+            await self._act(namespace, action)
+        return plan.again_s
+
+    async def _observe(self, cluster: Manifest) -> Observed:
+        namespace, name = cluster["metadata"]["namespace"], cluster["metadata"]["name"]
+        labels = labels_of(name)
+        objects = {
+            (kind, found["metadata"]["name"]): found
+            for kind in _OWNED
+            for found in await self._api.list(kind, namespace, labels)
+        }
+        pods = await self._api.list("Pod", namespace, labels)
+        without = {role: workers_of(pods, role, {}) for role in POOL_NAMES}
+        ips = {one.pod: one.ip for pool in without.values() for one in pool if one.ip and one.started_s is not None}
+        loads = await self._workers.loads(ips)
+        joint = await self._joint(cluster, pods)
+        return Observed(
+            objects=objects,
+            workers={role: workers_of(pods, role, loads) for role in POOL_NAMES},
+            joint=joint.pools,
+            joint_reason=joint.reason,
+        )
+
+    async def _joint(self, cluster: Manifest, pods: list[Manifest]) -> JointDecision:
+        try:
+            spec = parse_spec(cluster["spec"])
+        except BadSpec:
+            return JointDecision()
+        if spec.scaling.mode != "Joint":
+            return JointDecision()
+        routers = [
+            pod["status"]["podIP"]
+            for pod in pods
+            if pod["metadata"]["labels"].get(COMPONENT) == "router" and pod.get("status", {}).get("podIP")
+        ]
+        return await self._scaler.decide(spec, routers)
+
+    async def _act(self, namespace: str, action: Action) -> None:
+        match action:
+            case Apply(manifest, manager, status):
+                await self._api.apply(manifest, manager, status=status)
+            case Annotate(pod, annotations):
+                log.info("worker_marked", worker_id=pod, **annotations)
+                await self._annotate(namespace, pod, annotations)
+            case Drain(pod, ip):
+                await self._workers.drain(pod, ip)
+            case Delete(manifest):
+                await self._api.delete(manifest)
+            case Tell():
+                log.info("told", about=action.about["metadata"]["name"], reason=action.reason, message=action.message)
+                await self._tell(namespace, action)
+
+    async def _annotate(self, namespace: str, pod: str, annotations: dict[str, str | None]) -> None:
+        try:
+            await self._api.patch("Pod", namespace, pod, {"metadata": {"annotations": annotations}})
+        except ApiError as error:
+            if error.status != 404:  # It has gone by itself.
+                raise
+
+    async def _tell(self, namespace: str, tell: Tell) -> None:
+        metadata = tell.about["metadata"]
+        now = timestamp(self._clock())
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{metadata['name']}-", "namespace": namespace},
+            "involvedObject": {
+                "apiVersion": tell.about["apiVersion"],
+                "kind": tell.about["kind"],
+                "name": metadata["name"],
+                "namespace": namespace,
+                "uid": metadata.get("uid", ""),
+            },
+            "type": tell.kind,
+            "reason": tell.reason,
+            "message": tell.message[:1024],
+            "source": {"component": "segue-operator"},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        try:
+            await self._api.create(event)
+        except ApiError as error:  # What is told must not keep from being done what is.
+            log.warning("event_not_written", reason=tell.reason, error=error.message)

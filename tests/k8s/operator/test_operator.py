@@ -1,0 +1,141 @@
+"""The operator itself, run by kopf against an API server."""
+
+from __future__ import annotations
+
+from segue.operator.names import DELETION_COST, LEAVING_SINCE
+from segue.operator.shrink import Load
+from tests.k8s.operator.conftest import World
+
+
+async def test_makes_all_that_a_cluster_needs_and_says_when_it_serves(world: World) -> None:
+    async with world.operator():
+        await world.put(decode={"replicas": 2})
+        await world.settle(world.ready)
+    assert world.replicas("PDPool", "chat-prefill") == 1
+    assert world.replicas("PDPool", "chat-decode") == 2
+    assert world.replicas("Deployment", "chat-decode") == 2
+    names = {(one["kind"], one["metadata"]["name"]) for kind in ("Service", "ConfigMap") for one in world.api.all(kind)}
+    assert names == {
+        ("Service", "chat"),
+        ("Service", "chat-routers"),
+        ("Service", "chat-scaler"),
+        ("ConfigMap", "chat-model"),
+    }
+    pool = world.api.find("PDPool", "chat-decode")
+    workers = world.api.find("Deployment", "chat-decode")
+    assert pool is not None
+    assert workers is not None
+    assert workers["metadata"]["ownerReferences"][0]["uid"] == pool["metadata"]["uid"]
+    assert {event["reason"] for event in world.api.all("Event")} >= {"Valid", "Serving"}
+
+
+async def test_scales_one_pool_alone_by_its_scale_subresource(world: World) -> None:
+    async with world.operator():
+        await world.put()
+        await world.settle(world.ready)
+        prefill = world.api.find("Deployment", "chat-prefill")
+        await world.scale("chat-decode", 3)
+        await world.settle(lambda: world.replicas("Deployment", "chat-decode") == 3)
+        await world.settle(lambda: (world.api.find("PDPool", "chat-decode") or {})["status"]["ready"] == 3)
+    assert (world.api.find("Deployment", "chat-prefill") or {})["spec"] == (prefill or {})["spec"]
+
+
+async def test_what_a_scaler_has_written_is_not_overwritten_in_mode_external(world: World) -> None:
+    async with world.operator():
+        await world.put(decode={"replicas": 2, "maxReplicas": 4})
+        await world.settle(world.ready)
+        await world.scale("chat-decode", 4)
+        await world.settle(lambda: world.replicas("Deployment", "chat-decode") == 4)
+        await world.put(decode={"replicas": 1, "maxReplicas": 3})  # Not even if its bounds are narrowed.
+        await world.looks(2)
+        assert world.replicas("PDPool", "chat-decode") == 4
+        assert (world.api.find("PDPool", "chat-decode") or {})["spec"]["maxReplicas"] == 4
+        await world.scale("chat-decode", 3)
+        await world.settle(lambda: (world.api.find("PDPool", "chat-decode") or {})["spec"]["maxReplicas"] == 3)
+    assert world.replicas("PDPool", "chat-decode") == 3
+
+
+async def test_in_mode_fixed_the_cluster_says_how_many_there_are(world: World) -> None:
+    async with world.operator():
+        await world.put(decode={"replicas": 2}, scaling={"mode": "Fixed"})
+        await world.settle(world.ready)
+        await world.scale("chat-decode", 5)
+        await world.settle(lambda: world.replicas("PDPool", "chat-decode") == 2)
+        await world.settle(lambda: world.replicas("Deployment", "chat-decode") == 2)
+        await world.put(decode={"replicas": 3}, scaling={"mode": "Fixed"})
+        await world.settle(lambda: world.replicas("Deployment", "chat-decode") == 3)
+    assert world.api.find("Service", "chat-scaler") is None
+
+
+async def _three_decode_workers(world: World) -> tuple[str, str, str]:
+    """Of which the middle one has the least to do."""
+    await world.put(decode={"replicas": 3})
+    await world.settle(world.ready)
+    await world.settle(lambda: len(world.nodes.pods("chat-decode")) == 3)
+    first, second, third = sorted(pod["metadata"]["name"] for pod in world.nodes.pods("chat-decode"))
+    for pod, requests in ((first, 5), (second, 1), (third, 3)):
+        world.workers.load[pod] = Load(requests=requests)
+    return first, second, third
+
+
+async def test_a_pool_that_shrinks_lets_the_worker_with_the_least_work_drain_first(world: World) -> None:
+    async with world.operator():
+        first, second, third = await _three_decode_workers(world)
+        await world.scale("chat-decode", 2)
+        await world.settle(lambda: world.workers.told)
+        await world.looks(3)
+        assert set(world.workers.told) == {second}
+        annotations = (world.api.find("Pod", second) or {})["metadata"]["annotations"]
+        assert annotations[DELETION_COST] == "-1000"
+        assert world.replicas("Deployment", "chat-decode") == 3, "nobody goes while the worker has a request"
+        assert world.condition("PDPool", "chat-decode", "Resizing")["reason"] == "Draining"
+        world.workers.load[second] = Load(requests=0, offers=0, draining=True)
+        await world.settle(lambda: world.nodes.deleted)
+        await world.settle(lambda: world.condition("PDPool", "chat-decode", "Resizing").get("reason") == "Settled")
+    assert world.nodes.deleted == [second]
+    assert {pod["metadata"]["name"] for pod in world.nodes.pods("chat-decode")} == {first, third}
+
+
+async def test_an_operator_that_starts_in_the_middle_of_a_shrink_ends_it(world: World) -> None:
+    async with world.operator():
+        _, second, _ = await _three_decode_workers(world)
+        await world.scale("chat-decode", 2)
+        await world.settle(lambda: LEAVING_SINCE in (world.api.find("Pod", second) or {})["metadata"]["annotations"])
+    # Whether it was told was lost with the first operator; meanwhile another one has less to do.
+    world.workers.told.clear()
+    world.workers.load[second] = Load(requests=9)
+    async with world.operator():
+        await world.settle(lambda: world.workers.told)
+        assert set(world.workers.told) == {second}
+        assert world.replicas("Deployment", "chat-decode") == 3
+        world.workers.load[second] = Load(draining=True)
+        await world.settle(lambda: world.nodes.deleted)
+        await world.settle(lambda: world.replicas("Deployment", "chat-decode") == 2)
+    assert world.nodes.deleted == [second]
+
+
+async def test_a_bad_spec_is_told_and_what_runs_goes_on(world: World) -> None:
+    async with world.operator():
+        await world.put()
+        await world.settle(world.ready)
+        await world.put(prefill={"args": ["--port=1"]}, images={"router": "new", "worker": "new"})
+        await world.settle(lambda: world.condition("PDCluster", "chat", "Accepted").get("status") == "False")
+        told = world.condition("PDCluster", "chat", "Accepted")
+        assert told["reason"] == "InvalidSpec"
+        assert "prefill: args has --port, which the operator sets; take it out" in told["message"]
+        router = world.api.find("Deployment", "chat-router")
+        assert router is not None
+        assert router["spec"]["template"]["spec"]["containers"][0]["image"] == "segue-router:0.1.0"
+        await world.put()
+        await world.settle(lambda: world.condition("PDCluster", "chat", "Accepted").get("status") == "True")
+    assert ("Warning", "InvalidSpec") in {(event["type"], event["reason"]) for event in world.api.all("Event")}
+
+
+async def test_what_the_api_server_refuses_is_tried_again(world: World) -> None:
+    world.api.refused["deployments", "chat-router"] = "exceeded quota"
+    async with world.operator():
+        await world.put()
+        await world.settle(lambda: ("patch", "apps", "deployments") in world.api.calls)
+        assert world.api.find("Deployment", "chat-router") is None
+        world.api.refused.clear()
+        await world.settle(world.ready)
