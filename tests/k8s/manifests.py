@@ -5,12 +5,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from segue.cluster.pools import POOL_NAMES
+from segue.operator.render import render_cluster, render_pool, render_workers
+from segue.operator.spec import parse_spec
 
 K8S = Path(__file__).parents[2] / "k8s"
 OVERLAYS = sorted(path.parent.name for path in (K8S / "overlays").glob("*/kustomization.yaml"))
@@ -33,6 +38,21 @@ def rendered(overlay: str) -> tuple[Manifest, ...]:
 
 def of_kind(manifests: tuple[Manifest, ...], *kinds: str) -> list[Manifest]:
     return [manifest for manifest in manifests if manifest["kind"] in kinds]
+
+
+def with_what_the_operator_makes(manifests: tuple[Manifest, ...]) -> tuple[Manifest, ...]:
+    """For each PDCluster all that the operator makes of it, too."""
+    made: list[Manifest] = []
+    for cluster in of_kind(manifests, "PDCluster"):
+        owner = deepcopy(cluster)
+        owner["metadata"]["uid"] = "uid"
+        spec = parse_spec(owner["spec"])
+        made += render_cluster(owner, spec)
+        for role in POOL_NAMES:
+            pool = render_pool(owner, spec, role, spec.pool(role).replicas)
+            pool["metadata"]["uid"] = "uid"
+            made += [pool, render_workers(owner, spec, role, pool, spec.pool(role).replicas)]
+    return (*manifests, *made)
 
 
 def pod_templates(manifests: tuple[Manifest, ...]) -> Iterator[tuple[str, Manifest]]:

@@ -1,5 +1,5 @@
-"""kmock's API server with what it leaves out and the operator goes by: server-side apply, label selectors, the scale and
-status subresources, and versions. Field ownership is by path; lists belong to one manager as a whole.
+"""kmock's API server with what it leaves out and the operator goes by: server-side apply, label selectors, the scale
+and status subresources, and versions. Field ownership is by path; lists belong to one manager as a whole.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ import kmock
 from kmock import KubernetesEmulator, Request, action
 
 from segue.operator.names import API_VERSION, Manifest
-from tests.k8s.operator.schemas import defaulted, schema_of
+from tests.k8s.operator.schemas import defaulted, refusals, schema_of
 
 Path = tuple[str, ...]
-# What the server itself keeps.
-_SERVERS = {"uid", "generation", "resourceVersion", "creationTimestamp"}
 _OURS = {"pdclusters": "PDCluster", "pdpools": "PDPool"}
 
 
@@ -46,15 +44,14 @@ class ApiServer(KubernetesEmulator):
 
     # For tests
 
-    def put(self, kind: str, manifest: Manifest) -> None:
+    def place(self, kind: str, manifest: Manifest) -> None:
         """As it stands; nobody is told of it."""
         self.objects[self.key(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"])] = self._stamped(
             deepcopy(manifest)
         )
 
     def find(self, kind: str, name: str, namespace: str = "segue") -> Manifest | None:
-        found = self.objects[key] if (key := self.key(kind, namespace, name)) in self.objects else None
-        return None if found is None or found.deleted else deepcopy(found.raw)
+        return self._live(self.key(kind, namespace, name))
 
     def all(self, kind: str) -> list[Manifest]:
         wanted = self.key(kind, "", "")[0]
@@ -63,7 +60,7 @@ class ApiServer(KubernetesEmulator):
     async def write(self, kind: str, manifest: Manifest) -> None:
         """As somebody else who has changed it."""
         key = self.key(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
-        await self._store(key, manifest, "test")
+        await self._store(key, manifest)
 
     # The server
 
@@ -84,16 +81,16 @@ class ApiServer(KubernetesEmulator):
         manifest = json.loads(request.body)
         metadata = manifest["metadata"]
         name = metadata.setdefault("name", f"{metadata.get('generateName', '')}{self._version}")
-        await self._store((request.resource, request.namespace, name), manifest, "create")
+        await self._store((request.resource, request.namespace, name), manifest)
         return aiohttp.web.json_response(manifest, status=201)
 
     async def _patch(self, request: Request) -> aiohttp.web.StreamResponse:
         assert request.name is not None
-        if (said := self.refused.get((str(request.resource and request.resource.plural), request.name))) is not None:
+        assert request.resource is not None
+        if (said := self.refused.get((str(request.resource.plural), request.name))) is not None:
             return aiohttp.web.json_response({"message": said}, status=422)
-        key = (request.resource, request.namespace, request.name)
-        known = self.objects[key] if key in self.objects else None
-        live = None if known is None or known.deleted else deepcopy(known.raw)
+        key: Any = (request.resource, request.namespace, request.name)
+        live = self._live(key)
         change = json.loads(request.body)
         applied = request.headers["Content-Type"].startswith("application/apply-patch")
         if live is None and (not applied or request.subresource):
@@ -104,18 +101,16 @@ class ApiServer(KubernetesEmulator):
             change = {part: change.get(part, {})}
         else:
             change.pop("status", None)
-        manager = (
-            request.params.get("fieldManager", "other") + sub
-            if (sub := request.subresource or "")
-            else (request.params.get("fieldManager", "other"))
-        )
+        manager = f"{request.params.get('fieldManager', 'other')} {request.subresource or ''}"
         if applied:
             result = self._applied(key, live or {}, change, manager)
         else:
             assert live is not None
             result = _merged(live, change)
             self._taken(key, change)
-        await self._store(key, result, manager)
+        if request.resource.plural in _OURS and (said := refusals(result, live)):
+            return aiohttp.web.json_response({"message": f"{request.name} is invalid: {'; '.join(said)}"}, status=422)
+        await self._store(key, result)
         return aiohttp.web.json_response(result)
 
     def _applied(self, key: Any, live: Manifest, change: Manifest, manager: str) -> Manifest:
@@ -147,19 +142,24 @@ class ApiServer(KubernetesEmulator):
         ]
         return aiohttp.web.json_response({"metadata": {"resourceVersion": str(self._version)}, "items": items})
 
-    async def _store(self, key: Any, manifest: Manifest, manager: str) -> None:
+    async def _store(self, key: Any, manifest: Manifest) -> None:
         async with self._lock:
-            known = self.objects[key] if key in self.objects else None
-            before = None if known is None or known.deleted else known.raw
+            before = self._live(key)
             after = self._stamped(manifest, before)
             if before == after:
                 return
-            if known is None:
-                self.objects[key] = after
+            if key in self.objects:
+                self.objects[key].create(after)
             else:
-                known.create(after)
+                self.objects[key] = after
             event = "ADDED" if before is None else "MODIFIED"
             await self._buses[key[0]].put({"type": event, "object": deepcopy(after)})
+
+    def _live(self, key: Any) -> Manifest | None:
+        if key not in self.objects or self.objects[key].deleted:
+            return None
+        raw: Manifest = deepcopy(self.objects[key].raw)
+        return raw
 
     def _stamped(self, manifest: Manifest, before: Manifest | None = None) -> Manifest:
         manifest = json.loads(json.dumps(manifest))
@@ -187,7 +187,7 @@ class ApiServer(KubernetesEmulator):
 
 def _verb(request: Request) -> str:
     names = {action.FETCH: "get", action.UPDATE: "patch"}
-    return names.get(request.action, str(request.action.value)) if request.action is not None else ""
+    return names.get(request.action, str(request.action.value).lower()) if request.action is not None else ""
 
 
 def _flat(key: Any) -> tuple[str, ...]:
@@ -196,15 +196,10 @@ def _flat(key: Any) -> tuple[str, ...]:
 
 def _leaves(value: Manifest, above: Path = ()) -> Iterator[Path]:
     for name, inner in value.items():
-        path = (*above, name)
-        if path in {("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace")} or (
-            not above and (name in {"apiVersion", "kind"})
-        ):
-            yield path
-        elif isinstance(inner, dict) and inner:
-            yield from _leaves(inner, path)
+        if isinstance(inner, dict) and inner:
+            yield from _leaves(inner, (*above, name))
         else:
-            yield path
+            yield (*above, name)
 
 
 def _get(value: Manifest, path: Path) -> Any:

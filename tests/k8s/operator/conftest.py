@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -56,24 +57,20 @@ class World:
     @asynccontextmanager
     async def operator(self) -> AsyncIterator[None]:
         """One that runs, watching all namespaces, until the block ends."""
-        stop, ready = asyncio.Event(), asyncio.Event()
-        running = asyncio.create_task(
-            operate(
-                OperatorSettings(health_port=0),
-                login_source=self.login,
-                workers=self.workers,
-                stop=stop,
-                ready=ready,
-            )
-        )
+        stop, ready = threading.Event(), threading.Event()
+        # In a loop of its own, as it runs: kopf takes every task of its loop for one of its own.
+        running = asyncio.create_task(asyncio.to_thread(asyncio.run, self._operate(stop, ready)))
         try:
-            started = asyncio.create_task(ready.wait())
-            await asyncio.wait((running, started), return_when=asyncio.FIRST_COMPLETED, timeout=60)
+            await self.settle(lambda: ready.is_set() or running.done())
             assert ready.is_set(), running
             yield
         finally:
             stop.set()
             await asyncio.wait_for(running, 60)
+
+    async def _operate(self, stop: threading.Event, ready: threading.Event) -> None:
+        settings = OperatorSettings(health_port=0)
+        await operate(settings, login_source=self.login, workers=self.workers, stop=stop, ready=ready)
 
     async def scale(self, pool: str, replicas: int) -> None:
         """As kubectl scale does: by the scale subresource."""

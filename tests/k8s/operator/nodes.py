@@ -1,4 +1,4 @@
-"""Kubernetes' own controllers and kubelets, as far as the operator sees them, and workers that say what they have to do."""
+"""Kubernetes' own controllers and kubelets, as far as the operator sees them, and workers that say what they do."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Nodes:
         number = next(self._numbers)
         template = deepcopy(deployment["spec"]["template"])
         name = f"{deployment['metadata']['name']}-{number}"
-        self._api.put(
+        self._api.place(
             "Pod",
             {
                 "apiVersion": "v1",

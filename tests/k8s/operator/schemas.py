@@ -1,12 +1,14 @@
-"""The definitions of our kinds, as the API server takes them: defaults filled in, and checked as OpenAPI v3."""
+"""The definitions of our kinds, as the API server takes them: defaults filled in, schemas and rules kept."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import celpy
 import jsonschema
 import yaml
 
@@ -61,6 +63,40 @@ def faults(manifest: Manifest) -> list[str]:
     closed = _closed(schema_of(manifest["kind"]))
     filled = defaulted(manifest, schema_of(manifest["kind"]))
     return [error.message for error in jsonschema.Draft202012Validator(closed).iter_errors(filled)]
+
+
+def refusals(manifest: Manifest, before: Manifest | None = None) -> list[str]:
+    """What the API server would say against an object: by its schema, and by the rules in CEL if that is kept."""
+    schema = schema_of(manifest["kind"])
+    filled = defaulted(manifest, schema)
+    return faults(manifest) or list(_broken(filled, before, schema))
+
+
+def _broken(value: Any, before: Any, schema: Manifest) -> Iterator[str]:
+    for rule in schema.get("x-kubernetes-validations", []):
+        names = {"self": value} if "oldSelf" not in rule["rule"] else {"self": value, "oldSelf": before}
+        if None not in names.values() and not _evaluated(rule["rule"], names):
+            said = rule.get("messageExpression")
+            yield str(_evaluated(said, names)) if said else rule["message"]
+    if isinstance(value, dict):
+        for name, inner in schema.get("properties", {}).items():
+            if name in value:
+                yield from _broken(value[name], (before or {}).get(name), inner)
+    if isinstance(value, list) and "items" in schema:
+        for item in value:
+            yield from _broken(item, None, schema["items"])
+
+
+def _evaluated(expression: str, names: dict[str, Any]) -> Any:
+    result = _program(expression).evaluate({name: celpy.json_to_cel(value) for name, value in names.items()})
+    assert not isinstance(result, Exception), f"{expression}: {result}"
+    return result
+
+
+@cache
+def _program(expression: str) -> Any:
+    environment = celpy.Environment()
+    return environment.program(environment.compile(expression))
 
 
 def _closed(schema: Manifest, top: bool = True) -> Manifest:

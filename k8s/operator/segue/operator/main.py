@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,8 +52,8 @@ async def operate(
     *,
     login_source: LoginSource = login,
     workers: Workers | None = None,
-    stop: asyncio.Event | None = None,
-    ready: asyncio.Event | None = None,
+    stop: threading.Event | None = None,
+    ready: threading.Event | None = None,
 ) -> None:
     """The same inside a loop; ``stop`` ends it as a signal would. The rest is for tests."""
     workers = workers or GrpcWorkers(settings.mesh)
@@ -64,21 +65,17 @@ async def operate(
             log.info("pools_served", address=address, cluster="/".join(settings.pools_of))
         async with asyncio.TaskGroup() as tasks:
             controller = Controller(lambda: Reconciler(api, workers, settings.routers), tasks)
-            try:
-                await kopf.operator(
-                    registry=handlers(controller, login_source),
-                    settings=_kopf_settings(),
-                    clusterwide=not settings.namespaces,
-                    namespaces=settings.namespaces,
-                    standalone=True,
-                    liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz"
-                    if settings.health_port
-                    else None,
-                    stop_flag=stop,
-                    ready_flag=ready,
-                )
-            finally:
-                controller.stop()
+            health = f"http://0.0.0.0:{settings.health_port}/healthz" if settings.health_port else None
+            await kopf.operator(
+                registry=handlers(controller, login_source),
+                settings=_kopf_settings(),
+                clusterwide=not settings.namespaces,
+                namespaces=settings.namespaces,
+                standalone=True,
+                liveness_endpoint=health,
+                stop_flag=stop,
+                ready_flag=ready,
+            )
 
 
 def handlers(controller: Controller, login_source: LoginSource) -> kopf.OperatorRegistry:
@@ -97,6 +94,11 @@ def handlers(controller: Controller, login_source: LoginSource) -> kopf.Operator
     @kopf.on.event(GROUP, VERSION, "pdpools", registry=registry)
     async def _pool(*, namespace: str | None, spec: kopf.Spec, **_: Any) -> None:
         controller.wake(str(namespace), spec["cluster"])
+
+    @kopf.on.cleanup(registry=registry)
+    async def _end(**_: Any) -> None:
+        # kopf waits for every task that is younger than itself.
+        controller.stop()
 
     return registry
 
