@@ -146,9 +146,9 @@ async def _settled(stub: PoolsAsyncStub) -> PoolsView:
 
     async for state in stub.Watch(WatchPoolsRequest()):
         view = view_of(state)
-        if not any(
-            worker.phase in ("leaving", "turning") for pool in view.pools for worker in pool.workers
-        ) and all(len(pool.workers) <= pool.desired for pool in view.pools):
+        if not any(worker.phase in ("leaving", "turning") for pool in view.pools for worker in pool.workers) and all(
+            len(pool.workers) <= pool.desired for pool in view.pools
+        ):
             return view
     raise fail("the cluster has stopped")
 

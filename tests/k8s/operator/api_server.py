@@ -108,8 +108,8 @@ class ApiServer(KubernetesEmulator):
             assert live is not None
             result = _merged(live, change)
             self._taken(key, change)
-        if request.resource.plural in _OURS and (said := refusals(result, live)):
-            return aiohttp.web.json_response({"message": f"{request.name} is invalid: {'; '.join(said)}"}, status=422)
+        if request.resource.plural in _OURS and (broken := refusals(result, live)):
+            return aiohttp.web.json_response({"message": f"{request.name} is invalid: {'; '.join(broken)}"}, status=422)
         await self._store(key, result)
         return aiohttp.web.json_response(result)
 

@@ -73,6 +73,12 @@ class KubernetesPools:
         await self._write_scale(pool.name, pool.desired - 1)
         await self._look()
 
+    async def turn(self, worker_id: str, pool: PoolName) -> None:
+        """Always Conflict: a pod belongs to its pool's Deployment by its labels, and keeps its role."""
+        raise Conflict(
+            f"{worker_id} can't turn to {pool}: on Kubernetes a pod keeps its role; scale the two pools instead"
+        )
+
     async def watch(self) -> AsyncIterator[PoolsView]:
         while True:
             changed = self._changed
@@ -81,7 +87,7 @@ class KubernetesPools:
 
     async def _check_mode(self, desired: Mapping[PoolName, int]) -> None:
         cluster = await self._read("PDCluster", self._cluster)
-        mode = cluster["spec"].get("scaling", {}).get("mode", "External")
+        mode = _mode(cluster)
         if mode != "External":
             roles = " and ".join(desired)
             fixed = f"change spec.{next(iter(desired))}.replicas of the PDCluster" if mode == "Fixed" else "let it"
@@ -117,15 +123,22 @@ class KubernetesPools:
             await asyncio.sleep(_LOOK_S)
 
     async def _look(self) -> None:
+        cluster = await self._api.get("PDCluster", self._namespace, self._cluster)
+        mode = "" if cluster is None else _mode(cluster)
         labels = labels_of(self._cluster)
         pools = {one["metadata"]["name"]: one for one in await self._api.list("PDPool", self._namespace, labels)}
         pods = await self._api.list("Pod", self._namespace, labels)
         named = ((role, pools.get(pool_name(self._cluster, role))) for role in POOL_NAMES)
-        view = PoolsView("kubernetes", tuple(_pool(role, pool, pods) for role, pool in named if pool is not None))
+        found = tuple(_pool(role, pool, pods) for role, pool in named if pool is not None)
+        view = PoolsView("kubernetes", found, mode)
         if view != self._view:
             self._view = view
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
+
+
+def _mode(cluster: Manifest) -> str:
+    return str(cluster["spec"].get("scaling", {}).get("mode", "External"))
 
 
 def _pool(role: PoolName, pool: Manifest, pods: list[Manifest]) -> PoolView:
