@@ -19,10 +19,6 @@ PoolsOf = Annotated[
     str,
     typer.Option("--pools-of", metavar="NAMESPACE/NAME", help="The PDCluster whose pools segue scale reaches here."),
 ]
-RouterKey = Annotated[
-    str | None,
-    typer.Option(envvar="SEGUE_API_KEY", help="For scaling mode Joint, where routers want a key: one for operations."),
-]
 
 
 def operator(
@@ -33,7 +29,6 @@ def operator(
         str, typer.Option(help="Address of --pools-port; kubectl port-forward reaches 127.0.0.1.")
     ] = ("127.0.0.1"),
     pools_port: Annotated[int, typer.Option(help="Where segue scale reaches the pools of --pools-of.")] = 9600,
-    router_api_key: RouterKey = None,
     tls_cert: TlsCert = "",
     tls_key: TlsKey = "",
     tls_ca: TlsCa = "",
@@ -44,7 +39,6 @@ def operator(
 
     setup_logging(log_format.value)
     with settings_errors(), needs_k8s():
-        from segue.operator.joint import RouterAccess
         from segue.operator.main import OperatorSettings, run
 
         run(
@@ -55,7 +49,6 @@ def operator(
                 pools_host=pools_host,
                 pools_port=pools_port,
                 mesh=tls_files(tls_cert, tls_key, tls_ca),
-                routers=RouterAccess(api_key=router_api_key),
             )
         )
 

@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from segue.operator.api import Api, ApiError
-from segue.operator.joint import RouterAccess
 from segue.operator.names import MANAGER, SCALE_MANAGER, Manifest
 from segue.operator.reconciler import Reconciler
 from tests.k8s.operator.nodes import FakeWorkers
@@ -163,7 +162,7 @@ async def _made(server: Server, name: str, **spec: Any) -> tuple[int, Any]:
 
 
 async def _looked(api: Api, name: str, times: int = 2) -> None:
-    reconciler = Reconciler(api, FakeWorkers(), RouterAccess())
+    reconciler = Reconciler(api, FakeWorkers())
     for _ in range(times):
         await reconciler.look("segue", name)
 

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from segue.engine.settings import EngineRole
 from segue.operator.shrink import Load
 from segue.operator.workers import GrpcWorkers
 from segue.prefill_worker.role import PrefillRole
 from segue.proto.worker_pb2 import Load as LoadMessage
-from segue.proto.worker_pb2 import WorkerState
+from segue.proto.worker_pb2 import TurnResponse, WorkerState
 from segue.worker.releases import Releases
 from segue.worker.runtime import WorkerRuntime
 from segue.worker.server import WorkerServer, WorkerService
@@ -27,6 +28,9 @@ class Served:
         self.drains: list[float] = []
         self.operator = GrpcWorkers(port=int(self.server.address.rpartition(":")[2]))
 
+    async def turn(self, role: EngineRole, timeout_s: float) -> TurnResponse:
+        raise AssertionError("nobody asks for that on Kubernetes")
+
     def drain(self, timeout_s: float) -> float:
         self.drains.append(timeout_s)
         self.runtime.set_state(WorkerState.WORKER_STATE_DRAINING, "")
@@ -37,7 +41,7 @@ class Served:
 async def served() -> AsyncIterator[Served]:
     async with asyncio.TaskGroup() as tasks:
         made = Served(tasks)
-        await made.server.start(WorkerService(made.runtime, made.engine, made.drain))
+        await made.server.start(WorkerService(made.runtime, made.engine, made.drain, made.turn))
         yield made
         await made.server.stop()
 

@@ -7,11 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segue.base.errors import SegueError
+import grpc.aio
+
+from segue.base.identity import ROUTER_DNS
 from segue.base.logging import get_logger
-from segue.base.tls import TlsFiles
-from segue.client.connection import Connection
-from segue.client.fleet import FleetClient
+from segue.base.tls import TlsSource
+from segue.base.tls_grpc import open_aio_channel
 from segue.cluster.autoscaling.fleet_readings import Look, fleet_readings
 from segue.cluster.pools import PoolName
 from segue.cluster.scaling.balance import Joint
@@ -19,11 +20,15 @@ from segue.cluster.scaling.joint import Budget
 from segue.cluster.scaling.pace import Bounds, Pace
 from segue.cluster.scaling.policy import PolicyState, ScalingPolicy, decide
 from segue.operator.spec import ClusterSpec, PoolPods
+from segue.proto.fleet_pb2 import ListFleetRequest
+from segue.proto.fleet_pb2_grpc import FleetStub
 
 log = get_logger("operator")
 
-ROUTER_PORT = 9000
+# The routers' port for workers: it asks for no API key.
+ROUTER_PORT = 9100
 _ANSWER_S = 3.0
+_WINDOW_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +39,12 @@ class JointDecision:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RouterAccess:
-    """How routers are asked; ``api_key`` where they want one, marked for operations."""
-
-    api_key: str | None = None
-    tls: TlsFiles | None = None
-    port: int = ROUTER_PORT
-
-
 class JointScaler:
     """Of one PDCluster. What it remembers are windows and pauses; a new one waits them out again."""
 
-    def __init__(self, access: RouterAccess) -> None:
-        self._access = access
+    def __init__(self, mesh: TlsSource | None = None, port: int = ROUTER_PORT) -> None:
+        self._mesh = mesh
+        self._port = port
         self._state = PolicyState()
 
     async def decide(self, spec: ClusterSpec, router_ips: Sequence[str]) -> JointDecision:
@@ -61,16 +58,14 @@ class JointScaler:
         return JointDecision(pools, reason)
 
     async def _look(self, ip: str) -> Look | None:
-        host = f"[{ip}]" if ":" in ip else ip
-        # Inside the cluster's network, as the routers' plain-text listeners are.
-        connection = Connection(
-            f"{host}:{self._access.port}", self._access.api_key, self._access.tls, plain_text_key=True
-        )
+        address = f"[{ip}]:{self._port}" if ":" in ip else f"{ip}:{self._port}"
+        peer = ROUTER_DNS if self._mesh is not None else ""
         try:
-            async with FleetClient(connection, timeout_s=_ANSWER_S) as fleet:
-                return Look(await fleet.state(), time.monotonic())
-        except SegueError as error:
-            log.warning("router_did_not_answer", address=connection.address, error=error.message)
+            async with open_aio_channel(address, self._mesh, peer) as channel:
+                asked = ListFleetRequest(window_s=_WINDOW_S)
+                return Look(await FleetStub(channel).List(asked, timeout=_ANSWER_S), time.monotonic())
+        except grpc.aio.AioRpcError as error:
+            log.warning("router_not_heard", router=address, why=f"{error.code().name}: {error.details()}")
             return None
 
 

@@ -6,17 +6,16 @@ import asyncio
 import logging
 import threading
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import kopf
 
 from segue.base.logging import get_logger
-from segue.base.tls import TlsFiles
+from segue.base.tls import TlsFiles, load_tls
 from segue.cluster.manager import serve_pools
 from segue.operator.api import Api, LoginSource
 from segue.operator.controller import Controller
-from segue.operator.joint import RouterAccess
 from segue.operator.kubernetes_pools import KubernetesPools
 from segue.operator.login import login
 from segue.operator.names import GROUP, VERSION
@@ -37,7 +36,6 @@ class OperatorSettings:
     pools_host: str = "127.0.0.1"
     pools_port: int = 9600
     mesh: TlsFiles | None = None
-    routers: RouterAccess = field(default_factory=RouterAccess)
 
 
 def run(settings: OperatorSettings) -> None:
@@ -56,7 +54,8 @@ async def operate(
     ready: threading.Event | None = None,
 ) -> None:
     """The same inside a loop; ``stop`` ends it as a signal would. The rest is for tests."""
-    workers = workers or GrpcWorkers(settings.mesh)
+    mesh = load_tls(settings.mesh)
+    workers = workers or GrpcWorkers(mesh)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(Api(login_source))
         if settings.pools_of is not None:
@@ -64,7 +63,7 @@ async def operate(
             address = await stack.enter_async_context(serve_pools(pools, settings.pools_host, settings.pools_port))
             log.info("pools_served", address=address, cluster="/".join(settings.pools_of))
         async with asyncio.TaskGroup() as tasks:
-            controller = Controller(lambda: Reconciler(api, workers, settings.routers), tasks)
+            controller = Controller(lambda: Reconciler(api, workers, mesh), tasks)
             health = f"http://0.0.0.0:{settings.health_port}/healthz" if settings.health_port else None
             await kopf.operator(
                 registry=handlers(controller, login_source),

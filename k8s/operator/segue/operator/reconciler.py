@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 
 from segue.base.logging import get_logger
+from segue.base.tls import TlsSource
 from segue.cluster.pools import POOL_NAMES
 from segue.operator.actions import Action, Annotate, Apply, Delete, Drain, Tell
 from segue.operator.api import Api, ApiError
 from segue.operator.desired import desired_state
-from segue.operator.joint import JointDecision, JointScaler, RouterAccess
+from segue.operator.joint import JointDecision, JointScaler
 from segue.operator.names import COMPONENT, Manifest, labels_of
 from segue.operator.observed import Observed, timestamp, workers_of
 from segue.operator.spec import BadSpec, parse_spec
@@ -22,18 +23,19 @@ _OWNED = ("ConfigMap", "Deployment", "PDPool", "Service", "ServiceAccount")
 
 
 class Reconciler:
-    """Of one PDCluster. ``clock`` is Unix time: marks on pods must mean the same to the next operator."""
+    """Of one PDCluster. ``mesh`` is our certificate where processes use TLS among each other. ``clock`` is Unix time:
+    marks on pods must mean the same to the next operator."""
 
     def __init__(
         self,
         api: Api,
         workers: Workers,
-        routers: RouterAccess,
+        mesh: TlsSource | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._api = api
         self._workers = workers
-        self._scaler = JointScaler(routers)
+        self._scaler = JointScaler(mesh)
         self._clock = clock
 
     async def look(self, namespace: str, name: str) -> float | None:

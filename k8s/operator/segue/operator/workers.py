@@ -8,8 +8,9 @@ from typing import Protocol
 
 import grpc.aio
 
+from segue.base.identity import worker_dns
 from segue.base.logging import get_logger
-from segue.base.tls import TlsFiles, load_tls
+from segue.base.tls import TlsSource
 from segue.base.tls_grpc import open_aio_channel
 from segue.operator.shrink import Load
 from segue.proto.worker_pb2 import WORKER_STATE_DRAINING, DescribeRequest, DrainRequest
@@ -18,8 +19,6 @@ from segue.proto.worker_pb2_grpc import WorkerStub
 log = get_logger("operator")
 
 WORKER_PORT = 9200
-# The name that workers' certificates have; their addresses are those of pods.
-_PEER = "any.worker.segue.internal"
 _ANSWER_S = 3.0
 
 
@@ -36,18 +35,17 @@ class Workers(Protocol):
 class GrpcWorkers:
     """A connection a call: they are few, and pods come and go."""
 
-    def __init__(self, tls: TlsFiles | None = None, port: int = WORKER_PORT) -> None:
-        """Raises SettingsError if the TLS files can't be used."""
-        self._tls = load_tls(tls)
+    def __init__(self, mesh: TlsSource | None = None, port: int = WORKER_PORT) -> None:
+        self._tls = mesh
         self._port = port
 
     async def loads(self, ips: Mapping[str, str]) -> dict[str, Load]:
-        answers = await asyncio.gather(*(self._load(ip) for ip in ips.values()))
+        answers = await asyncio.gather(*(self._load(pod, ip) for pod, ip in ips.items()))
         return {pod: load for pod, load in zip(ips, answers, strict=True) if load is not None}
 
     async def drain(self, pod: str, ip: str) -> None:
         try:
-            async with self._channel(ip) as channel:
+            async with self._channel(pod, ip) as channel:
                 # 0: its own setting, which the operator has given it.
                 await WorkerStub(channel).Drain(DrainRequest(timeout_s=0), timeout=_ANSWER_S)
         except grpc.aio.AioRpcError as error:
@@ -55,9 +53,9 @@ class GrpcWorkers:
         else:
             log.info("drain_told", worker_id=pod)
 
-    async def _load(self, ip: str) -> Load | None:
+    async def _load(self, pod: str, ip: str) -> Load | None:
         try:
-            async with self._channel(ip) as channel:
+            async with self._channel(pod, ip) as channel:
                 said = await WorkerStub(channel).Describe(DescribeRequest(), timeout=_ANSWER_S)
         except grpc.aio.AioRpcError:  # It starts, or has gone: its pod says which.
             return None
@@ -68,6 +66,7 @@ class GrpcWorkers:
             draining=said.status.state == WORKER_STATE_DRAINING,
         )
 
-    def _channel(self, ip: str) -> grpc.aio.Channel:
+    def _channel(self, pod: str, ip: str) -> grpc.aio.Channel:
         host = f"[{ip}]" if ":" in ip else ip
-        return open_aio_channel(f"{host}:{self._port}", self._tls, _PEER)
+        # By its name, which a pool's shared certificate covers as well as one of its own.
+        return open_aio_channel(f"{host}:{self._port}", self._tls, worker_dns(pod))
