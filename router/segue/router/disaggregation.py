@@ -2,7 +2,8 @@
 
 A hand-off has a price: two queues, two frames, a transfer. For a short prompt, a prompt that decode has most of in its
 cache, or with prefill busy, decode is done sooner on its own. But what it computes holds up the streams that it runs:
-that is weighed too, second for second, and beyond what a reader would notice it is not done at all.
+that is weighed too, second for second, and beyond what a reader would notice it is not done at all. Nor is it where the
+first token would come later: what the hand-off takes comes behind it, once, between two tokens of many.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ class Disaggregation:
 
     ``most_stall_s`` is how long streams that run may stand still for somebody else's prompt. Of requests for which a
     rate is not known, one in ``try_every`` is made to measure it. ``margin`` is the advantage, as part of the whole,
-    that it takes to leave what was better the last time.
+    that it takes to leave what was better the last time. ``most_later`` is by how much of itself a first token may come
+    later for the sake of those behind it.
     """
 
     mode: Mode = "auto"
     most_stall_s: float = 0.033
     try_every: int = 16
     margin: float = 0.1
+    most_later: float = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ def decide(policy: Disaggregation, ways: Ways, number: int, leans_local: bool) -
     remote_s = ways.remote_s + ways.handoff_s
     local_s = ways.local_s + ways.running * ways.stall_s
     margin_s = policy.margin * remote_s
-    local = local_s < remote_s + (margin_s if leans_local else -margin_s) and ways.local_s <= ways.remote_s + margin_s
+    in_time = ways.local_s <= (1 + policy.most_later) * ways.remote_s
+    local = in_time and local_s < remote_s + (margin_s if leans_local else -margin_s)
     streams = f", holding up {ways.running} streams" * bool(ways.running)
     return Decision(
         local,

@@ -18,11 +18,13 @@ _LEAST_SLOPE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Seconds for ``x`` units. ``samples`` 0: nothing has been measured, and every answer is 0."""
+    """Seconds for ``x`` units. ``samples`` 0: nothing has been measured, and every answer is 0. ``reach`` is the most
+    units that have been measured: far beyond it the line is a guess."""
 
     fixed_s: float = 0.0
     each_s: float = 0.0
     samples: int = 0
+    reach: float = 0.0
 
     def __call__(self, x: float) -> float:
         return self.fixed_s + self.each_s * x
@@ -40,6 +42,7 @@ class LineMeter:
     def __init__(self, memory: float = MEMORY) -> None:
         self._memory = memory
         self._samples = 0
+        self._reach = 0.0
         self._n = self._x = self._y = self._xx = self._xy = 0.0
         self._line: Line | None = NOTHING
 
@@ -56,6 +59,7 @@ class LineMeter:
         self._xx = keep * self._xx + x * x
         self._xy = keep * self._xy + x * seconds
         self._samples += 1
+        self._reach = max(self._reach, x)
         self._line = None
 
     @property
@@ -73,10 +77,10 @@ class LineMeter:
         spread = self._xx / self._n - x * x
         proportional = y / x
         if spread < (_LEAST_SPREAD * x) ** 2:
-            return Line(0.0, proportional, self._samples)
+            return Line(0.0, proportional, self._samples, self._reach)
         slope = (self._xy / self._n - x * y) / spread
         slope = min(max(slope, _LEAST_SLOPE * proportional), proportional)
-        return Line(y - slope * x, slope, self._samples)
+        return Line(y - slope * x, slope, self._samples, self._reach)
 
 
 class Faded:

@@ -23,6 +23,9 @@ _SAME_S = 0.0002
 # Of each pool, so many of the best are looked at as pairs, where links between pairs differ.
 _PAIRED = 4
 
+# What was measured of prompts says something of prompts that are so many times as long.
+_KNOWN_BEYOND = 4.0
+
 NO_ASK = Ask()
 
 
@@ -114,7 +117,7 @@ def weigh(fleet: FleetSnapshot, ask: Ask, avoid: Collection[str], policy: Policy
 def _ways(fleet: FleetSnapshot, ask: Ask, weighed: Weighed) -> Ways:
     prefill, decode, local = weighed.prefill, weighed.decode, weighed.local
     running = _running(local)
-    rates = local.worker.rates
+    rates, tokens = local.worker.rates, ask.uncached_tokens(local.worker.worker_id)
     line = rates.stall or rates.prefill or (prefill.worker.rates.prefill if prefill is not None else FIRST_PREFILL)
     return Ways(
         remote_s=None if prefill is None else prefill.ttft_s,
@@ -122,10 +125,10 @@ def _ways(fleet: FleetSnapshot, ask: Ask, weighed: Weighed) -> Ways:
         if prefill is None or ask.output_tokens == 1
         else decode.wait_s + handoff_s(fleet, prefill.worker, decode.worker, ask),
         local_s=local.wait_s + local.local_s,
-        stall_s=line(ask.uncached_tokens(local.worker.worker_id)),
+        stall_s=line(tokens),
         running=running,
-        tokens=ask.uncached_tokens(local.worker.worker_id),
-        local_known=bool(local.worker.rates.prefill),
+        tokens=tokens,
+        local_known=_KNOWN_BEYOND * max(rates.stall.reach, rates.prefill.reach) >= tokens,
         remote_known=prefill is not None and bool(prefill.worker.rates.prefill),
     )
 

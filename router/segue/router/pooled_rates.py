@@ -49,6 +49,7 @@ def settle(own: Rates, usual: Rates) -> Rates:
         stall=_settled(own.stall, usual.stall, _PROMPT_TOKENS),
         step=_settled(own.step, usual.step, _BATCH_REQUESTS),
         join_s=usual.join_s,
+        local_s=usual.local_s,
         decode_tokens=usual.decode_tokens,
         token_s=own.token_s or usual.token_s,
     )
@@ -58,6 +59,7 @@ def _usual(each: list[Rates]) -> Rates:
     if len(each) == 1:
         return each[0]
     joins = [rates.join_s for rates in each if rates.join_s]
+    locals_s = [rates.local_s for rates in each if rates.local_s]
     lengths = [rates.decode_tokens for rates in each if rates.decode_tokens]
     paces = [rates.token_s for rates in each if rates.token_s]
     return Rates(
@@ -65,6 +67,7 @@ def _usual(each: list[Rates]) -> Rates:
         stall=_median([rates.stall for rates in each], _PROMPT_TOKENS),
         step=_median([rates.step for rates in each], _BATCH_REQUESTS),
         join_s=median_low(joins) if joins else 0.0,
+        local_s=median_low(locals_s) if locals_s else 0.0,
         decode_tokens=fmean(lengths) if lengths else 0.0,
         token_s=median_low(paces) if paces else 0.0,
     )

@@ -17,6 +17,7 @@ from segue.proto.worker_pb2 import Role
 from segue.router.departures import Departures
 from segue.router.fleet import FleetSnapshot, WorkerView
 from segue.router.lines import Line
+from segue.router.rates import first_by_steps_s
 from segue.router.stays import FIRST_DECODE_TOKENS
 
 # Taken for a worker that has not answered yet. Too fast rather than too slow: its first answer corrects it.
@@ -90,7 +91,7 @@ def decode_cost(worker: WorkerView, ask: Ask, now_s: float) -> DecodeCost:
         worker,
         wait_s,
         steps_s=usual_output(worker, ask.output_tokens) * (worker.rates.step or FIRST_STEP)(requests + 1),
-        local_s=queue_s(worker, now_s) + prefill_line(worker)(uncached),
+        local_s=queue_s(worker, now_s) + local_prefill_s(worker, uncached),
         full=wait_s > 0,
     )
 
@@ -112,6 +113,19 @@ def prefill_line(worker: WorkerView) -> Line:
     if rates.prefill:
         return rates.prefill
     return Line(0.0, 1 / rates.prefill_tokens_per_s) if rates.prefill_tokens_per_s else FIRST_PREFILL
+
+
+def local_prefill_s(worker: WorkerView, tokens: int) -> float:
+    """How long a decode worker takes for a prompt beside what it runs, with no other prompt before it.
+
+    By its steps, as soon as one has had a prompt in it: a line through the first few prompts says little of others, and
+    nothing of other batches.
+    """
+    rates, running = worker.rates, decode_requests(worker)
+    if rates.stall:
+        by_steps_s = first_by_steps_s(rates.step, rates.stall, tokens, running)
+        return max(0.5 * by_steps_s, by_steps_s + rates.local_s)
+    return max(prefill_line(worker)(tokens), first_by_steps_s(rates.step, rates.stall, 0, running))
 
 
 def queued_tokens(worker: WorkerView) -> int:

@@ -27,7 +27,8 @@ class Rates:
     ``prefill`` is the time for a prompt by the tokens to be computed: on a prefill worker of the engine's time, on a
     decode worker from its being sent to its first token. ``step`` is an engine step's time by the requests in it, those
     steps that compute prompts left out, and ``stall`` by how much prompt tokens lengthen it. ``join_s`` is how long a
-    request takes to get going on decode beside the transfer of its KV cache.
+    request takes to get going on decode beside the transfer of its KV cache, ``local_s`` by how much later the first
+    token of a prompt that decode computes itself comes than its steps account for.
     """
 
     prefill_tokens_per_s: float = 0.0
@@ -38,10 +39,17 @@ class Rates:
     step: Line = NOTHING
     stall: Line = NOTHING
     join_s: float = 0.0
+    local_s: float = 0.0
     step_prompt_tokens_per_s: float = 0.0
 
 
 UNMEASURED = Rates()
+
+
+def first_by_steps_s(step: Line, stall: Line, tokens: float, running: int) -> float:
+    """What steps alone account for of the time to the first token of a prompt that decode computes: the step that is
+    under way is half over in the mean, and the next one has the prompt in it too."""
+    return (0.5 * step(running) if running else 0.0) + step(running + 1) + stall(tokens)
 
 
 class RateMeter:
@@ -63,6 +71,8 @@ class RateMeter:
         self._step_seconds = Faded()
         self._joins = Faded()
         self._join_s = Faded()
+        self._locals = Faded()
+        self._local_s = Faded()
         self._stays = StayMeter()
         self._ends_s: tuple[float, ...] | None = ()
         self._rates: Rates | None = UNMEASURED
@@ -71,6 +81,8 @@ class RateMeter:
         sent = _Sent(now_s, len(submit.input_token_ids), submit.HasField("ticket"), submit.sampling.max_tokens)
         self._sent[submit.request_id] = sent
         if not sent.ticket:
+            sent.alone = not self._waiting_tokens
+            sent.beside = self._step_requests if len(self._sent) > 1 else 0
             self._waiting_tokens += sent.input_tokens
 
     def aborted(self, request_id: str) -> None:
@@ -188,13 +200,19 @@ class RateMeter:
             step=self._step.line,
             stall=self._stall.line,
             join_s=self._join_s.total / self._joins.total if self._joins.total else 0.0,
+            local_s=self._local_s.total / self._locals.total if self._locals.total else 0.0,
         )
 
     def _beginning(self, sent: _Sent, last: RequestOutput) -> None:
         """How long a decode worker took to begin, known with the last output's usage."""
         seconds = sent.first_s - sent.at_s
         if not sent.ticket:
-            self._line.add(_computed(last, sent), seconds)
+            computed = _computed(last, sent)
+            self._line.add(computed, seconds)
+            if sent.alone and self._stall.line:
+                by_steps_s = first_by_steps_s(self._step.line, self._stall.line, computed, sent.beside)
+                self._locals.add(1)
+                self._local_s.add(min(seconds, MOST_AT_ONCE * by_steps_s) - by_steps_s)
         elif last.HasField("transfer") and not last.transfer.error:
             self._joins.add(1)
             self._join_s.add(max(0.0, seconds - last.transfer.seconds))
@@ -243,3 +261,5 @@ class _Sent:
     most_tokens: int
     first_s: float = 0.0
     output_tokens: int = 0
+    alone: bool = False  # No other prompt was to be computed before it.
+    beside: int = 0  # Requests that were in the engine's steps.

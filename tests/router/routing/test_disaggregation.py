@@ -41,6 +41,11 @@ def test_a_queue_before_prefill_speaks_for_decode() -> None:
     assert not local(replace(LONG, local_s=0.6))
 
 
+def test_no_first_token_comes_later_for_the_sake_of_those_behind_it() -> None:
+    assert local(replace(SHORT, handoff_s=1.0))
+    assert not local(replace(SHORT, handoff_s=1.0, local_s=0.032))
+
+
 def test_with_no_rate_the_default_stays_and_a_few_are_tried() -> None:
     unknown = replace(SHORT, local_known=False)
     tries = [decide(AUTO, unknown, number, leans_local=False) for number in range(160)]

@@ -11,10 +11,10 @@ from segue.proto.worker_pb2 import Load, WorkerState
 from segue.router.fleet import WorkerView
 from segue.router.lines import Line
 from segue.router.planner import NO_ASK, Plan, plan
-from segue.router.prediction import Ask
+from segue.router.prediction import Ask, decode_cost
 from segue.router.rates import Rates
 from segue.router.transfers import Links
-from tests.router.routing.fleets import ALWAYS, decode, fleet, prefill
+from tests.router.routing.fleets import ALWAYS, DECODE_RATES, decode, fleet, prefill
 
 
 def queued(tokens: int, requests: int = 1, **changes: object) -> dict[str, object]:
@@ -168,3 +168,23 @@ def test_round_robin_looks_at_turns_alone() -> None:
     )
     made = plan(views, Ask(1000, cached={"prefill-0": 960}), policy=replace(ALWAYS, routing="round-robin"))
     assert (made.prefill_id, made.decode_id) == ("prefill-1", "decode-0")
+
+
+# On decode
+
+
+def test_a_prompt_on_decode_waits_for_the_step_under_way_and_shares_the_next_one() -> None:
+    rates = replace(DECODE_RATES, stall=Line(0.001, 1e-4, 20, 500.0))
+    busy = decode(0, rates=rates, assigned_requests=2)
+    assert decode_cost(busy, Ask(100), 0.0).local_s == pytest.approx(0.5 * 0.011 + 0.0115 + 0.011)
+    late = decode(0, rates=replace(rates, local_s=0.004), assigned_requests=2)
+    assert decode_cost(late, Ask(100), 0.0).local_s == pytest.approx(0.032)
+
+
+def test_a_few_short_prompts_say_nothing_of_long_ones() -> None:
+    """Else the first measurement, of a prompt whose time is all fixed, keeps long ones from decode for ever."""
+    short = replace(DECODE_RATES, prefill=Line(0.0, 0.001, 1, 50.0))
+    views = fleet(prefill(0), decode(0, rates=short))
+    assert "not known yet" in plan(views, Ask(1000, number=1)).reason
+    assert plan(views, Ask(1000, number=16)).tried
+    assert "take decode" in plan(views, Ask(100, number=1)).reason
