@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc.aio
 import pytest
@@ -27,7 +27,8 @@ from segue.proto.pools_pb2_grpc import PoolsStub
 from segue.proto.worker_pb2 import Role
 from tests.cluster.streams import Streams
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+# In one process and in this order: they share their pools.
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("pools that turn")]
 
 PROMPTS = [f"Once upon a time there were {number} bears." for number in range(8)]
 
@@ -146,12 +147,12 @@ async def test_one_that_dies_comes_back_in_the_role_that_it_had(running: Running
 
 
 async def test_one_that_is_not_empty_in_time_counts_for_its_old_pool_again(
-    running: Running, client: SegueClient
+    running: Running, client: SegueClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await running.pools.turn("flex-0", "decode")
     await running.in_phase("running")
     await running.ready(1, 2)
-    object.__setattr__(running.cluster, "drain_timeout_s", 0.3)
+    monkeypatch.setattr(running.pools, "_cluster", replace(running.cluster, drain_timeout_s=0.3))
     # Those on the exact path can't be moved: they stay until they are over.
     long = [
         asyncio.create_task(
