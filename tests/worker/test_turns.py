@@ -14,6 +14,7 @@ from segue.decode_worker.role import DecodeRole
 from segue.prefill_worker.role import PrefillRole
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import (
+    EngineCounters,
     KvEvent,
     Load,
     Register,
@@ -27,6 +28,7 @@ from segue.proto.worker_pb2 import (
 )
 from segue.proto.worker_pb2_grpc import WorkerStub
 from segue.worker.life import Worker
+from segue.worker.metrics.by_role import CountersByRole
 from segue.worker.settings import WorkerSettings
 from tests.worker.fakes import FakeEngine, FakeHub, Session, eventually, prompt, tokens
 
@@ -207,3 +209,17 @@ async def test_an_engine_that_is_lost_in_the_middle_of_a_turn_ends_the_worker() 
             await turning
         async with asyncio.timeout(5):
             assert await flex.running == 1
+
+
+def test_what_the_engine_counts_is_told_by_the_role_in_which_it_did() -> None:
+    now = EngineCounters(requests=9, generated_tokens=9)
+    prefill, decode = Register(worker_id="f", role=PREFILL), Register(worker_id="f", role=DECODE)
+    counted = CountersByRole(prefill, lambda: now)
+    counted.read()
+    now = EngineCounters(requests=3, generated_tokens=3)  # Its warm-up is forgotten, and three have come since.
+    counted.on_role(decode)
+    now = EngineCounters(requests=4, generated_tokens=53)
+    counted.on_role(prefill)
+    now = EngineCounters(requests=6, generated_tokens=55)
+    told = {labels: (one.requests, one.generated_tokens) for labels, one in counted.read().items()}
+    assert told == {("f", "prefill"): (3 + 2, 3 + 2), ("f", "decode"): (1, 50)}

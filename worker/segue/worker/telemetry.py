@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from segue.base.logging import get_logger
 from segue.base.loop_lag import watch_loop_lag
@@ -12,6 +13,7 @@ from segue.base.tracing import Tracing, TracingSettings, open_tracing
 from segue.engine.protocol import Engine
 from segue.proto.worker_pb2 import Role, WorkerState
 from segue.worker.leg_spans import LegSpans
+from segue.worker.metrics.by_role import CountersByRole
 from segue.worker.metrics.counting import WorkerMetrics
 from segue.worker.metrics.readings import read_worker
 from segue.worker.observer import WorkerObserver, WorkerObservers
@@ -42,20 +44,21 @@ class WorkerTelemetry:
             self._tracing = open_tracing(traced, f"segue-{role}-worker", settings.worker_id)
             observers.append(LegSpans(self._tracing, role, settings.worker_id))
         if settings.metrics_port is not None:
-            observers.append(await self._start_metrics(tasks, settings.metrics_port))
+            observers += await self._start_metrics(tasks, settings.metrics_port)
         if observers:
             runtime.observer = WorkerObservers(*observers)
 
-    async def _start_metrics(self, tasks: asyncio.TaskGroup, metrics_port: int) -> WorkerMetrics:
+    async def _start_metrics(self, tasks: asyncio.TaskGroup, metrics_port: int) -> Sequence[WorkerObserver]:
         settings, runtime, engine = self._settings, self._runtime, self._engine
         exposition = Exposition()
         metrics = WorkerMetrics(exposition, runtime.register)
-        exposition.read(lambda: read_worker(runtime, engine))
+        counted = CountersByRole(runtime.register, engine.counters)
+        exposition.read(lambda: read_worker(runtime, engine, counted))
         self._server = MetricsServer(exposition, ready=lambda: runtime.status.state == WorkerState.WORKER_STATE_READY)
         port = await self._server.start(settings.metrics_host, metrics_port)
         log.info("metrics", host=settings.metrics_host, port=port, worker_id=settings.worker_id)
         self._watching = tasks.create_task(watch_loop_lag(metrics.loop_lag.at().observe), name="loop lag")
-        return metrics
+        return metrics, counted
 
     async def stop(self) -> None:
         if self._watching is not None:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from segue.base.loop_lag import LOOP_LAG
 from segue.base.metrics import Exposition
 from segue.proto.sampling_pb2 import FinishReason
-from segue.proto.worker_pb2 import Load, Register, RequestError, RequestOutput, Role, Submit
+from segue.proto.worker_pb2 import Load, Register, RequestError, RequestOutput, Submit
 from segue.worker.metrics import catalogue
+from segue.worker.metrics.by_role import labels_of
 from segue.worker.observer import WorkerObserver
 
 
@@ -34,7 +35,7 @@ class WorkerMetrics(WorkerObserver):
             counter.add(0, *self.labels)
 
     def on_role(self, register: Register) -> None:
-        self.labels = (register.worker_id, Role.Name(register.role).removeprefix("ROLE_").lower())
+        self.labels = labels_of(register)
 
     def on_taken(self, submit: Submit) -> None:
         self._taken_at_s[submit.request_id] = time.monotonic()

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 
 from segue.base.metrics import Labels, Metric, Reading
 from segue.engine.protocol import Engine
-from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, Role, WorkerState
+from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, WorkerState
 from segue.worker.metrics import catalogue
+from segue.worker.metrics.by_role import CountersByRole, labels_of
 from segue.worker.runtime import WorkerRuntime
 
 _STATES = ("loading", "warming", "ready", "draining")
 
 
-def read_worker(runtime: WorkerRuntime, engine: Engine) -> Mapping[Metric, Reading]:
+def read_worker(runtime: WorkerRuntime, engine: Engine, counted: CountersByRole) -> Mapping[Metric, Reading]:
     """Load, counters and facts under this worker's labels, and some of them once more as vLLM names them."""
-    labels = (runtime.register.worker_id, Role.Name(runtime.register.role).removeprefix("ROLE_").lower())
+    labels = labels_of(runtime.register)
     state = WorkerState.Name(runtime.status.state).removeprefix("WORKER_STATE_").lower()
     facts, load, counters = runtime.status.facts, engine.load(), engine.counters()
     return {
@@ -24,7 +25,7 @@ def read_worker(runtime: WorkerRuntime, engine: Engine) -> Mapping[Metric, Readi
         catalogue.ROUTERS: {labels: runtime.attached_routers},
         catalogue.TURNS: {labels: runtime.register.turns} if runtime.register.flex else {},
         **_engine(labels, facts, load),
-        **_counters(labels, counters),
+        **_counters(counted.read()),
         **(_as_vllm(facts, load, counters) if facts.engine else {}),
     }
 
@@ -44,15 +45,15 @@ def _engine(labels: Labels, facts: EngineFacts, load: Load) -> dict[Metric, Read
     }
 
 
-def _counters(labels: Labels, counters: EngineCounters) -> dict[Metric, Reading]:
+def _counters(counted: Mapping[Labels, EngineCounters]) -> dict[Metric, Reading]:
     return {
-        catalogue.REQUESTS: {labels: counters.requests},
+        catalogue.REQUESTS: {labels: counters.requests for labels, counters in counted.items()},
         catalogue.INPUT_TOKENS: {
-            (*labels, "computed"): counters.computed_tokens,
-            (*labels, "cached"): counters.cached_tokens,
-            (*labels, "transferred"): counters.transferred_tokens,
+            (*labels, source): getattr(counters, f"{source}_tokens")
+            for labels, counters in counted.items()
+            for source in ("computed", "cached", "transferred")
         },
-        catalogue.GENERATED_TOKENS: {labels: counters.generated_tokens},
+        catalogue.GENERATED_TOKENS: {labels: counters.generated_tokens for labels, counters in counted.items()},
     }
 
 
