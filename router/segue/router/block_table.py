@@ -59,8 +59,9 @@ class BlockTable:
         while new.size:
             at, wanted = slots[new], names[new]
             keys[at] = wanted
-            self.used += int(np.unique(at).size)
-            new = new[keys[at] != wanted]  # Two new names that want one slot.
+            lost = keys[at] != wanted  # Two new names that want one slot.
+            new = new[lost]
+            self.used += len(wanted) - new.size
             slots[new] = self.find(names[new])
             new = new[keys[slots[new]] == 0]
         self.assign(slots, values)

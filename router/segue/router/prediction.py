@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from segue.proto.worker_pb2 import Role
+from segue.proto.worker_pb2 import ROLE_PREFILL
 from segue.router.departures import Departures
 from segue.router.fleet import FleetSnapshot, WorkerView
 from segue.router.lines import Line
@@ -134,11 +134,11 @@ def queued_tokens(worker: WorkerView) -> int:
     Where nothing of ours is under way, half of what it said counts: an engine that does nothing reports nothing new,
     what it said last may be of a load that is gone, and whoever keeps away for it would never learn better.
     """
-    if not worker.assigned_requests and worker.role == Role.ROLE_PREFILL:
+    if not worker.assigned_requests and worker.role == ROLE_PREFILL:
         return worker.load.waiting_tokens // 2
     # Without what it has cached, if that is known.
     assigned = worker.assigned_prefill_tokens
-    if not assigned and worker.role == Role.ROLE_PREFILL:
+    if not assigned and worker.role == ROLE_PREFILL:
         assigned = worker.assigned_tokens
     return max(assigned, worker.load.waiting_tokens)
 
@@ -148,7 +148,7 @@ def queue_s(worker: WorkerView, now_s: float) -> float:
     line, tokens = prefill_line(worker), queued_tokens(worker)
     if not tokens:
         return 0.0
-    requests = max(1, worker.assigned_requests if worker.role == Role.ROLE_PREFILL else 0)
+    requests = max(1, worker.assigned_requests if worker.role == ROLE_PREFILL else 0)
     whole_s = line.fixed_s * requests + line.each_s * tokens
     done_s = max(0.0, now_s - worker.busy_since_s) if worker.busy_since_s else 0.0
     return whole_s - min(done_s, 0.9 * whole_s / requests)

@@ -250,10 +250,10 @@ def _runs(numbers: Values | list[int]) -> Iterable[int]:
 
 
 def _each(numbers: Values, change: Callable[[int], int]) -> Values:
-    """Change sets: mostly all are the same."""
-    first = numbers.item(0)
-    if (numbers == first).all():
-        return np.full(len(numbers), change(first), np.uint32)
-    different, where = np.unique(numbers, return_inverse=True)
-    changed: Values = np.array([change(number) for number in different.tolist()], np.uint32)[where]
-    return changed
+    """Change sets. Names that follow each other mostly have the same."""
+    begins = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1
+    if not begins.size:
+        return np.full(len(numbers), change(numbers.item(0)), np.uint32)
+    runs = [0, *begins.tolist()]
+    changed = np.array([change(numbers.item(run)) for run in runs], np.uint32)
+    return np.repeat(changed, np.diff([*runs, len(numbers)]))

@@ -10,7 +10,16 @@ from operator import is_
 import grpc
 
 from segue.proto.kv_transfer_pb2 import ReleaseRequest, RenewRequest, Ticket
-from segue.proto.worker_pb2 import WORKER_STATE_READY, EngineFacts, Load, Register, Role, RouterFrame, Status, Submit
+from segue.proto.worker_pb2 import (
+    ROLE_DECODE,
+    WORKER_STATE_READY,
+    EngineFacts,
+    Load,
+    Register,
+    RouterFrame,
+    Status,
+    Submit,
+)
 from segue.router.circuits import Circuits
 from segue.router.fleet import FleetSnapshot, WorkerView
 from segue.router.pooled_rates import Kind, pool_rates, settle
@@ -158,7 +167,7 @@ class WorkerLink:
     @property
     def _crowded(self) -> bool:
         """Whether somebody may have to wait for a place or for blocks: half of either is gone."""
-        if self.register.role != Role.ROLE_DECODE:
+        if self.register.role != ROLE_DECODE:
             return False
         facts, block_tokens = self.facts, self.facts.layout.block_tokens
         tokens = self.assigned_tokens + self.assigned_requests * self.meter.rates.decode_tokens
