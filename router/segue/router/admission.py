@@ -171,6 +171,8 @@ def _prefill_wait_s(prefill: Sequence[WorkerView], ahead: Ahead, now_s: float) -
     come meanwhile and pass (the mean wait under priorities, Cobham 1954)."""
     if not prefill:
         return 0.0
+    if not ahead.requests and not all(queue_s(worker, now_s) for worker in prefill):  # Looked no further than needed.
+        return 0.0
     mean_tokens = max(1.0, ahead.prompt_tokens / max(1, ahead.requests))
     queues = [(queue_s(worker, now_s), 1 / prefill_line(worker)(mean_tokens)) for worker in prefill]
     wait_s = _level(queues, ahead.requests)

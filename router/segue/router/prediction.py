@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from segue.proto.worker_pb2 import ROLE_PREFILL
 from segue.router.departures import Departures
@@ -44,8 +45,7 @@ class Ask:
         return max(1, self.prompt_tokens - self.cached.get(worker_id, 0))
 
 
-@dataclass(frozen=True, slots=True)
-class PrefillCost:
+class PrefillCost(NamedTuple):
     """``queue_s`` is for what is ahead, ``prefill_s`` for the prompt itself."""
 
     worker: WorkerView
@@ -58,8 +58,7 @@ class PrefillCost:
         return self.queue_s + self.prefill_s
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeCost:
+class DecodeCost(NamedTuple):
     """``wait_s`` is for a place and for blocks, ``steps_s`` for the answer's tokens at the pace of the batch it joins.
 
     ``local_s`` is for computing the prompt there, behind what is queued to be computed there already.
