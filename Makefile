@@ -7,7 +7,7 @@ VENV ?= .venv
 TORCH_INDEX_URL ?=
 TORCH_VERSION := 2.13.0
 PYTEST_ARGS ?=
-# One for the tests that start engines, one for the others (tests/conftest.py); 0 runs all of them one by one.
+# One for the tests that start engines, one for the others (tests/scheduling.py); 0 runs all of them one by one.
 TEST_PROCESSES ?= 2
 
 BIN := $(VENV)/bin
@@ -49,7 +49,7 @@ up: $(STAMP)
 	$(BIN)/segue up
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadscope $(PYTEST_ARGS)
 
 test-faults: $(STAMP)
 	$(BIN)/python -m pytest tests/faults -m matrix $(if $(CELL),-k "$(CELL)") $(PYTEST_ARGS)

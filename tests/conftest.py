@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
 
 from segue.engine.embedded_model import ensure_embedded_model
 from tests.e2e.reference import Reference
+from tests.scheduling import EnginesTogether
 from tests.simulated import SimulatedCluster, running_simulation
 
 # Machines are shared: what takes long says nothing about the code.
@@ -26,11 +28,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("variant")]
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Where tests run in several processes, one of them has all the engines: their clusters are shared, and each takes
-    both cores of a small machine while it starts."""
-    if item.get_closest_marker("engine"):
-        item.add_marker(pytest.mark.xdist_group("engines"))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> EnginesTogether:
+    return EnginesTogether(config, log)
 
 
 @pytest.fixture(scope="session")
