@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segue.proto.worker_pb2 import Role
+from segue.proto.worker_pb2 import ROLE_PREFILL
 from segue.router.choice_run import ChoiceRun
 from segue.router.planner import Plan
 from segue.router.worker_links import WorkerLink, WorkerLinks
@@ -47,5 +47,5 @@ class Charges:
     def _discharge(self, run: ChoiceRun, link: WorkerLink) -> None:
         link.assigned_requests -= 1
         link.assigned_tokens -= run.prompt_tokens
-        if link.register.role == Role.ROLE_PREFILL:
+        if link.register.role == ROLE_PREFILL:
             link.assigned_prefill_tokens -= self._prefill_tokens.pop(run.run_id, 0)

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 
 from segue.base.errors import DeadlineExceeded, InternalError, SegueError, Unavailable
 from segue.kv_transfer.held_ticket import HeldTicket
-from segue.proto.inference_pb2 import Continuation, Path
+from segue.proto.inference_pb2 import (
+    PATH_EXACT,
+    PATH_LOCAL,
+    PATH_PREFILL_ONLY,
+    PATH_RECOMPUTED,
+    Continuation,
+)
 from segue.proto.sampling_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
@@ -75,7 +81,7 @@ class ChoiceRun:
         self._answer = AnswerTokens(spec.index, text)
         self.push_plain = self._answer.push_plain  # The short way of on_output. Tell ``timings`` too.
         self._legs = Legs(
-            PromptTokens.of(spec.prompt), spec.sampling, exact=self.path == Path.PATH_EXACT, priority=spec.priority
+            PromptTokens.of(spec.prompt), spec.sampling, exact=self.path == PATH_EXACT, priority=spec.priority
         )
         self._leg = 0
         self._asked_to_move = 0
@@ -199,7 +205,7 @@ class ChoiceRun:
         answer = self._answer
         ticket = self._kv.assign()
         if ticket is None:
-            self.path = Path.PATH_RECOMPUTED if answer.ids else Path.PATH_LOCAL
+            self.path = PATH_RECOMPUTED if answer.ids else PATH_LOCAL
         answer.expect_replay(whole=self._legs.exact)
         submit = self._legs.decode(self.leg_id, answer.ids, ticket, self._left_s(now_s))
         return [Send(self.plan.decode_id, submit)]
@@ -224,7 +230,7 @@ class ChoiceRun:
         actions = self._emit(Sampled.of(output), finish, output)
         if self.phase is Phase.OVER:
             if first:
-                self.path = Path.PATH_PREFILL_ONLY
+                self.path = PATH_PREFILL_ONLY
             return [*actions, *self._kv.release()]
         # Decode first: whoever cancels on seeing token 1 then aborts a worker that has the ticket.
         return [*self._to_decode(now_s), *actions]
@@ -235,7 +241,7 @@ class ChoiceRun:
         self._kv.consumed()
         late: list[Action] = []
         if output.HasField("transfer") and output.transfer.error:
-            self.path = Path.PATH_RECOMPUTED
+            self.path = PATH_RECOMPUTED
             late = self._kv.release_claimed()
         sampled, problem = self._answer.replayed(Sampled.of(output))
         if problem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segue.proto.inference_pb2 import Continuation, Path, Timings
+from segue.proto.inference_pb2 import PATH_LOCAL, Continuation, Path, Timings
 from segue.proto.worker_pb2 import EngineUsage, RequestOutput, Transfer
 from segue.router.records import FirstToken
 
@@ -84,7 +84,7 @@ class ChoiceTimings:
         token_1_s = self._accepted_s if self._token_1_s is None else self._token_1_s
         timings = Timings(
             path=path,
-            path_reason=self._transfer.error or self._path_reason or self._local_reason * (path == Path.PATH_LOCAL),
+            path_reason=self._transfer.error or self._path_reason or self._local_reason * (path == PATH_LOCAL),
             transport=self._transfer.transport,
             prefill_worker=self._prefill_worker,
             ttft_s=token_1_s - self._accepted_s,

@@ -121,7 +121,7 @@ class Conductor:
             return
         for run, first in zip(request.runs, plans, strict=True):
             if not request.over:
-                self._go_on(request, run, first)
+                self._send_on(request, run, first)
 
     def _place(self, request: Request, index: int, fleet: FleetSnapshot) -> Plan:
         """Add one of the n answers to a request, and say which workers are the best now. Raises Unavailable."""
@@ -149,8 +149,12 @@ class Conductor:
         return found
 
     def _go_on(self, request: Request, run: ChoiceRun, found: Plan) -> None:
-        self._runs.pop(run.leg_id, None)
+        """After an interruption."""
         self._charges.charge(run, found)
+        self._send_on(request, run, found)
+
+    def _send_on(self, request: Request, run: ChoiceRun, found: Plan) -> None:
+        self._runs.pop(run.leg_id, None)
         if request.routed is not None:
             self._around.placement.sent(run.run_id, request.routed, found)
         actions = run.go_on(found, time.monotonic())

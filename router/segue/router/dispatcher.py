@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 
 from segue.base.errors import Overloaded, SegueError, Unavailable
 from segue.base.logging import get_logger
@@ -57,17 +56,23 @@ class Dispatcher:
         self._draining = False
 
     def admit(self, demand: Demand) -> None:
-        with self._refusals(demand):
+        try:
             self._check_open()
             self.waiting.check_untokenised(demand)
+        except SegueError as error:
+            self._refused(demand, error)
+            raise
 
     def start(self, generation: Generation, sink: ResponseSink) -> Request:
         demand, fleet = generation.demand(), self._links.snapshot()
         request = Request(self, generation, sink)
-        with self._refusals(demand):
+        try:
             self._check_open()
             self.waiting.check(demand, fleet)
             require_decode(fleet)
+        except SegueError as error:
+            self._refused(demand, error)
+            raise
         request.trace = open_trace(self.around.tracing, generation.trace, request.request_id)
         self._requests[request.request_id] = request
         self._idle.clear()
@@ -85,14 +90,8 @@ class Dispatcher:
                 "second"
             )
 
-    @contextmanager
-    def _refusals(self, demand: Demand) -> Iterator[None]:
-        """Let the observer know of them."""
-        try:
-            yield
-        except SegueError as error:
-            self.around.observer.on_refused(demand.tenant, demand.slo_class, error.code)
-            raise
+    def _refused(self, demand: Demand, error: SegueError) -> None:
+        self.around.observer.on_refused(demand.tenant, demand.slo_class, error.code)
 
     # From requests
 

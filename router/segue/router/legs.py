@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segue.proto.inference_pb2 import Path
+from segue.proto.inference_pb2 import PATH_EXACT, PATH_SEEDED, Path
 from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.proto.worker_pb2 import Submit
@@ -30,8 +30,8 @@ def choose_path(sampling: SamplingParams) -> tuple[Path, str]:
     if sampling.HasField("structured_outputs"):
         reasons.append("structured_outputs")
     if reasons:
-        return Path.PATH_EXACT, "+".join(reasons)
-    return Path.PATH_SEEDED, ""
+        return PATH_EXACT, "+".join(reasons)
+    return PATH_SEEDED, ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from segue.base.errors import InvalidRequest, PayloadTooLarge
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.router.prompt_tokens import PromptTokens
+
+Ranged = Literal["temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +194,20 @@ def _max_tokens(sampling: SamplingParams, prompt_tokens: int, model: ModelFacts)
     return asked
 
 
+_RANGES: tuple[tuple[Ranged, float, float, bool], ...] = (  # Lowest, highest, and whether the lowest is left out.
+    ("temperature", 0, 2, False),
+    ("top_p", 0, 1, True),
+    ("min_p", 0, 1, False),
+    ("presence_penalty", -2, 2, False),
+    ("frequency_penalty", -2, 2, False),
+    ("repetition_penalty", 0, math.inf, True),
+)
+
+
 def _check_ranges(sampling: SamplingParams) -> None:
-    _check_range(sampling, "temperature", 0, 2)
-    _check_range(sampling, "top_p", 0, 1, above_low=True)
-    _check_range(sampling, "min_p", 0, 1)
-    _check_range(sampling, "presence_penalty", -2, 2)
-    _check_range(sampling, "frequency_penalty", -2, 2)
-    _check_range(sampling, "repetition_penalty", 0, math.inf, above_low=True)
+    for name, low, high, above_low in _RANGES:
+        if sampling.HasField(name):
+            _check_range(name, getattr(sampling, name), (low, high), above_low=above_low)
     if sampling.HasField("top_k"):
         _require(
             sampling.top_k >= -1,
@@ -206,10 +216,8 @@ def _check_ranges(sampling: SamplingParams) -> None:
         )
 
 
-def _check_range(sampling: SamplingParams, name: str, low: float, high: float, *, above_low: bool = False) -> None:
-    if not sampling.HasField(name):
-        return
-    value: float = getattr(sampling, name)
+def _check_range(name: str, value: float, bounded: tuple[float, float], *, above_low: bool) -> None:
+    low, high = bounded
     inside = math.isfinite(value) and (low < value if above_low else low <= value) and value <= high
     bounds = f"more than {low:g}" if above_low else f"at least {low:g}"
     if math.isfinite(high):
@@ -218,6 +226,14 @@ def _check_range(sampling: SamplingParams, name: str, low: float, high: float, *
 
 
 def _check_lists(sampling: SamplingParams, model: ModelFacts, limits: Limits) -> None:
+    if sampling.HasField("logprobs"):
+        _require(
+            sampling.logprobs <= limits.max_logprobs,
+            "logprobs",
+            f"asks for the best {sampling.logprobs} tokens; at most {limits.max_logprobs} are given",
+        )
+    if not (sampling.stop or sampling.stop_token_ids or sampling.logit_bias):
+        return
     _check_count("stop", len(sampling.stop), limits.max_stop)
     for stop in sampling.stop:
         _require(
@@ -227,12 +243,6 @@ def _check_lists(sampling: SamplingParams, model: ModelFacts, limits: Limits) ->
         )
     _check_count("stop_token_ids", len(sampling.stop_token_ids), limits.max_stop_token_ids)
     _check_token_ids(sampling.stop_token_ids, model, "stop_token_ids")
-    if sampling.HasField("logprobs"):
-        _require(
-            sampling.logprobs <= limits.max_logprobs,
-            "logprobs",
-            f"asks for the best {sampling.logprobs} tokens; at most {limits.max_logprobs} are given",
-        )
     _check_count("logit_bias", len(sampling.logit_bias), limits.max_logit_bias)
     _check_token_ids(list(sampling.logit_bias), model, "logit_bias")
     for token_id, bias in sampling.logit_bias.items():

@@ -18,7 +18,7 @@ from segue.base.errors import SettingsError
 from segue.base.grpc_guard import AsyncGuard, only_below, only_kinds
 from segue.base.identity import Kind
 from segue.base.logging import get_logger, setup_logging
-from segue.base.process import on_stop_signals
+from segue.base.process import collect_seldom, on_stop_signals
 from segue.base.tls import TlsSource
 from segue.base.tls_grpc import add_port
 from segue.base.undecodable import RefuseUndecodable
@@ -142,6 +142,7 @@ class _Router:
             api_keys=security.gate is not None,
         )
 
+        collect_seldom()
         await self._serve(dispatcher, telemetry, health)
         await runner.cleanup()
         await public.stop(grace=1.0)

@@ -16,13 +16,9 @@ def tell(links: WorkerLinks, action: Action) -> bool:
 
     What is not for workers is none of ours.
     """
-    match action:
-        case Send(worker_id=worker_id) | Abort(worker_id=worker_id) | Release(worker_id=worker_id):
-            link = links.get(worker_id)
-        case Move(worker_id=worker_id):
-            link = links.get(worker_id)
-        case _:
-            return True
+    if not isinstance(action, (Send, Abort, Release, Move)):
+        return True
+    link = links.get(action.worker_id)
     if link is None:
         return False
     match action:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from segue.base.errors import Overloaded, Unavailable
-from segue.proto.worker_pb2 import Role
+from segue.proto.worker_pb2 import ROLE_DECODE
 from segue.router.admission import (
     Admission,
     Demand,
@@ -150,7 +150,7 @@ class WaitingRoom:
     def _waiting(self, request: Request, fleet: FleetSnapshot) -> Waiting:
         generation, demand = request.generation, request.generation.demand()
         slo_class = self._class_of(demand)
-        decode = usable(fleet.ready(Role.ROLE_DECODE))
+        decode = usable(fleet.ready(ROLE_DECODE))
         asked = (blocks_asked(one, demand.prompt_tokens, demand.output_tokens) for one in decode)
         own_s = prefill_s(fleet, demand.prompt_tokens)
         long = own_s > self._long_s
@@ -192,7 +192,7 @@ class WaitingRoom:
 
     def _desert(self, fleet: FleetSnapshot, now_s: float) -> None:
         """End those who wait for a pool that has had no worker for too long."""
-        if fleet.ready(Role.ROLE_DECODE):
+        if fleet.ready(ROLE_DECODE):
             self._deserted_s = None
             return
         self._deserted_s = self._deserted_s or now_s
@@ -212,5 +212,5 @@ class WaitingRoom:
 
 def require_decode(fleet: FleetSnapshot) -> None:
     """Raises Unavailable where no decode worker is ready, with what there is."""
-    if not fleet.ready(Role.ROLE_DECODE):
+    if not fleet.ready(ROLE_DECODE):
         plan(fleet, Ask())

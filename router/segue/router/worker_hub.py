@@ -15,6 +15,7 @@ from segue.base.identity import caller_problem
 from segue.base.logging import get_logger
 from segue.base.versions import protocol_problem
 from segue.proto.worker_pb2 import (
+    WORKER_STATE_READY,
     KvEvents,
     Refused,
     Register,
@@ -25,7 +26,6 @@ from segue.proto.worker_pb2 import (
     Status,
     StepTokens,
     WorkerFrame,
-    WorkerState,
 )
 from segue.proto.worker_pb2_grpc import WorkerHubServicer
 from segue.router.fleet import mismatch
@@ -201,7 +201,7 @@ class WorkerHub(WorkerHubServicer):
             link.meter.answered(frame.outputs, time.monotonic())
 
     def _on_status(self, link: WorkerLink, status: Status) -> None:
-        became_ready = status.state == WorkerState.WORKER_STATE_READY and status.state != link.status.state
+        became_ready = status.state == WORKER_STATE_READY and status.state != link.status.state
         if became_ready:
             peers = [view for view in self._links.snapshot().workers if view.worker_id != link.worker_id]
             problem = self._models.mismatch(status.facts) or mismatch(status.facts, peers)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from segue.base.errors import InternalError, SegueError
 from segue.base.logging import get_logger
 from segue.proto.inference_pb2 import ChoiceDelta, GenerateResponse
-from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs
+from segue.proto.sampling_pb2 import PositionLogprobs
 from segue.router.openai import wire
 from segue.router.service import Generation, GenerationService, Handle
 from segue.router.text.offsets import TextOffsets
@@ -160,7 +160,7 @@ class _Choice:
     def add(self, delta: ChoiceDelta) -> None:
         self.text.append(delta.text)
         self.logprobs.extend(delta.logprobs)
-        if delta.finish_reason != FinishReason.FINISH_REASON_UNSPECIFIED:
+        if delta.finish_reason:
             self.finish_reason = wire.finish_reason(delta)
             self.stop_reason = wire.stop_reason(delta)
 

@@ -106,7 +106,7 @@ async def read_json(request: web.Request, limits: Limits) -> object:
     except RecursionError as error:
         raise too_deep("the body", limits.max_json_depth, None) from error
     for name, field in value.items() if isinstance(value, dict) else ():
-        if name not in _SHAPED:
+        if name not in _SHAPED and isinstance(field, (dict, list)):
             check_depth(field, limits.max_json_depth, "the body", depth=1)
     return value
 

@@ -27,6 +27,8 @@ from segue.router.slo import DEFAULT_CLASSES, SloClasses
 from segue.router.structured_outputs import check_structured_outputs
 from segue.router.text.prompt import Prompt, TextPrompt, prompt_bytes, read_prompt
 
+# With so little unsent asyncio's transports (64 KiB and on) don't make a writer wait.
+_WITHOUT_WAIT_BYTES = 32 * 1024
 _SSE_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -193,6 +195,9 @@ class _Edge:
         answer.attach(writer)
         await answer.done
         with suppress(ConnectionError):  # the client went away at the very end
+            if writer.unsent_bytes < _WITHOUT_WAIT_BYTES:
+                await response.write_eof()
+                return response
             try:
                 async with asyncio.timeout(self._limits.drain_timeout_s):
                     await response.write_eof()

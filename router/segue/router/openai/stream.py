@@ -36,13 +36,13 @@ class StreamAnswer(Answer):
         self._chunks: sse.ChunkEncoder | None = None
         self._waiting: list[bytes] = []
         self._write: Callable[[bytes], None] = self._hold
-        self._write_text: Sequence[Callable[[str], None]] = ()  # By choice, once a writer is attached.
+        self._writer: EventWriter | None = None
+        self._write_text: dict[int, Callable[[str], None]] = {}  # By choice, once a writer is attached.
 
     def attach(self, writer: EventWriter) -> None:
         """Give the writer what has come so far, and from now on all that comes."""
+        self._writer = writer
         self._write = writer.write
-        if self._chunks is not None:
-            self._write_text = [writer.text_writer(before, after) for before, after in self._chunks.parts]
         if self._waiting:
             writer.write(b"".join(self._waiting))
             self._waiting.clear()
@@ -50,11 +50,14 @@ class StreamAnswer(Answer):
     def take_text(self, choice: int, text: str) -> None:
         if self._over:
             return
-        if self._write_text:
-            self._write_text[choice](text)
-        else:
-            assert self._chunks is not None  # A choice begins with a delta.
-            self._write(self._chunks.text(choice, text))
+        write = self._write_text.get(choice)
+        if write is not None:
+            write(text)
+            return
+        assert self._chunks is not None  # A choice begins with a delta.
+        if self._writer is not None:
+            self._write_text[choice] = self._writer.text_writer(*self._chunks.parts[choice])
+        self._write(self._chunks.text(choice, text))
 
     def _hold(self, data: bytes) -> None:
         self._waiting.append(data)
@@ -152,6 +155,11 @@ class EventWriter:
 
     def _abort_slow(self) -> None:
         self.abort(f"the client reads too slowly: more than {self._limit_bytes} bytes are unsent")
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the client has not taken yet."""
+        return self._transport.get_write_buffer_size()
 
     def abort(self, reason: str) -> None:
         """Drop the connection and cancel what feeds it."""

@@ -104,12 +104,10 @@ def _ask(
 def _sampling(request: CompletionRequest | ChatCompletionRequest) -> SamplingParams:
     given = {name: value for name in _SCALARS if (value := getattr(request, name)) is not None}
     stop = [request.stop] if isinstance(request.stop, str) else request.stop
-    return SamplingParams(
-        **given,
-        stop=stop or (),
-        stop_token_ids=request.stop_token_ids or (),
-        logit_bias={_token_id(key): bias for key, bias in (request.logit_bias or {}).items()},
-    )
+    sampling = SamplingParams(**given, stop=stop or (), stop_token_ids=request.stop_token_ids or ())
+    if request.logit_bias:
+        sampling.logit_bias.update({_token_id(key): bias for key, bias in request.logit_bias.items()})
+    return sampling
 
 
 def _token_id(key: str) -> int:
