@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from segue.kv_transfer.held_ticket import HeldTicket
 from segue.proto.kv_transfer_pb2 import Ticket
-from segue.proto.worker_pb2 import Role, Submit
+from segue.proto.worker_pb2 import ROLE_PREFILL, Role, Submit
 from segue.router.actions import Abort, Action, Move, Release, Send
 from segue.router.worker_links import WorkerLinks
 
@@ -37,7 +37,7 @@ def tell(links: WorkerLinks, action: Action) -> bool:
 
 def takes(role: Role, submit: Submit) -> bool:
     """Whether a leg is for a worker of this role. One that turns may have been chosen for the other."""
-    if role == Role.ROLE_PREFILL:
+    if role == ROLE_PREFILL:
         return not submit.HasField("ticket") and submit.sampling.max_tokens == 1
     return not submit.offer_kv
 

@@ -1,0 +1,85 @@
+"""Requests whose prompts nobody has read yet: refused at once where they would wait too long, looked at seldom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from segue.base.errors import Overloaded
+from segue.proto.kv_transfer_pb2 import BlockLayout
+from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
+from segue.router.admission import Admission, Demand
+from segue.router.fleet import FleetSnapshot, WorkerView
+from segue.router.waiting_room import WaitingRoom
+
+DEMAND = Demand(60.0)
+
+
+class Links:
+    """A prefill worker with so many tokens of ours before it, and how often somebody looked."""
+
+    def __init__(self) -> None:
+        self.queued_tokens = 0
+        self.looks = 0
+
+    def snapshot(self) -> FleetSnapshot:
+        self.looks += 1
+        facts = EngineFacts(max_running_requests=64, layout=BlockLayout(block_tokens=16))
+        decode, prefill = (
+            WorkerView(
+                worker_id=f"{role}",
+                epoch="e",
+                role=role,
+                state=WorkerState.WORKER_STATE_READY,
+                detail="",
+                address="",
+                facts=facts,
+                load=Load(),
+                assigned_requests=int(tokens > 0),
+                assigned_tokens=tokens,
+                assigned_prefill_tokens=tokens,
+            )
+            for role, tokens in ((Role.ROLE_DECODE, 0), (Role.ROLE_PREFILL, self.queued_tokens))
+        )
+        return FleetSnapshot((prefill, decode))
+
+
+@pytest.fixture
+def links() -> Links:
+    return Links()
+
+
+@pytest.fixture
+def room(links: Links) -> WaitingRoom:
+    as_links: Any = links
+    return WaitingRoom(as_links, Admission(), lambda request, fleet: None, patience_s=1.0)
+
+
+def test_of_many_alike_few_are_looked_at(room: WaitingRoom, links: Links) -> None:
+    for _ in range(32):
+        room.check_untokenised(DEMAND)
+    assert links.looks < 32
+
+
+def test_one_of_another_class_is_looked_at(room: WaitingRoom, links: Links) -> None:
+    room.check_untokenised(DEMAND)
+    room.check_untokenised(Demand(60.0, slo_class="documents"))
+    room.check_untokenised(Demand(0.5))
+    assert links.looks == 3
+
+
+def test_once_there_is_too_much_to_do_it_is_found_within_a_few(room: WaitingRoom, links: Links) -> None:
+    room.check_untokenised(DEMAND)
+    links.queued_tokens = 10_000_000
+    with pytest.raises(Overloaded):
+        for _ in range(32):
+            room.check_untokenised(DEMAND)
+
+
+def test_whoever_comes_after_one_that_was_refused_is_looked_at(room: WaitingRoom, links: Links) -> None:
+    links.queued_tokens = 10_000_000
+    for _ in range(3):
+        with pytest.raises(Overloaded):
+            room.check_untokenised(DEMAND)
+    assert links.looks == 3
