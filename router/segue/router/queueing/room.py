@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 from segue.proto.worker_pb2 import Role
 from segue.router.admission import believed, usable
@@ -24,6 +23,8 @@ AHEAD_MIN_TOKENS = 1024
 DECODE_AHEAD_S = 0.25
 # How many at least as long as nobody knows when they come free.
 _DECODE_AHEAD_MIN = 2.0
+# More than one request may want. A worker may have thousands of places, each of which may come free any moment.
+_PLENTY = 128
 # What batch leaves of either.
 _BATCH_SHARE = 0.9
 _BATCH_AHEAD_SHARE = 0.5
@@ -86,12 +87,23 @@ def _places(decode: Sequence[WorkerView], now_s: float) -> float:
         if not capacity or not worker.assigned_requests:
             return math.inf
         if worker.rates.token_s:
-            soon = takewhile(lambda free: free[0] <= DECODE_AHEAD_S, free_places(worker, now_s))
-            total += sum(amount for _, amount in soon)
+            total += _places_soon(worker, now_s)
         else:
             ahead = max(_DECODE_AHEAD_MIN, capacity * DECODE_AHEAD_S / (worker.rates.decode_s or 1.0))
             total += max(0.0, capacity + min(ahead, capacity) - decode_requests(worker))
     return total
+
+
+def _places_soon(worker: WorkerView, now_s: float) -> float:
+    """Those that are free or will be in a moment; of more than anybody wants at once some are not counted."""
+    soon = 0.0
+    for free_s, places in free_places(worker, now_s):
+        if free_s > DECODE_AHEAD_S:
+            break
+        soon += places
+        if soon >= _PLENTY:
+            break
+    return soon
 
 
 def _batch_places(decode: Sequence[WorkerView]) -> float:
