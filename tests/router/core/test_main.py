@@ -258,7 +258,8 @@ async def test_health_says_serving_and_readiness_needs_workers() -> None:
         )
         assert health.status == health_pb2.HealthCheckResponse.SERVING
         async with http.get("/readyz") as response:
-            assert (response.status, await response.json()) == (503, {"ready": False, "workers": []})
+            assert response.status == 503
+            assert await response.json() == {"ready": False, "workers": [], "draining": False}
         async with workers_of(process), http.get("/readyz") as response:
             assert response.status == 200
         async with http.get("/healthz") as response:
