@@ -131,11 +131,15 @@ async def test_a_bad_spec_is_told_and_what_runs_goes_on(world: World) -> None:
     assert ("Warning", "InvalidSpec") in {(event["type"], event["reason"]) for event in world.api.all("Event")}
 
 
-async def test_what_the_api_server_refuses_is_tried_again(world: World) -> None:
+async def test_what_the_api_server_refuses_is_told_and_tried_again_and_holds_up_nothing_else(world: World) -> None:
     world.api.refused["deployments", "chat-router"] = "exceeded quota"
     async with world.operator():
         await world.put()
-        await world.settle(lambda: ("patch", "apps", "deployments") in world.api.calls)
+        await world.settle(lambda: world.api.find("Deployment", "chat-decode"))
         assert world.api.find("Deployment", "chat-router") is None
+        told = [event for event in world.api.all("Event") if event["reason"] == "Refused"]
+        assert [(one["type"], one["message"]) for one in told] == [
+            ("Warning", "the API server refuses what should be done: exceeded quota")
+        ]
         world.api.refused.clear()
         await world.settle(world.ready)

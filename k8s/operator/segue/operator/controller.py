@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -21,6 +21,23 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _GATHER_S = 0.2
 
 
+class Generations:
+    """Whether an object was changed by others. What we write to its status is told to us, too, and must not make us
+    look again: a status has figures that differ with every look. Kubernetes counts only changes of the rest."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Any, Any]] = {}
+
+    def changed(self, event: str | None, body: Mapping[str, Any]) -> bool:
+        metadata = body["metadata"]
+        uid, now = metadata["uid"], (metadata.get("generation"), metadata.get("deletionTimestamp"))
+        if event == "DELETED":
+            self._known.pop(uid, None)
+            return True
+        before, self._known[uid] = self._known.get(uid), now
+        return before != now
+
+
 class Looker(Protocol):
     """A :class:`~segue.operator.reconciler.Reconciler`."""
 
@@ -30,8 +47,15 @@ class Looker(Protocol):
 class Controller:
     """A task for each PDCluster: they don't wait for each other, and no two look at the same one."""
 
-    def __init__(self, make: Callable[[], Looker], tasks: asyncio.TaskGroup, gather_s: float = _GATHER_S) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Looker],
+        tasks: asyncio.TaskGroup,
+        gather_s: float = _GATHER_S,
+        first_pause_s: float = _FIRST_PAUSE_S,
+    ) -> None:
         self._make = make
+        self._first_pause_s = first_pause_s
         self._tasks = tasks
         self._gather_s = gather_s
         self._woken: dict[Key, asyncio.Event] = {}
@@ -56,7 +80,7 @@ class Controller:
             try:
                 again_s = await looker.look(*key)
             except (ApiError, aiohttp.ClientError, OSError, TimeoutError) as error:
-                again_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**failures)
+                again_s = min(_LONGEST_PAUSE_S, self._first_pause_s * 2**failures)
                 failures += 1
                 log.warning("look_failed", cluster="/".join(key), error=repr(error), again_s=again_s)
             else:

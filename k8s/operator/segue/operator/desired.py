@@ -93,7 +93,7 @@ def _replicas(spec: ClusterSpec, role: PoolName, now: int, seen: Observed) -> in
     bounds = spec.pool(role)
     if spec.scaling.mode == "Fixed":
         return bounds.replicas
-    wanted = now if seen.joint is None else seen.joint[role]
+    wanted = seen.joint.get(role, now)
     return min(bounds.max_replicas, max(bounds.min_replicas, wanted))
 
 

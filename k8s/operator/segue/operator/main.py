@@ -15,7 +15,7 @@ from segue.base.logging import get_logger
 from segue.base.tls import TlsFiles, load_tls
 from segue.cluster.manager import serve_pools
 from segue.operator.api import Api, LoginSource
-from segue.operator.controller import Controller
+from segue.operator.controller import Controller, Generations
 from segue.operator.kubernetes_pools import KubernetesPools
 from segue.operator.login import login
 from segue.operator.names import GROUP, VERSION
@@ -81,18 +81,21 @@ def handlers(controller: Controller, login_source: LoginSource) -> kopf.Operator
     """What kopf calls. Only our own kinds are watched: it would have every pod of every namespace sent to filter them
     here. What pods do is seen by looking, which asks the server for a cluster's own."""
     registry = kopf.OperatorRegistry()
+    generations = Generations()
 
     @kopf.on.login(registry=registry)
     def _login(**_: Any) -> Any:
         return login_source()
 
     @kopf.on.event(GROUP, VERSION, "pdclusters", registry=registry)
-    async def _cluster(*, namespace: str | None, name: str | None, **_: Any) -> None:
-        controller.wake(str(namespace), str(name))
+    async def _cluster(*, type: str | None, body: kopf.Body, **_: Any) -> None:
+        if generations.changed(type, body):
+            controller.wake(body["metadata"]["namespace"], body["metadata"]["name"])
 
     @kopf.on.event(GROUP, VERSION, "pdpools", registry=registry)
-    async def _pool(*, namespace: str | None, spec: kopf.Spec, **_: Any) -> None:
-        controller.wake(str(namespace), spec["cluster"])
+    async def _pool(*, type: str | None, body: kopf.Body, **_: Any) -> None:
+        if generations.changed(type, body):
+            controller.wake(body["metadata"]["namespace"], body["spec"]["cluster"])
 
     @kopf.on.cleanup(registry=registry)
     async def _end(**_: Any) -> None:

@@ -14,12 +14,12 @@ from segue.operator.shrink import Load, Worker
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Of one PDCluster: its objects by kind and name, its workers, and what its pools should have by scaling mode Joint
-    (None: nothing follows from what is known)."""
+    """Of one PDCluster: its objects by kind and name, its workers, and how many scaling mode Joint wants in those pools
+    that it wants changed, and why."""
 
     objects: Mapping[tuple[str, str], Manifest] = field(default_factory=dict)
     workers: Mapping[PoolName, tuple[Worker, ...]] = field(default_factory=dict)
-    joint: Mapping[PoolName, int] | None = None
+    joint: Mapping[PoolName, int] = field(default_factory=dict)
     joint_reason: str = ""
 
     def object(self, kind: str, name: str) -> Manifest | None:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from segue.base.logging import get_logger
 from segue.base.tls import TlsSource
-from segue.cluster.pools import POOL_NAMES
+from segue.cluster.pools import POOL_NAMES, PoolsView
 from segue.operator.actions import Action, Annotate, Apply, Delete, Drain, Tell
 from segue.operator.api import Api, ApiError
 from segue.operator.desired import desired_state
-from segue.operator.joint import JointDecision, JointScaler
-from segue.operator.names import COMPONENT, Manifest, labels_of
+from segue.operator.joint import JointDecision, JointScaler, pools_as_asked
+from segue.operator.names import COMPONENT, Manifest, labels_of, pool_name
 from segue.operator.observed import Observed, timestamp, workers_of
 from segue.operator.spec import BadSpec, parse_spec
 from segue.operator.workers import Workers
@@ -37,12 +37,13 @@ class Reconciler:
         self._workers = workers
         self._scaler = JointScaler(mesh)
         self._clock = clock
+        self._told_refusals: list[str] = []
 
     async def look(self, namespace: str, name: str) -> float | None:
         """In how many seconds to look again; None once there is no such PDCluster.
 
         Raises:
-            ApiError: the API server refused something; what came before it is done.
+            ApiError: the API server refused something; everything else is done.
             aiohttp.ClientError, OSError: it wasn't reached.
         """
         cluster = await self._api.get("PDCluster", namespace, name)
@@ -50,9 +51,26 @@ class Reconciler:
             return None
         seen = await self._observe(cluster)
         plan = desired_state(cluster, seen, self._clock())
+        refusals = []
         for action in plan.actions:
-            await self._act(namespace, action)
+            try:
+                await self._act(namespace, action)
+            except ApiError as error:
+                # What else there is to do doesn't wait for it: each step is read back before the next is decided.
+                refusals.append(error)
+        await self._tell_refusals(cluster, refusals)
+        if refusals:
+            raise refusals[0]
         return plan.again_s
+
+    async def _tell_refusals(self, cluster: Manifest, refusals: list[ApiError]) -> None:
+        """Once for each, while they last: looks are repeated."""
+        messages = [error.message for error in refusals]
+        for message in messages:
+            if message not in self._told_refusals:
+                tell = Tell(cluster, "Warning", "Refused", f"the API server refuses what should be done: {message}")
+                await self._tell(cluster["metadata"]["namespace"], tell)
+        self._told_refusals = messages
 
     async def _observe(self, cluster: Manifest) -> Observed:
         namespace, name = cluster["metadata"]["namespace"], cluster["metadata"]["name"]
@@ -66,15 +84,20 @@ class Reconciler:
         without = {role: workers_of(pods, role, {}) for role in POOL_NAMES}
         ips = {one.pod: one.ip for pool in without.values() for one in pool if one.ip and one.started_s is not None}
         loads = await self._workers.loads(ips)
-        joint = await self._joint(cluster, pods)
+        workers = {role: workers_of(pods, role, loads) for role in POOL_NAMES}
+        pools = {role: objects.get(("PDPool", pool_name(name, role))) for role in POOL_NAMES}
+        desired = {role: pool["spec"]["replicas"] for role, pool in pools.items() if pool is not None}
+        joint = JointDecision()
+        if len(desired) == len(POOL_NAMES):
+            joint = await self._joint(cluster, pods, pools_as_asked(desired, workers))
         return Observed(
             objects=objects,
-            workers={role: workers_of(pods, role, loads) for role in POOL_NAMES},
+            workers=workers,
             joint=joint.pools,
             joint_reason=joint.reason,
         )
 
-    async def _joint(self, cluster: Manifest, pods: list[Manifest]) -> JointDecision:
+    async def _joint(self, cluster: Manifest, pods: list[Manifest], view: PoolsView) -> JointDecision:
         try:
             spec = parse_spec(cluster["spec"])
         except BadSpec:
@@ -86,7 +109,7 @@ class Reconciler:
             for pod in pods
             if pod["metadata"]["labels"].get(COMPONENT) == "router" and pod.get("status", {}).get("podIP")
         ]
-        return await self._scaler.decide(spec, routers)
+        return await self._scaler.decide(spec, routers, view)
 
     async def _act(self, namespace: str, action: Action) -> None:
         match action:

@@ -89,7 +89,7 @@ def resize(pool: PoolSize, now_s: float) -> Resize:
     gone = [worker for worker in leaving if _has_left(worker) or _timed_out(worker, pool, now_s)]
     recalled = _recalled(leaving, gone, len(leaving) - surplus)
     shrinking = pool.desired < pool.replicas and not pool.rolling
-    marked = _chosen(pool.workers, surplus - len(leaving)) if shrinking else ()
+    marked = chosen(pool.workers, surplus - len(leaving)) if shrinking else ()
     replicas = pool.replicas
     if pool.desired >= pool.replicas:
         replicas = pool.desired
@@ -137,7 +137,7 @@ def _recalled(leaving: Sequence[Worker], gone: Sequence[Worker], count: int) -> 
     return tuple(worker.pod for worker in order[: max(0, count)])
 
 
-def _chosen(workers: Sequence[Worker], count: int) -> tuple[str, ...]:
+def chosen(workers: Sequence[Worker], count: int) -> tuple[str, ...]:
     """Who is to leave: who was named, then who isn't ready, then who has the least to do, the youngest of equals."""
     order = sorted(
         (worker for worker in workers if not worker.leaving),
