@@ -22,7 +22,7 @@ from comparison.machine import describe_machine
 from comparison.servers import ServerFailedError
 from reliability.client import Outcome, Rate, Target, closed_loop, open_loop
 from reliability.cluster import Cluster, cpu_seconds, prefer, segue_up
-from reliability.goodput import Slo, by_second, goodput_per_s, seconds_json, summary
+from reliability.goodput import Slo, by_second, goodput_per_s, last_refusal_s, seconds_json, summary
 from reliability.plots import plot_overload
 
 from segue.engine.embedded_model import ensure_embedded_model
@@ -30,6 +30,7 @@ from segue.engine.embedded_model import ensure_embedded_model
 _WARM_S = 2.0  # Of each load, before which nothing counts.
 _MAX_REQUESTS = 20_000
 _RECOVERY_S = 8.0
+_RECOVERED_S = 2.0  # Of which what was taken before the drop holds up newcomers for --max-queue-s.
 
 
 def main() -> int:
@@ -62,7 +63,9 @@ def main() -> int:
 
 
 def measure(cluster: Cluster, options: argparse.Namespace) -> dict[str, Any]:
-    target = Target(cluster.http_url, cluster.model, options.prompt_words, options.output_tokens, timeout_s=60.0)
+    target = Target(
+        cluster.http_url, cluster.model, options.prompt_words, options.output_tokens, 60.0, options.output_spread
+    )
     slo = Slo(options.slo_ttft_s, options.slo_itl_s, options.output_tokens)
     router = cluster.pids()["router"]
     # Routers and clients have cores of their own where it matters; here they share two with the engines.
@@ -86,7 +89,7 @@ def measure(cluster: Cluster, options: argparse.Namespace) -> dict[str, Any]:
         "machine": describe_machine(),
         "settings": {
             name: getattr(options, name)
-            for name in ("factor", "seed", "prompt_words", "output_tokens", "max_queue_s", "places")
+            for name in ("factor", "seed", "prompt_words", "output_tokens", "output_spread", "max_queue_s", "places")
         }
         | {"router_and_client_preferred": raised},
         "slo": asdict(slo),
@@ -98,6 +101,7 @@ def measure(cluster: Cluster, options: argparse.Namespace) -> dict[str, Any]:
         / ((peak_per_s + again["goodput_per_s"]) / 2),
         "recovery": summary(outcomes, slo, overload_s, end_s),
         "recovery_first_second": seconds_json(by_second(outcomes, slo, overload_s, overload_s + 1)),
+        "recovery_last_refusal_s": last_refusal_s(outcomes, overload_s),
         "router_cpu": _router_cpu(used_s, outcomes, best),
         "leftovers": left,
         "lease_expiries": _lease_expiries(cluster),
@@ -114,6 +118,10 @@ def failures(report: dict[str, Any]) -> list[str]:
         (overload["refused_within_50_ms"] >= 0.99, f"refusals took up to {overload['refusal_ms']} ms"),
         (not overload["refused_without_retry_after"], "refusals came without Retry-After"),
         (not (overload["other_errors"] or recovery["other_errors"]), "requests failed otherwise than by a refusal"),
+        (
+            report["recovery_last_refusal_s"] <= _RECOVERED_S,
+            f"requests were refused until {report['recovery_last_refusal_s']:.1f} s after the overload",
+        ),
         (not report["leftovers"], f"left over: {report['leftovers']}"),
         (not (overload["recomputed"] or report["lease_expiries"]), "KV caches were lost in the queue for decode"),
     ]
@@ -162,6 +170,7 @@ def _options() -> argparse.Namespace:
     add("--overload-s", type=float, default=25.0, help="seconds of overload (25)")
     add("--prompt-words", type=int, default=200, help="(200)")
     add("--output-tokens", type=int, default=128, help="(128)")
+    add("--output-spread", type=float, default=0.5, help="part of it by which answers are shorter or longer (0.5)")
     add("--max-queue-s", type=float, default=1.0, help="the router's bound on a predicted wait (1)")
     add("--places", type=int, default=32, help="requests in one step of the decode engine, max_num_seqs (32)")
     add("--slo-ttft-s", type=float, default=2.0, help="(2)")

@@ -3,6 +3,10 @@
 python benchmarks/routing.py scale         # one router core before 100 workers, prompts of 100,000 tokens
 python benchmarks/routing.py policies      # real engines: KV-aware against round-robin on a scaled trace
 python benchmarks/routing.py conditional   # real engines: --disaggregation auto against always and never
+python benchmarks/routing.py both          # the last two before the same engines, --minutes for each
+
+`--engines simulated` runs the same processes with simulated engines, `--engines virtual` (conditional alone) everything
+in this process on a virtual clock.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison.machine import describe_machine
+from virtual.clock import quiet
 
 
 def main() -> None:
@@ -27,36 +32,60 @@ def main() -> None:
         ]
         result["index"] = [measure_index(options.index_blocks, sharing) for sharing in (1, 4)]
         result["routed"] = measure_scale(options.workers, options.requests, options.concurrent, options.tokens)
-    elif options.what == "policies":
-        from routed.cluster import routed_engines
-        from routed.policies import compare_policies
+    elif options.engines == "virtual":
+        from routed.conditional import pairs
+        from virtual.conditional import compare_modes as compare_virtually
 
-        always = ("--disaggregation", "always")
-        policies = {name: ("--routing", name, *always) for name in ("kv", "load", "round-robin")}
-        with routed_engines(policies, options.kv_blocks, options.simulated_gpu) as addresses:
-            result["turns"] = compare_policies(addresses, options)
+        quiet()
+        result["conditional"] = compare_virtually(options)
+        result["pairs"] = pairs(result["conditional"])
     else:
-        from routed.cluster import routed_engines
-        from routed.conditional import compare_modes
-
-        modes = {name: ("--disaggregation", name) for name in ("auto", "always", "never")}
-        with routed_engines(modes, options.kv_blocks, options.simulated_gpu) as addresses:
-            result["turns"] = compare_modes(addresses, options)
+        result |= _before_engines(options)
     text = json.dumps(result, indent=1)
     print(text)
+    for row in result.get("pairs", ()):
+        print(
+            f"{row['workload']:6} {row['figure']:19} auto/always {row['over_always']:.3f} "
+            f"+- {row['over_always_error']:.3f}  auto/never {row['over_never']:.3f} +- {row['over_never_error']:.3f}"
+            f"  auto/better {row['over_better']:.3f}  ({row['rounds']} rounds)"
+        )
     if options.json:
         options.json.write_text(text)
 
 
+def _before_engines(options: argparse.Namespace) -> dict[str, Any]:
+    """Routers of all that is compared before the same engines."""
+    from routed.cluster import routed_engines
+    from routed.conditional import compare_modes, pairs
+    from routed.policies import compare_policies
+
+    always = ("--disaggregation", "always")
+    policies = {name: ("--routing", name, *always) for name in ("kv", "load", "round-robin")}
+    modes = {name: ("--disaggregation", name) for name in ("auto", "never")} | {"always": policies["kv"]}
+    chosen = (modes if options.what != "policies" else {}) | (policies if options.what != "conditional" else {})
+    gpu = options.simulated_gpu or ("H100" if options.engines == "simulated" else "")
+    result: dict[str, Any] = {}
+    with routed_engines(chosen, options.kv_blocks, gpu) as addresses:
+        if options.what != "policies":
+            result["conditional"] = compare_modes({name: addresses[name] for name in modes}, options)
+            result["pairs"] = pairs(result["conditional"])
+        if options.what != "conditional":
+            result["policies"] = compare_policies({name: addresses[name] for name in policies}, options)
+    return result
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["scale", "policies", "conditional"])
+    parser.add_argument("what", choices=["scale", "policies", "conditional", "both"])
     parser.add_argument("--workers", type=int, default=100, help="half of them prefill")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--concurrent", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=100_000, help="of each prompt; a tenth of them its own")
     parser.add_argument("--index-blocks", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=3, help="of turns, on real engines")
+    parser.add_argument("--engines", choices=["real", "simulated", "virtual"], default="real")
+    parser.add_argument("--rounds", type=int, default=6, help="of turns; on a virtual clock, seeds")
+    parser.add_argument("--minutes", type=float, default=4.5, help="after which no further round of turns begins")
+    parser.add_argument("--turn-requests", type=int, default=12, help="of each turn of conditional")
     parser.add_argument("--kv-blocks", type=int, default=400, help="of 128 tokens, of each engine")
     parser.add_argument("--simulated-gpu", default="", help="simulate this one, e.g. H100, instead of real engines")
     parser.add_argument("--trace", type=Path, default=Path("traces/mooncake_conversation.jsonl"))

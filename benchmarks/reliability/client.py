@@ -20,13 +20,19 @@ _Args = TypeVarTuple("_Args")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is asked: streamed completions, greedy, all of the same length."""
+    """What is asked: streamed completions, greedy, of lengths evenly between ``output_tokens`` less and more
+    ``output_spread`` of it: with none all that begin together end together."""
 
     base_url: str
     model: str
     prompt_words: int
     output_tokens: int
     timeout_s: float
+    output_spread: float = 0.0
+
+    def length(self, prompt: str) -> int:
+        """In tokens, of the answer to this prompt: always the same."""
+        return max(2, round(self.output_tokens * (1 + self.output_spread * random.Random(prompt).uniform(-1, 1))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,7 @@ class Outcome:
     path: str = ""
     late_s: float = 0.0  # of an open loop: how long after its time it was sent
     error: str = ""
+    tokens: int = 0  # of an answer
 
     @property
     def answered(self) -> bool:
@@ -126,10 +133,11 @@ def _session(target: Target) -> aiohttp.ClientSession:
 
 
 async def _send(session: aiohttp.ClientSession, target: Target, prompt: str, start_s: float) -> Outcome:
+    tokens = target.length(prompt)
     body = {
         "model": target.model,
         "prompt": prompt,
-        "max_tokens": target.output_tokens,
+        "max_tokens": tokens,
         "temperature": 0,
         "ignore_eos": True,
         "stream": True,
@@ -158,4 +166,5 @@ async def _send(session: aiohttp.ClientSession, target: Target, prompt: str, sta
         end_s = time.perf_counter() - start_s
         return Outcome(sent_s, first_s, end_s, status, error=f"{type(error).__name__}: {error}")
     end_s = time.perf_counter() - start_s
-    return Outcome(sent_s, first_s, end_s, status, path=path, error="" if done else "the stream ended early")
+    error = "" if done else "the stream ended early"
+    return Outcome(sent_s, first_s, end_s, status, path=path, error=error, tokens=tokens)

@@ -21,7 +21,7 @@ class Slo:
     def met(self, outcome: Outcome) -> bool:
         if not outcome.answered or outcome.first_s is None:
             return False
-        itl_s = (outcome.end_s - outcome.first_s) / max(1, self.output_tokens - 1)
+        itl_s = (outcome.end_s - outcome.first_s) / max(1, (outcome.tokens or self.output_tokens) - 1)
         return outcome.first_s - outcome.sent_s <= self.ttft_s and itl_s <= self.itl_s
 
 
@@ -29,6 +29,11 @@ def goodput_per_s(outcomes: Sequence[Outcome], slo: Slo, start_s: float, end_s: 
     """Requests finished between the two times that met the SLO, per second."""
     good = sum(1 for outcome in outcomes if start_s <= outcome.end_s < end_s and slo.met(outcome))
     return good / (end_s - start_s)
+
+
+def last_refusal_s(outcomes: Sequence[Outcome], since_s: float) -> float:
+    """How long after ``since_s`` somebody was refused for the last time; 0 if nobody was."""
+    return max((one.sent_s - since_s for one in outcomes if one.refused and one.sent_s >= since_s), default=0.0)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

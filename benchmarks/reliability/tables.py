@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,11 +32,13 @@ def overload_table(report: Report) -> str:
             "first second at half the peak",
             f"{first['sent']} sent, {first['met_slo']} answered within the SLO, {first['refused']} refused",
         ),
+        ("last refusal, after the overload's end", f"{report.get('recovery_last_refusal_s', math.nan):.1f} s"),
     ]
+    spread = f" in the mean, {settings['output_spread']:.0%} less to more" if settings.get("output_spread") else ""
     lead = (
         f"{_when(report)} `--max-queue-s {settings['max_queue_s']:g}`, {settings['places']} places in decode; about "
-        f"{settings['prompt_words']}-word prompts, {settings['output_tokens']} output tokens. An answer counts if its "
-        f"first token came within {slo['ttft_s']:g} s and its tokens {slo['itl_s']:g} s apart in the mean."
+        f"{settings['prompt_words']}-word prompts, {settings['output_tokens']} output tokens{spread}. An answer counts "
+        f"if its first token came within {slo['ttft_s']:g} s and its tokens {slo['itl_s']:g} s apart in the mean."
     )
     return lead + "\n\n" + _table(("figure", "measured"), rows)
 

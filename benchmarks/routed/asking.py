@@ -20,6 +20,7 @@ class Asked:
     """``gaps_s`` are between messages, of which each has a token as long as the reader keeps up."""
 
     ttft_s: float = 0.0
+    total_s: float = 0.0
     gaps_s: list[float] = field(default_factory=list)
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -45,4 +46,5 @@ async def ask(channel: grpc.aio.Channel, prompt: Sequence[int], max_tokens: int)
             asked.cached_tokens = response.usage.cached_prompt_tokens
             asked.path = Path.Name(response.timings.path).removeprefix("PATH_").lower()
             asked.reason = response.timings.path_reason
+    asked.total_s = last_s - begin_s
     return asked

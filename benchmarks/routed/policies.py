@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,10 @@ def trace_prompts(options: Any, salt: int) -> list[list[int]]:
 
 def compare_policies(addresses: Mapping[str, str], options: Any) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
+    end_s = time.monotonic() + 60 * options.minutes
     for turn in range(options.rounds):
+        if time.monotonic() > end_s:
+            break
         names = list(addresses)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             # Another salt for each turn: nothing of it is in any cache, and all begin alike.

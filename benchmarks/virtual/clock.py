@@ -4,11 +4,14 @@ same ones each time."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import selectors
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from unittest.mock import patch
+
+import structlog
 
 _Result = TypeVar("_Result")
 _START_S = 1000.0  # Not 0, which stands for "never" here and there.
@@ -47,3 +50,8 @@ def run_virtually(main: Callable[[], Coroutine[Any, Any, _Result]]) -> _Result:
         loop = runner.get_loop()
         with patch.object(time, "monotonic", loop.time):
             return runner.run(main())
+
+
+def quiet() -> None:
+    """No lines of workers that come and go."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))

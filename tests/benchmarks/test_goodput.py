@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from reliability.client import Outcome
-from reliability.goodput import Slo, by_second, goodput_per_s, percentile, summary
+from reliability.client import Outcome, Target
+from reliability.goodput import Slo, by_second, goodput_per_s, last_refusal_s, percentile, summary
 from reliability.tables import between
 
 SLO = Slo(ttft_s=1.0, itl_s=0.1, output_tokens=11)
@@ -26,6 +26,24 @@ def test_an_answer_counts_if_it_began_in_time_and_kept_its_pace() -> None:
     assert not SLO.met(answered(0.0, itl_s=0.2))
     assert not SLO.met(refused(0.0))
     assert not SLO.met(Outcome(0.0, 0.5, 1.0, 200, error="the stream ended early"))
+
+
+def test_a_longer_answer_may_take_longer() -> None:
+    assert not SLO.met(Outcome(0.0, 0.5, 2.5, 200))
+    assert SLO.met(Outcome(0.0, 0.5, 2.5, 200, tokens=21))
+
+
+def test_lengths_are_spread_and_those_of_a_prompt_stay_the_same() -> None:
+    target = Target("", "", 10, 100, 1.0, output_spread=0.5)
+    lengths = [target.length(f"prompt {number}") for number in range(200)]
+    assert lengths == [target.length(f"prompt {number}") for number in range(200)]
+    assert 50 <= min(lengths) < 60
+    assert 140 < max(lengths) <= 150
+
+
+def test_the_last_refusal_is_counted_from_the_drop() -> None:
+    assert last_refusal_s([refused(4.0), answered(5.5), refused(6.25), answered(7.0)], 5.0) == 1.25
+    assert last_refusal_s([refused(4.0), answered(5.5)], 5.0) == 0.0
 
 
 def test_goodput_counts_answers_by_when_they_ended() -> None:
