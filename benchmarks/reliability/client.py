@@ -166,5 +166,5 @@ async def _send(session: aiohttp.ClientSession, target: Target, prompt: str, sta
         end_s = time.perf_counter() - start_s
         return Outcome(sent_s, first_s, end_s, status, error=f"{type(error).__name__}: {error}")
     end_s = time.perf_counter() - start_s
-    error = "" if done else "the stream ended early"
-    return Outcome(sent_s, first_s, end_s, status, path=path, error=error, tokens=tokens)
+    fault = "" if done else "the stream ended early"
+    return Outcome(sent_s, first_s, end_s, status, path=path, error=fault, tokens=tokens)
