@@ -166,7 +166,8 @@ async def test_a_reader_that_does_not_read_is_ended_and_holds_up_nobody(codec: T
     limits = Limits(max_write_buffer_bytes=200_000)
     async with running_router(codec, limits=limits) as router:
         _, decode = await router.attach_pair(answer=counting)
-        options = [("grpc.use_local_subchannel_pool", 1)]
+        # A window that doesn't grow: else one that was given time takes all that there is without a reader.
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
         async with (
             grpc.aio.insecure_channel(router.address, options=options) as slow_channel,
             grpc.aio.insecure_channel(router.address, options=options) as other_channel,
