@@ -38,6 +38,8 @@ class WorkerLink:
     meter.
     """
 
+    changed: bool
+
     def __init__(self, register: Register) -> None:
         self.register = register
         self.status = Status()
@@ -58,13 +60,14 @@ class WorkerLink:
         self._view: tuple[tuple[object, ...], tuple[float, ...], WorkerView] | None = None
 
     def __setattr__(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
+        own = self.__dict__  # Set here, not by way of this method again: some fifty things are for each request.
+        own[name] = value
         if name not in _UNSEEN:
-            self.changed = True
+            own["changed"] = True
 
     @property
     def meter(self) -> RateMeter:
-        self.changed = True
+        self.__dict__["changed"] = True
         return self._meter
 
     @property
