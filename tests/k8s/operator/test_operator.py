@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from segue.base.errors import SettingsError
+from segue.cli.main import app
+from segue.operator.main import OperatorSettings, operate
 from segue.operator.names import DELETION_COST, LEAVING_SINCE
 from segue.operator.shrink import Load
 from tests.k8s.operator.conftest import World
@@ -143,3 +153,36 @@ async def test_what_the_api_server_refuses_is_told_and_tried_again_and_holds_up_
         ]
         world.api.refused.clear()
         await world.settle(world.ready)
+
+
+async def test_without_the_definitions_it_says_so_and_ends(world: World) -> None:
+    del world.api.resources["segue.dev/v1alpha1/pdpools"]
+    with pytest.raises(SettingsError, match="no definition of PDPool; apply k8s/components/operator first"):
+        await operate(OperatorSettings(health_port=0), login_source=world.login, workers=world.workers)
+
+
+async def test_segue_scale_reaches_a_cluster_by_the_users_kubeconfig(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "here",
+        "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
+        "clusters": [{"name": "here", "cluster": {"server": str(world.api.url)}}],
+        "users": [{"name": "me", "user": {"token": "secret"}}],
+    }
+    (tmp_path / "config").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    async with world.operator():
+        await world.put()
+        await world.settle(world.ready)
+        command = ["scale", "--kubernetes", "segue/chat", "decode=2"]
+        scaling = asyncio.create_task(asyncio.to_thread(CliRunner().invoke, app, command))
+        await world.settle(scaling.done)
+    said = scaling.result()
+    assert said.exit_code == 0, said.output
+    assert world.replicas("PDPool", "chat-decode") == 2
+    refused = await asyncio.to_thread(CliRunner().invoke, app, ["scale", "--kubernetes", "chat", "decode=2"])
+    assert refused.exit_code == 2
+    assert "'chat' is not NAMESPACE/NAME of a PDCluster" in refused.output

@@ -67,6 +67,16 @@ class Api:
     ) -> None:
         await self._close()
 
+    async def kinds(self) -> set[str]:
+        """Of ours, those that the server has definitions of."""
+        try:
+            answer = await self._call("GET", f"/apis/{API_VERSION}")
+        except ApiError as error:
+            if error.status == 404:
+                return set()
+            raise
+        return {one["kind"] for one in answer["resources"]}
+
     async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """None: there is no such object."""
         try:

@@ -9,12 +9,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 import kopf
 
+from segue.base.errors import SettingsError
 from segue.base.logging import get_logger
 from segue.base.tls import TlsFiles, load_tls
 from segue.cluster.manager import serve_pools
-from segue.operator.api import Api, LoginSource
+from segue.operator.api import Api, ApiError, LoginSource
 from segue.operator.controller import Controller, Generations
 from segue.operator.kubernetes_pools import KubernetesPools
 from segue.operator.login import login
@@ -53,11 +55,21 @@ async def operate(
     stop: threading.Event | None = None,
     ready: threading.Event | None = None,
 ) -> None:
-    """The same inside a loop; ``stop`` ends it as a signal would. The rest is for tests."""
+    """The same inside a loop; ``stop`` ends it as a signal would. The rest is for tests.
+
+    Raises:
+        SettingsError: as :func:`run`; the API server isn't reached, or has no definitions of our kinds.
+    """
     mesh = load_tls(settings.mesh)
     workers = workers or GrpcWorkers(mesh)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(Api(login_source))
+        # Of kinds that come later kopf wouldn't hear.
+        if missing := {"PDCluster", "PDPool"} - await _kinds(api):
+            raise SettingsError(
+                f"the API server has no definition of {' and '.join(sorted(missing))}; apply k8s/components/operator "
+                "first"
+            )
         if settings.pools_of is not None:
             pools = await stack.enter_async_context(KubernetesPools(api, *settings.pools_of))
             address = await stack.enter_async_context(serve_pools(pools, settings.pools_host, settings.pools_port))
@@ -75,6 +87,13 @@ async def operate(
                 stop_flag=stop,
                 ready_flag=ready,
             )
+
+
+async def _kinds(api: Api) -> set[str]:
+    try:
+        return await api.kinds()
+    except (ApiError, aiohttp.ClientError, OSError) as error:
+        raise SettingsError(f"the API server can't be asked what it knows: {error}") from error
 
 
 def handlers(controller: Controller, login_source: LoginSource) -> kopf.OperatorRegistry:
