@@ -37,7 +37,7 @@ class Cluster:
         """What the worker says of itself, asked at its own gRPC port."""
         address = worker_address(self.log_dir / f"{worker_id}.log")
         with grpc.insecure_channel(address) as channel:
-            return WorkerStub(channel).Describe(DescribeRequest(), timeout=5)
+            return WorkerStub(channel).Describe(DescribeRequest(), timeout=30)
 
     def output(self) -> str:
         """What ``segue up`` has printed."""

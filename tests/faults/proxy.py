@@ -202,7 +202,7 @@ class LinkProxy:
         async def wait() -> T:
             return await work
 
-        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result(5)
+        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result(30)
 
 
 class _Connection:
