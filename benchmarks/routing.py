@@ -45,9 +45,9 @@ def main() -> None:
     print(text)
     for row in result.get("pairs", ()):
         print(
-            f"{row['workload']:6} {row['figure']:19} auto/always {row['over_always']:.3f} "
-            f"+- {row['over_always_error']:.3f}  auto/never {row['over_never']:.3f} +- {row['over_never_error']:.3f}"
-            f"  auto/better {row['over_better']:.3f}  ({row['rounds']} rounds)"
+            f"{row['mode']:9} {row['workload']:6} {row['figure']:19} /always {row['over_always']:.3f} "
+            f"+- {row['over_always_error']:.3f}  /never {row['over_never']:.3f} +- {row['over_never_error']:.3f}"
+            f"  /better {row['over_better']:.3f}  ({row['rounds']} rounds)"
         )
     if options.json:
         options.json.write_text(text)
@@ -62,6 +62,7 @@ def _before_engines(options: argparse.Namespace) -> dict[str, Any]:
     always = ("--disaggregation", "always")
     policies = {name: ("--routing", name, *always) for name in ("kv", "load", "round-robin")}
     modes = {name: ("--disaggregation", name) for name in ("auto", "never")} | {"always": policies["kv"]}
+    modes["auto-1s"] = ("--max-stall-s", "1")  # Streams may stand still for a second.
     chosen = (modes if options.what != "policies" else {}) | (policies if options.what != "conditional" else {})
     gpu = options.simulated_gpu or ("H100" if options.engines == "simulated" else "")
     result: dict[str, Any] = {}

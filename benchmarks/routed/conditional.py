@@ -16,8 +16,8 @@ from routed.asking import OPTIONS, Asked, ask
 
 _SHORT, _LONG = (30, 90), (1000, 2000)
 WORKLOADS = ("short", "long", "mixed")
-# To the first token; to the last one of 32; between two of a chat that runs beside.
-FIGURES = ("ttft_mean_ms", "end_to_end_mean_ms", "chat_itl_mean_ms")
+# To the first token; to the last one of 32; between two of a chat that runs beside, in the mean and at most.
+FIGURES = ("ttft_mean_ms", "end_to_end_mean_ms", "chat_itl_mean_ms", "chat_longest_gap_ms")
 OUTPUT_TOKENS, CHAT_TOKENS = 32, 100
 
 
@@ -42,26 +42,31 @@ def compare_modes(addresses: Mapping[str, str], options: Any) -> list[dict[str, 
 
 
 def pairs(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """By workload and figure, auto over each of the others, round by round: the mean ratio and its standard error. And
-    auto over the better of the two, by the mean of all rounds."""
+    """By workload and figure, each auto over always and never, round by round: the mean ratio and its standard error.
+    And auto over the better of the two, by the mean of all rounds."""
+    autos = sorted({one["mode"] for one in results if one["mode"].startswith("auto")})
+    return [row for auto in autos for row in _pairs_of(auto, results)]
+
+
+def _pairs_of(auto: str, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for workload in WORKLOADS:
         for figure in FIGURES:
             by_mode = {
                 mode: np.array([one[figure] for one in results if (one["mode"], one["workload"]) == (mode, workload)])
-                for mode in ("auto", "always", "never")
+                for mode in (auto, "always", "never")
             }
             rounds = min(map(len, by_mode.values()))
             if not rounds:
                 continue
             by_mode = {mode: values[:rounds] for mode, values in by_mode.items()}
-            row: dict[str, Any] = {"workload": workload, "figure": figure, "rounds": rounds}
+            row: dict[str, Any] = {"mode": auto, "workload": workload, "figure": figure, "rounds": rounds}
             for other in ("always", "never"):
-                ratios = by_mode["auto"] / by_mode[other]
+                ratios = by_mode[auto] / by_mode[other]
                 error = float(ratios.std(ddof=1) / np.sqrt(rounds)) if rounds > 1 else float("nan")
                 row[f"over_{other}"], row[f"over_{other}_error"] = float(ratios.mean()), error
             better = min(by_mode["always"].mean(), by_mode["never"].mean())
-            found.append(row | {"over_better": float(by_mode["auto"].mean() / better)})
+            found.append(row | {"over_better": float(by_mode[auto].mean() / better)})
     return found
 
 
@@ -116,5 +121,6 @@ def _figures(asked: Sequence[Asked], chats: Sequence[Asked]) -> dict[str, Any]:
         "ttft_p50_ms": float(np.median(ttft)),
         "chat_itl_mean_ms": float(np.mean(gaps)),
         "chat_itl_p99_ms": float(np.quantile(gaps, 0.99)),
+        "chat_longest_gap_ms": float(np.max(gaps)),
         "paths": dict(Counter(one.path for one in asked)),
     }

@@ -55,6 +55,7 @@ def run_turn(mode: Mode, workload: str, seed: int, options: Any) -> dict[str, An
         "end_to_end_mean_ms": float(np.mean([1000 * (one.token_times_s[-1] - one.sent_s) for one in asked])),
         "chat_itl_mean_ms": float(np.mean(gaps)),
         "chat_itl_p99_ms": float(np.quantile(gaps, 0.99)),
+        "chat_longest_gap_ms": float(np.max(gaps)),
         "paths": dict(Counter(paths)),
     }
 

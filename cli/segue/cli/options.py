@@ -96,6 +96,12 @@ MaxQueue = Annotated[
     float,
     typer.Option("--max-queue-s", min=0.001, help="Requests that would wait longer for the cluster get a 429."),
 ]
+MaxStall = Annotated[
+    float,
+    typer.Option(
+        "--max-stall-s", min=0, help="With auto: how long a prompt that decode computes may hold up the streams there."
+    ),
+]
 RoutingOption = Annotated[
     RoutingChoice, typer.Option(help="kv: prefix caches weigh too; load: they don't; round-robin: nothing does.")
 ]

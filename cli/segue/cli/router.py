@@ -21,6 +21,7 @@ from segue.cli.options import (
     LogFormat,
     LogFormatOption,
     MaxQueue,
+    MaxStall,
     MetricsHost,
     MetricsPort,
     Model,
@@ -57,6 +58,7 @@ def router(
     max_queue_s: MaxQueue = 5.0,
     routing: RoutingOption = RoutingChoice.kv,
     disaggregation: DisaggregationOption = DisaggregationChoice.auto,
+    max_stall_s: MaxStall = 0.033,
     prefix_index_blocks: Annotated[
         int, typer.Option(min=1024, help="KV cache blocks the router remembers, at some 110 bytes each.")
     ] = 4_000_000,
@@ -129,6 +131,7 @@ def router(
             max_queue_s=max_queue_s,
             routing=routing.value,
             disaggregation=disaggregation.value,
+            max_stall_s=max_stall_s,
             prefix_index_blocks=prefix_index_blocks,
             slo_classes=parse_slo_classes(slo_class),
             max_queued_requests=max_queued_requests,

@@ -27,6 +27,7 @@ from segue.cli.options import (
     KvCacheGib,
     LimitOption,
     MaxQueue,
+    MaxStall,
     Model,
     OtlpEndpoint,
     Prices,
@@ -83,6 +84,7 @@ def up(
     max_queue_s: MaxQueue = 5.0,
     routing: RoutingOption = RoutingChoice.kv,
     disaggregation: DisaggregationOption = DisaggregationChoice.auto,
+    max_stall_s: MaxStall = 0.033,
     slo_class: SloClassOption = [],  # noqa: B006
     tenant_weight: TenantWeight = [],  # noqa: B006
     prices: Prices = None,
@@ -151,7 +153,8 @@ def up(
         path, name = model_and_served_name(model, served_model_name)
         router_args = (
             *("--served-model-name", name, "--max-queue-s", f"{max_queue_s:g}"),
-            *("--routing", routing.value, "--disaggregation", disaggregation.value),
+            *("--routing", routing.value),
+            *("--disaggregation", disaggregation.value, "--max-stall-s", f"{max_stall_s:g}"),
             *as_flags("--slo-class", slo_class),
             *as_flags("--tenant-weight", tenant_weight),
             *(() if prices is None else ("--prices", str(prices))),

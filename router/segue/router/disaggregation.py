@@ -13,6 +13,8 @@ from typing import Literal
 
 Mode = Literal["auto", "always", "never"]
 
+DEFAULT_MOST_STALL_S = 0.033  # A token's time at 30 tokens/s.
+
 
 @dataclass(frozen=True, slots=True)
 class Disaggregation:
@@ -25,7 +27,7 @@ class Disaggregation:
     """
 
     mode: Mode = "auto"
-    most_stall_s: float = 0.033
+    most_stall_s: float = DEFAULT_MOST_STALL_S
     try_every: int = 16
     margin: float = 0.1
     most_later: float = 0.03

@@ -99,7 +99,7 @@ class _Router:
         continuation = ContinuationPolicy(settings.max_continuations, settings.continuation_patience_s)
         admission = Admission(settings.max_queue_s, settings.slo_classes, settings.queue_bounds)
         dispatcher = Dispatcher(links, models.__getitem__, settings.max_concurrent_requests, continuation, admission)
-        policy = Policy(settings.routing, Disaggregation(settings.disaggregation))
+        policy = Policy(settings.routing, Disaggregation(settings.disaggregation, settings.max_stall_s))
         dispatcher.around.placement = Placement(links, policy, PrefixIndex(settings.prefix_index_blocks))
         books.keep(dispatcher)
         telemetry = Telemetry(settings, links, dispatcher)

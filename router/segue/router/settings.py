@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from segue.base.ids import new_epoch
 from segue.base.logging import LogFormat
 from segue.base.tls import TlsFiles
-from segue.router.disaggregation import Mode
+from segue.router.disaggregation import DEFAULT_MOST_STALL_S, Mode
 from segue.router.limits import Limits
 from segue.router.planner import Routing
 from segue.router.prefix_index import DEFAULT_MOST_BLOCKS
@@ -53,6 +53,9 @@ class RouterSettings(BaseModel):
     )
     disaggregation: Mode = Field(
         "auto", description="auto: decode computes a prompt itself where that is faster and harmless; always, never."
+    )
+    max_stall_s: float = Field(
+        DEFAULT_MOST_STALL_S, ge=0, description="In auto: how long a prompt on decode may hold up the streams there."
     )
     prefix_index_blocks: int = Field(
         DEFAULT_MOST_BLOCKS, ge=1024, description="KV cache blocks that the router remembers, some 110 bytes each."
