@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from itertools import cycle, islice
@@ -51,6 +52,8 @@ async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_
             async with streams.flowing():
                 await streams.more(4)
                 for turns, role in enumerate(islice(cycle((PREFILL, DECODE)), TURNS), start=1):
+                    if role == PREFILL:
+                        await busy(cluster)
                     await turned(PoolsStub(channel), role)
                     now = cluster.describe("flex-0").register
                     assert (now.role, now.turns, now.epoch) == (role, turns, loaded)
@@ -66,6 +69,12 @@ async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_
     print(f"{transport}: turns, seconds until empty and until ready: {took}")
     print(f"{streams.answered} answers, the longest pause within one {streams.longest_gap_s:.3f} s")
     assert len(took) == TURNS
+
+
+async def busy(cluster: Cluster) -> None:
+    """Until it has answers to hand over."""
+    while not cluster.describe("flex-0").load.running_requests:
+        await asyncio.sleep(0.02)
 
 
 def used(cluster: Cluster, role: Role) -> int:
