@@ -53,7 +53,7 @@ async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_
                 await streams.more(4)
                 for turns, role in enumerate(islice(cycle((PREFILL, DECODE)), TURNS), start=1):
                     if role == PREFILL:
-                        await busy(cluster)
+                        await busy(cluster, streams)
                     await turned(PoolsStub(channel), role)
                     now = cluster.describe("flex-0").register
                     assert (now.role, now.turns, now.epoch) == (role, turns, loaded)
@@ -71,9 +71,10 @@ async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_
     assert len(took) == TURNS
 
 
-async def busy(cluster: Cluster) -> None:
-    """Until it has answers to hand over."""
-    while not cluster.describe("flex-0").load.running_requests:
+async def busy(cluster: Cluster, streams: Streams) -> None:
+    """Until it has answers to hand over; not for ever, since the router may like the other worker better."""
+    enough = streams.answered + 12
+    while streams.answered < enough and not cluster.describe("flex-0").load.running_requests:
         await asyncio.sleep(0.02)
 
 
