@@ -152,9 +152,8 @@ def believed(workers: Sequence[WorkerView]) -> Sequence[WorkerView]:
     refuses by it would never learn better. One request finds out.
     """
     return [
-        replace(one, load=Load(free_blocks=one.facts.kv_blocks))
-        if not one.assigned_requests
-        and (one.load.waiting_tokens or one.load.running_requests or one.load.waiting_requests)
+        replace(one, load=Load(free_blocks=one.kv_blocks))
+        if not one.assigned_requests and (one.waiting_tokens or one.engine_requests)
         else one
         for one in workers
     ]

@@ -166,7 +166,7 @@ def _first_of(costs: Sequence[_Cost]) -> _Cost:
 
 def _running(cost: DecodeCost) -> int:
     """Streams that would stand still while the prompt is computed."""
-    return max(cost.worker.load.running_requests, cost.worker.assigned_requests)
+    return max(cost.worker.running_requests, cost.worker.assigned_requests)
 
 
 def _usable(ready: Sequence[WorkerView], avoid: Collection[str]) -> Sequence[WorkerView]:

@@ -77,9 +77,9 @@ class DecodeCost(NamedTuple):
 
 def prefill_cost(worker: WorkerView, ask: Ask, now_s: float) -> PrefillCost:
     uncached = ask.uncached_tokens(worker.worker_id)
-    block_tokens = worker.facts.layout.block_tokens
-    known = worker.facts.kv_blocks and block_tokens and worker.load.ByteSize()  # A new worker hasn't said anything.
-    full = bool(known) and worker.load.free_blocks < uncached / block_tokens
+    block_tokens = worker.block_tokens
+    known = worker.kv_blocks and block_tokens and worker.has_told  # A new worker hasn't said anything.
+    full = bool(known) and worker.free_blocks < uncached / block_tokens
     return PrefillCost(worker, queue_s(worker, now_s), prefill_line(worker)(uncached), full)
 
 
@@ -97,10 +97,8 @@ def decode_cost(worker: WorkerView, ask: Ask, now_s: float) -> DecodeCost:
 
 def handoff_s(fleet: FleetSnapshot, prefill: WorkerView, decode: WorkerView, ask: Ask) -> float:
     """From token 1 to the next one: the KV cache that decode doesn't have travels, and the request joins the batch."""
-    layout = decode.facts.layout
-    each_bytes = layout.block_bytes / layout.block_tokens if layout.block_tokens else 0.0
     line = fleet.links.between(prefill.worker_id, decode.worker_id)
-    return line(each_bytes * ask.uncached_tokens(decode.worker_id)) + decode.rates.join_s
+    return line(decode.token_bytes * ask.uncached_tokens(decode.worker_id)) + decode.rates.join_s
 
 
 # What a worker has to compute
@@ -134,12 +132,12 @@ def queued_tokens(worker: WorkerView) -> int:
     what it said last may be of a load that is gone, and whoever keeps away for it would never learn better.
     """
     if not worker.assigned_requests and worker.role == ROLE_PREFILL:
-        return worker.load.waiting_tokens // 2
+        return worker.waiting_tokens // 2
     # Without what it has cached, if that is known.
     assigned = worker.assigned_prefill_tokens
     if not assigned and worker.role == ROLE_PREFILL:
         assigned = worker.assigned_tokens
-    return max(assigned, worker.load.waiting_tokens)
+    return max(assigned, worker.waiting_tokens)
 
 
 def queue_s(worker: WorkerView, now_s: float) -> float:
@@ -158,7 +156,7 @@ def queue_s(worker: WorkerView, now_s: float) -> float:
 
 def decode_requests(worker: WorkerView) -> int:
     """In its steps, on their way there or waiting for them."""
-    return max(worker.assigned_requests, worker.load.running_requests + worker.load.waiting_requests)
+    return max(worker.assigned_requests, worker.engine_requests)
 
 
 def usual_output(worker: WorkerView, most_tokens: int = 0) -> float:
@@ -177,23 +175,23 @@ def stay_s(worker: WorkerView) -> float:
 
 def blocks_taken(worker: WorkerView) -> float:
     """Of a decode worker's KV cache, what its requests will have written by their end."""
-    requests, block_tokens = decode_requests(worker), worker.facts.layout.block_tokens
+    requests, block_tokens = decode_requests(worker), worker.block_tokens
     if not (requests and block_tokens):
         return 0.0
     needed = requests + (worker.assigned_tokens + requests * usual_output(worker)) / block_tokens
-    return max(needed, worker.facts.kv_blocks - worker.load.free_blocks)
+    return max(needed, worker.kv_blocks - worker.free_blocks)
 
 
 def blocks_asked(worker: WorkerView, prompt_tokens: int, output_tokens: int) -> float:
     """What one answer will need of it; 0 where that isn't known."""
-    block_tokens = worker.facts.layout.block_tokens
+    block_tokens = worker.block_tokens
     return 1 + (prompt_tokens + usual_output(worker, output_tokens)) / block_tokens if block_tokens else 0.0
 
 
 def free_places(worker: WorkerView, now_s: float) -> Iterator[tuple[float, float]]:
     """When there are places for further requests: seconds from now, and how many more. Any number at once where the
     engine has no bound."""
-    capacity, requests = worker.facts.max_running_requests, decode_requests(worker)
+    capacity, requests = worker.max_running_requests, decode_requests(worker)
     if not capacity:
         yield 0.0, float("inf")
         return
@@ -206,8 +204,8 @@ def free_places(worker: WorkerView, now_s: float) -> Iterator[tuple[float, float
 def free_blocks(worker: WorkerView, now_s: float) -> Iterator[tuple[float, float]]:
     """Likewise blocks of its KV cache: what is left over now, then what each request that leaves gives back. If too
     many have been promised, the first ones to leave make up for that."""
-    capacity = worker.facts.kv_blocks
-    if not capacity or not worker.facts.layout.block_tokens:
+    capacity = worker.kv_blocks
+    if not capacity or not worker.block_tokens:
         yield 0.0, float("inf")
         return
     taken, requests = blocks_taken(worker), decode_requests(worker)
@@ -222,7 +220,7 @@ def free_blocks(worker: WorkerView, now_s: float) -> Iterator[tuple[float, float
 
 def _held_up_s(worker: WorkerView, blocks: float, now_s: float) -> float:
     """Until one more request finds a place and so many blocks. A worker that has nothing takes whatever comes."""
-    requests, places, capacity = decode_requests(worker), worker.facts.max_running_requests, worker.facts.kv_blocks
+    requests, places, capacity = decode_requests(worker), worker.max_running_requests, worker.kv_blocks
     if not requests:
         return 0.0
     wait_s = 0.0
@@ -239,7 +237,7 @@ def _held_up_s(worker: WorkerView, blocks: float, now_s: float) -> float:
 def _departures_of_blocks(worker: WorkerView, requests: int, now_s: float) -> Departures:
     """Of its requests alone. What each of other routers' has is not known: they are expected to stay in full, since
     more of them must not look as if the first one left sooner."""
-    places, known = worker.facts.max_running_requests, len(worker.ends_s)
+    places, known = worker.max_running_requests, len(worker.ends_s)
     in_steps = max(1, min(requests, places) if places else requests)
     return Departures(now_s, stay_s(worker), worker.ends_s, coming=max(0, in_steps - known))
 

@@ -83,7 +83,7 @@ def _places(decode: Sequence[WorkerView], now_s: float) -> float:
     """Answers that may be begun; a worker that has none of ours takes one request however many answers it wants."""
     total = 0.0
     for worker in decode:
-        capacity = worker.facts.max_running_requests
+        capacity = worker.max_running_requests
         if not capacity or not worker.assigned_requests:
             return math.inf
         if worker.rates.token_s:
@@ -110,7 +110,7 @@ def _batch_places(decode: Sequence[WorkerView]) -> float:
     """Likewise for batch, which takes what is free already and leaves some of it."""
     total = 0.0
     for worker in decode:
-        capacity = worker.facts.max_running_requests
+        capacity = worker.max_running_requests
         if not capacity or not worker.assigned_requests:
             return math.inf
         total += max(0.0, _BATCH_SHARE * capacity - decode_requests(worker))
@@ -123,7 +123,7 @@ def _blocks(decode: Sequence[WorkerView], share: float) -> float:
 
 
 def _free_blocks(worker: WorkerView, share: float) -> float:
-    capacity = worker.facts.kv_blocks
-    if not capacity or not worker.facts.layout.block_tokens or not worker.assigned_requests:
+    capacity = worker.kv_blocks
+    if not capacity or not worker.block_tokens or not worker.assigned_requests:
         return math.inf
     return share * capacity - blocks_taken(worker)
