@@ -1,6 +1,6 @@
 """Scaling policies on a simulated fleet over a day of production traffic: GPU-hours, SLO attainment, goodput.
 
-python benchmarks/scaling.py --traces DIR --json scaling.json --plot docs/scaling.png --table docs/scaling-table.md
+python benchmarks/scaling.py --traces DIR --json scaling.json --plot docs/figures/scaling.png --table table.md
 
 DIR has mooncake_conversation.jsonl and azure_code_2023.csv (README.md says where from). No engine runs: the engines are
 the simulated engine's timing model, llama-3.1-8b on H100.

@@ -60,7 +60,7 @@ def router(
     disaggregation: DisaggregationOption = DisaggregationChoice.auto,
     max_stall_s: MaxStall = 0.033,
     prefix_index_blocks: Annotated[
-        int, typer.Option(min=1024, help="KV cache blocks the router remembers, at some 110 bytes each.")
+        int, typer.Option(min=1024, help="KV cache blocks the router remembers, at some 25 bytes each.")
     ] = 4_000_000,
     slo_class: SloClassOption = [],  # noqa: B006 - typer copies it
     max_queued_requests: Annotated[

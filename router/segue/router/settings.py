@@ -58,7 +58,7 @@ class RouterSettings(BaseModel):
         DEFAULT_MOST_STALL_S, ge=0, description="In auto: how long a prompt on decode may hold up the streams there."
     )
     prefix_index_blocks: int = Field(
-        DEFAULT_MOST_BLOCKS, ge=1024, description="KV cache blocks that the router remembers, some 110 bytes each."
+        DEFAULT_MOST_BLOCKS, ge=1024, description="KV cache blocks that the router remembers, some 25 bytes each."
     )
     slo_classes: SloClasses = Field(
         DEFAULT_CLASSES, description="What requests may be promised; the first is the default."
