@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 
@@ -30,6 +33,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> EnginesTogether:
     return EnginesTogether(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs_can_be_captured() -> Iterator[None]:
+    """After a test has set up logging as a process does, too: a logger would remember that for ever."""
+    configure = structlog.configure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structlog, "configure", partial(_configure_without_cache, configure))
+        yield
+
+
+def _configure_without_cache(configure: Callable[..., None], **settings: Any) -> None:
+    configure(**settings | {"cache_logger_on_first_use": False})
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,21 @@ def pending_bundles() -> list[Any]:
     return list(status.resource_demands.placement_group_demand)
 
 
+def kill_manager() -> None:
+    """As a crash would; Ray starts it again."""
+    import ray
+
+    from segue.cluster.on_ray.settings import MANAGER, NAMESPACE
+
+    ray.kill(ray.get_actor(MANAGER, namespace=NAMESPACE), no_restart=False)
+
+
+async def manager_is_back(stub: Any) -> None:
+    """It serves its port again; for a moment the one that was killed may still seem to."""
+    await asyncio.sleep(1)
+    await stub.List(ListPoolsRequest(), wait_for_ready=True, timeout=60)
+
+
 async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_word(
     nodes: Any, tmp_path: Path
 ) -> None:
@@ -112,6 +127,10 @@ async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_
             back = await settled(stub, 2, 2)
             assert sum(worker.restarts for pool in back.pools for worker in pool.workers) >= 1
             await ready(2, 2)
+
+            await asyncio.to_thread(kill_manager)
+            await manager_is_back(stub)
+            await settled(stub, 2, 2)
 
             await stub.Scale(scaled(1, 1))
             await settled(stub, 1, 1)

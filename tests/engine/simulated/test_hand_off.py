@@ -95,6 +95,20 @@ async def test_what_decode_has_cached_is_not_transferred(model: str) -> None:
         assert (last.usage.cached_tokens, last.usage.transferred_tokens) == (64, 36)
 
 
+async def test_a_ticket_for_what_decode_has_anyway_is_given_back_at_once(model: str) -> None:
+    async with (
+        running(model, "prefill", "p", lease_s=500) as (prefill, prefilled),
+        running(model, name="d") as (decode, decoded),
+    ):
+        decode.submit(leg("before", PROMPT[:97], 2))
+        await decoded.end_of("before")
+        prefill.submit(leg("one", PROMPT[:96], offer_kv=True))
+        offer = (await prefilled.end_of("one")).offer
+        decode.submit(leg("one", PROMPT[:97], 3, ticket=offer))
+        assert (await decoded.end_of("one")).usage.cached_tokens == 96
+        await until(lambda: not prefill.load().held_offers)
+
+
 async def test_an_offer_that_nobody_claims_expires(model: str) -> None:
     async with running(model, "prefill", "p", lease_s=0.2) as (prefill, prefilled):
         prefill.submit(leg("one", PROMPT, offer_kv=True))

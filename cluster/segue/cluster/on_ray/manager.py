@@ -47,6 +47,9 @@ class Manager:
         self._ports = RouterPorts(host, cluster.port, cluster.grpc_port, cluster.worker_port)
         self._addresses: asyncio.Future[Addresses] | None = None
         self._stopping = asyncio.Event()
+        context = ray.get_runtime_context()
+        if context.was_current_actor_reconstructed:  # Nobody else will call it.
+            context.current_actor.start.remote()
 
     async def start(self) -> Addresses:
         """Start what isn't there yet; once, however often it is called."""

@@ -74,6 +74,8 @@ class RayPools(ResizablePools):
                     self._seen(name, member, None)
                 else:
                     self._seen(name, member, place)
+                    if place.stopping:  # A manager before this one let it go.
+                        self.let_go(name)
             await asyncio.sleep(_LOOK_S)
 
     async def stop_all(self) -> None:

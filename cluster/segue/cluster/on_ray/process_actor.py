@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segue.cluster.environment import Machine, share_of, worker_environment
@@ -39,11 +39,12 @@ class ActorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a process runs now."""
+    """Where a process runs now. ``stopping``: it was told to end, perhaps by a manager that is no more."""
 
     host: str
     node_id: str
     pid: int
+    stopping: bool = False
 
 
 class ProcessActor:
@@ -67,6 +68,7 @@ class ProcessActor:
     def stop(self, grace_s: float) -> int:
         """SIGTERM, after ``grace_s`` SIGKILL; the exit status once it has ended. The actor lives on without it."""
         self._stopping = True
+        self._place = replace(self._place, stopping=True)
         self._process.send_signal(signal.SIGTERM)
         try:
             return self._process.wait(grace_s)

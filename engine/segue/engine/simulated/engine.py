@@ -174,6 +174,10 @@ class SimulatedEngine:
         step = self._scheduler.plan()
         for request in step.claims:
             self._consumer.claim(request)
+        for request in step.unneeded:
+            if request.ticket is not None:  # None the second time: it may have had to wait for blocks.
+                self._consumer.release(request.ticket, "acknowledged")
+                request.ticket = None
         if not step.parts:
             self._timer = None
             self._tell([])

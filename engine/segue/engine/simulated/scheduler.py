@@ -26,10 +26,11 @@ class BatchLimits:
 @dataclass(slots=True)
 class Step:
     """``parts``: each request with the number of tokens that are computed of it. ``claims``: requests whose KV cache is
-    to be fetched now."""
+    to be fetched now; ``unneeded``: those that have all of what their ticket is for."""
 
     parts: list[tuple[SimRequest, int]] = field(default_factory=list)
     claims: list[SimRequest] = field(default_factory=list)
+    unneeded: list[SimRequest] = field(default_factory=list)
     work: StepWork = field(default_factory=StepWork)
     prompt_tokens: int = 0
     preempted: int = 0
@@ -141,6 +142,8 @@ class Scheduler:
                 self.receiving.add(request)
                 step.claims.append(request)
                 continue
+            if request.ticket is not None:
+                step.unneeded.append(request)
             tokens = min(len(request.tokens) - request.computed, left)
             if not self._reserve(request, request.computed + tokens):
                 return
