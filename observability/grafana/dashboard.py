@@ -12,7 +12,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from observability.grafana.panels import ROWS, Panel
+from observability.grafana.panels import ROWS
+from observability.grafana.queries import Panel
 
 FILE = Path(__file__).with_name("segue.json")
 

@@ -21,8 +21,6 @@ from segue.base.tls_http import client_context
 from segue.base.versions import PROTOCOL
 from segue.client import SegueClient
 from segue.cluster.certs import issue, worker_holder
-from segue.cluster.local import choose_ports
-from segue.proto.externalscaler_pb2 import ScaledObjectRef
 from segue.proto.fleet_pb2 import ListFleetRequest
 from segue.proto.inference_pb2 import ListModelsRequest
 from segue.proto.worker_pb2 import Register, Role, WorkerFrame
@@ -36,7 +34,6 @@ from tests.security.peers import grpc_outcome, outsiders, plain_bytes, served_ce
 
 ATTACH = "/segue.v1.WorkerHub/Attach"
 FLEET = "/segue.v1.Fleet/List"
-SIGNAL = "/externalscaler.ExternalScaler/GetMetricSpec"
 MODELS = "/segue.v1.Inference/ListModels"
 HEALTH = "/grpc.health.v1.Health/Check"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
@@ -111,19 +108,6 @@ async def test_the_fleet_on_the_workers_port_is_for_routers_and_operators(ours: 
         for kind in kinds:
             code, told = await grpc_outcome(address, ours.source(kind, "x"), ROUTER_DNS, FLEET, ListFleetRequest())
             assert (code == grpc.StatusCode.OK) == (kind in allowed), (kind, told)
-
-
-async def test_outsiders_get_nothing_from_the_scalers_port(ours: Authority, strangers: Authority) -> None:
-    port = choose_ports("127.0.0.1").http
-    asked = ScaledObjectRef(scalerMetadata={"pool": "prefill"})
-    async with secured(ours, "--scaler-port", str(port)):
-        for who, tls in outsiders(ours, strangers):
-            code, _ = await grpc_outcome(f"127.0.0.1:{port}", tls, ROUTER_DNS, SIGNAL, asked)
-            assert code == grpc.StatusCode.UNAVAILABLE, who
-        assert plain_bytes(port) == b""
-        operator = ours.source("operator", "operator")
-        code, details = await grpc_outcome(f"127.0.0.1:{port}", operator, ROUTER_DNS, SIGNAL, asked)
-        assert code == grpc.StatusCode.OK, details
 
 
 async def test_a_router_of_another_ca_or_another_kind_gets_no_worker(ours: Authority, strangers: Authority) -> None:

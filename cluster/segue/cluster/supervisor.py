@@ -156,7 +156,7 @@ async def supervise(
                 # instead.
                 await _let_deaths_be_noticed(supervised)
             supervised.let_all_go()
-    except BaseExceptionGroup as error:
+    except BaseExceptionGroup as error:  # What the task group makes of deaths; all else in it is raised on.
         # Several may die in the same instant; the first is the one to tell. Other errors keep their group.
         died, others = error.split(ProcessDied)
         if others is not None:

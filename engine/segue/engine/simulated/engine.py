@@ -175,9 +175,9 @@ class SimulatedEngine:
         for request in step.claims:
             self._consumer.claim(request)
         for request in step.unneeded:
-            if request.ticket is not None:  # None the second time: it may have had to wait for blocks.
-                self._consumer.release(request.ticket, "acknowledged")
-                request.ticket = None
+            assert request.ticket is not None
+            self._consumer.release(request.ticket, "acknowledged")
+            request.ticket = None
         if not step.parts:
             self._timer = None
             self._tell([])
