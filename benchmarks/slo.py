@@ -37,7 +37,7 @@ from segue.cluster.local import choose_ports
 from segue.proto.inference_pb2 import GenerateRequest, TokenIds
 from segue.proto.inference_pb2_grpc import InferenceStub
 from segue.proto.sampling_pb2 import SamplingParams
-from segue.router.slo import BATCH, CHAT, DOCUMENTS, SloClass
+from segue.router.queueing.slo import BATCH, CHAT, DOCUMENTS, SloClass
 
 if TYPE_CHECKING:
     from segue.proto.inference_pb2_grpc import InferenceAsyncStub

@@ -14,11 +14,11 @@ from routed.stub_fleet import BLOCK_TOKENS, LAYOUT
 
 from segue.base.block_hash import block_hashes
 from segue.proto.worker_pb2 import EngineFacts, KvEvent, KvEvents, Load, Register, Role, Status, WorkerState
-from segue.router.disaggregation import Disaggregation
-from segue.router.placement import Placement
-from segue.router.planner import Policy
+from segue.router.lifecycle.placement import Placement
+from segue.router.planning.disaggregation import Disaggregation
+from segue.router.planning.planner import Policy
 from segue.router.prompt_tokens import PromptTokens
-from segue.router.worker_links import WorkerLink, WorkerLinks
+from segue.router.workers.links import WorkerLink, WorkerLinks
 
 
 def measure_decisions(workers: int, requests: int, tokens: int) -> dict[str, Any]:

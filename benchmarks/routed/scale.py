@@ -19,7 +19,7 @@ from routed.prompts import SharedPrompts
 
 from segue.engine.embedded_model import ensure_embedded_model
 from segue.proto.inference_pb2_grpc import InferenceStub
-from segue.router.prefix_index import PrefixIndex
+from segue.router.prefixes.prefix_index import PrefixIndex
 
 _HERE = Path(__file__).parent
 _BLOCKS = 40_000  # What 80 GB hold of an 8B model's KV cache beside its weights, in blocks of 16 tokens.

@@ -33,15 +33,15 @@ from segue.proto.worker_pb2 import (
     WorkerFrame,
     WorkerState,
 )
-from segue.router.admission import Admission, Demand
-from segue.router.dispatcher import Dispatcher
+from segue.router.lifecycle.dispatcher import Dispatcher
+from segue.router.lifecycle.placement import Placement
 from segue.router.models import Models
-from segue.router.placement import Placement
-from segue.router.planner import DEFAULT, Policy
+from segue.router.planning.planner import DEFAULT, Policy
+from segue.router.queueing.admission import Admission, Demand
 from segue.router.service import Generation
 from segue.router.text.tokenizer import TextCodec
-from segue.router.worker_hub import WorkerHub
-from segue.router.worker_links import WorkerLinks
+from segue.router.workers.hub import WorkerHub
+from segue.router.workers.links import WorkerLinks
 from segue.worker.kv_cache_view import KvCacheView
 from segue.worker.outbox import Outbox
 

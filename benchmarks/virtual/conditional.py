@@ -16,10 +16,10 @@ from virtual.cluster import Answer, Pools, VirtualCluster, virtual_cluster
 
 from segue.engine.embedded_model import ensure_embedded_model
 from segue.proto.inference_pb2 import Path
-from segue.router.admission import Admission
-from segue.router.disaggregation import Disaggregation, Mode
-from segue.router.planner import Policy
-from segue.router.slo import SloClass, SloClasses
+from segue.router.planning.disaggregation import Disaggregation, Mode
+from segue.router.planning.planner import Policy
+from segue.router.queueing.admission import Admission
+from segue.router.queueing.slo import SloClass, SloClasses
 
 _EVERYBODY = Admission(1e6, SloClasses([SloClass("chat", ttft_s=1e6)]))
 

@@ -8,7 +8,7 @@ import pytest
 from routed.conditional import FIGURES, pairs
 from virtual.conditional import run_turn
 
-from segue.router.disaggregation import Mode
+from segue.router.planning.disaggregation import Mode
 
 MODES: tuple[Mode, ...] = ("auto", "always", "never")
 

@@ -12,8 +12,8 @@ from virtual.clock import run_virtually
 from virtual.cluster import Answer, Pools, VirtualCluster, virtual_cluster
 
 from segue.engine.embedded_model import ensure_embedded_model
-from segue.router.admission import Admission
-from segue.router.slo import SloClass, SloClasses
+from segue.router.queueing.admission import Admission
+from segue.router.queueing.slo import SloClass, SloClasses
 
 PLACES, OUTPUT_TOKENS, PROMPT_TOKENS = 16, 96, 200
 MOST_S = 1.0

@@ -15,12 +15,12 @@ from segue.client import SegueClient
 from segue.proto.inference_pb2 import Cost, Path, Timings, Usage
 from segue.proto.worker_pb2 import Role, Transfer
 from segue.router.access.keys import KeyLimits, mint
+from segue.router.lifecycle.records import RequestRecord
 from segue.router.metrics.fleet_gauges import read_fleet
 from segue.router.metrics.observer import RouterMetrics
-from segue.router.records import RequestRecord
-from segue.router.request_log import RequestLog
+from segue.router.observability.request_log import RequestLog
+from segue.router.queueing.slo import DEFAULT_CLASSES
 from segue.router.settings import RouterSettings
-from segue.router.slo import DEFAULT_CLASSES
 from segue.router.text.tokenizer import TextCodec
 from tests.router.core.scripted import Router, running_router, until
 from tests.router.core.test_main import PROMPT, router_process, workers_of

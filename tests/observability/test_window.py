@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from segue.base.metrics import Exposition
+from segue.router.lifecycle.records import FirstToken
 from segue.router.metrics.observer import RouterMetrics
 from segue.router.metrics.window import Window
-from segue.router.records import FirstToken
-from segue.router.slo import DEFAULT_CLASSES
+from segue.router.queueing.slo import DEFAULT_CLASSES
 from tests.observability.test_router_metrics import record
 
 

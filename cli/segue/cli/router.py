@@ -113,8 +113,8 @@ def router(
             check_shared_ports(worker_host, [("--worker-port", worker_port + number) for number in range(processes)])
             raise typer.Exit(run_router_processes(sys.argv[1:], processes))
         from segue.router.main import run
+        from segue.router.queueing.slo import parse_slo_classes
         from segue.router.settings import RouterSettings
-        from segue.router.slo import parse_slo_classes
 
         path, name = model_and_served_name(model, served_model_name)
         settings = RouterSettings(

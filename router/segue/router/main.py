@@ -29,26 +29,26 @@ from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
 from segue.proto.worker_pb2_grpc import add_WorkerHubServicer_to_server
 from segue.router.access.edges import http_middleware, session_gate
 from segue.router.accounting.books import Books, open_books
-from segue.router.admission import Admission
-from segue.router.continuation import ContinuationPolicy
-from segue.router.disaggregation import Disaggregation
-from segue.router.dispatcher import Dispatcher
-from segue.router.fleet_service import FleetService
-from segue.router.grpc_api import InferenceService
+from segue.router.lifecycle.continuation import ContinuationPolicy
+from segue.router.lifecycle.dispatcher import Dispatcher
+from segue.router.lifecycle.placement import Placement
 from segue.router.limits import Limits
 from segue.router.models import Models
+from segue.router.observability.telemetry import Telemetry
 from segue.router.openai.server import make_app, make_runner
-from segue.router.placement import Placement
-from segue.router.planner import Policy
-from segue.router.prefix_index import PrefixIndex
+from segue.router.planning.disaggregation import Disaggregation
+from segue.router.planning.planner import Policy
+from segue.router.prefixes.prefix_index import PrefixIndex
+from segue.router.public_grpc.api import InferenceService
+from segue.router.public_grpc.fleet_service import FleetService
+from segue.router.queueing.admission import Admission
 from segue.router.readiness import add_readiness
 from segue.router.scaling.external_scaler import ExternalScaler
 from segue.router.security import Security, open_security
 from segue.router.settings import RouterSettings
-from segue.router.telemetry import Telemetry
 from segue.router.text.tokenizer import TextCodec
-from segue.router.worker_hub import WorkerHub
-from segue.router.worker_links import WorkerLinks
+from segue.router.workers.hub import WorkerHub
+from segue.router.workers.links import WorkerLinks
 
 log = get_logger("router")
 

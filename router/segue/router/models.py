@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from segue.proto.worker_pb2 import EngineFacts
-from segue.router.service import ServedModel
 from segue.router.text.tokenizer import TextCodec
 
 _UNKNOWN_LEN_TOKENS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that clients may name.
+
+    ``max_model_len_tokens`` and ``vocab_size`` are the engines' own figures. ``simulated``: they compute nothing.
+    """
+
+    id: str
+    codec: TextCodec
+    max_model_len_tokens: int
+    vocab_size: int
+    created_unix_s: int
+    simulated: bool = False
 
 
 class Models(Mapping[str, ServedModel]):

@@ -8,8 +8,8 @@ from typing import Any
 from aiohttp import web
 
 from segue.proto.worker_pb2 import Role, WorkerState
-from segue.router.fleet import FleetSnapshot
-from segue.router.worker_links import WorkerLinks
+from segue.router.workers.fleet import FleetSnapshot
+from segue.router.workers.links import WorkerLinks
 
 
 def readiness(fleet: FleetSnapshot) -> dict[str, Any]:

@@ -10,23 +10,8 @@ from segue.base.errors import ModelNotFound, SegueError
 from segue.base.trace_parent import TraceParent
 from segue.proto.inference_pb2 import GenerateResponse
 from segue.proto.sampling_pb2 import SamplingParams
-from segue.router.admission import Demand
-from segue.router.text.tokenizer import TextCodec
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A model that clients may name.
-
-    ``max_model_len_tokens`` and ``vocab_size`` are the engines' own figures. ``simulated``: they compute nothing.
-    """
-
-    id: str
-    codec: TextCodec
-    max_model_len_tokens: int
-    vocab_size: int
-    created_unix_s: int
-    simulated: bool = False
+from segue.router.models import ServedModel
+from segue.router.queueing.admission import Demand
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from segue.base.ids import new_epoch
 from segue.base.logging import LogFormat
 from segue.base.tls import TlsFiles
-from segue.router.disaggregation import DEFAULT_MOST_STALL_S, Mode
 from segue.router.limits import Limits
-from segue.router.planner import Routing
-from segue.router.prefix_index import DEFAULT_MOST_BLOCKS
+from segue.router.planning.disaggregation import DEFAULT_MOST_STALL_S, Mode
+from segue.router.planning.planner import Routing
+from segue.router.prefixes.prefix_index import DEFAULT_MOST_BLOCKS
+from segue.router.queueing.slo import DEFAULT_CLASSES, SloClasses
 from segue.router.queueing.waiting import QueueBounds
-from segue.router.slo import DEFAULT_CLASSES, SloClasses
 
 
 class RouterSettings(BaseModel):

@@ -15,7 +15,7 @@ import pytest
 from segue.base.errors import SettingsError
 from segue.proto.inference_pb2 import Cost, Timings, Usage
 from segue.router.accounting.usage_log import UsageLog
-from segue.router.records import RequestRecord
+from segue.router.lifecycle.records import RequestRecord
 
 
 def record(number: int = 0, **changes: Any) -> RequestRecord:

@@ -12,9 +12,9 @@ from segue.proto.inference_pb2 import ChoiceDelta
 from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import FinishReason, SamplingParams
 from segue.proto.worker_pb2 import RequestOutput, Submit
-from segue.router.actions import Abort, Action, Emit, Fail, Move, Release, Replan, Send
-from segue.router.choice_run import ChoiceRun, ChoiceSpec, Phase
-from segue.router.planner import Plan
+from segue.router.lifecycle.actions import Abort, Action, Emit, Fail, Move, Release, Replan, Send
+from segue.router.lifecycle.choice_run import ChoiceRun, ChoiceSpec, Phase
+from segue.router.planning.planner import Plan
 from segue.router.text.choice import ChoiceText
 from tests.router.core.answer_text import EOS, LENGTH, PROMPT, STOP, expected, logprob, tiny_codec
 

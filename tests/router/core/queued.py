@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from segue.router.queueing.queue import AdmissionQueue
+from segue.router.queueing.slo import SloClass
 from segue.router.queueing.waiting import Room, Rooms, Waiting
-from segue.router.slo import SloClass
 
 ALL = Room(short=True, long=True)
 OPEN = Rooms(ALL, ALL)

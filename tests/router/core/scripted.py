@@ -33,15 +33,15 @@ from segue.proto.worker_pb2 import (
     WorkerState,
 )
 from segue.proto.worker_pb2_grpc import WorkerHubStub, add_WorkerHubServicer_to_server
-from segue.router.admission import Admission
-from segue.router.continuation import ContinuationPolicy
-from segue.router.dispatcher import Dispatcher
-from segue.router.grpc_api import InferenceService
+from segue.router.lifecycle.continuation import ContinuationPolicy
+from segue.router.lifecycle.dispatcher import Dispatcher
 from segue.router.limits import Limits
 from segue.router.models import Models
+from segue.router.public_grpc.api import InferenceService
+from segue.router.queueing.admission import Admission
 from segue.router.text.tokenizer import TextCodec
-from segue.router.worker_hub import WorkerHub
-from segue.router.worker_links import WorkerLinks
+from segue.router.workers.hub import WorkerHub
+from segue.router.workers.links import WorkerLinks
 from segue.worker.outbox import Outbox
 from tests.router.core.outputs import LAYOUT, one_token, ticket_for
 

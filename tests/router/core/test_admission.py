@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from segue.proto.kv_transfer_pb2 import BlockLayout
 from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
-from segue.router.admission import Admission, Demand, predicted_wait
-from segue.router.fleet import FleetSnapshot, WorkerView
+from segue.router.queueing.admission import Admission, Demand, predicted_wait
+from segue.router.queueing.slo import SloClass
 from segue.router.queueing.waiting import Ahead
-from segue.router.rates import UNMEASURED, Rates
-from segue.router.slo import SloClass
+from segue.router.rates.worker_rates import UNMEASURED, Rates
+from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
 # Promises so little that only the bound in question refuses.
 PATIENT = SloClass("patient", ttft_s=1e6)

@@ -8,9 +8,9 @@ from segue.proto.inference_pb2 import Path
 from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.proto.worker_pb2 import EngineUsage, RequestOutput, Transfer
-from segue.router.actions import Abort, Emit, Release, Send
-from segue.router.choice_run import ChoiceRun, ChoiceSpec
-from segue.router.planner import Plan
+from segue.router.lifecycle.actions import Abort, Emit, Release, Send
+from segue.router.lifecycle.choice_run import ChoiceRun, ChoiceSpec
+from segue.router.planning.planner import Plan
 from segue.router.text.choice import ChoiceText
 from tests.router.core.answer_text import LENGTH, PROMPT, tiny_codec
 

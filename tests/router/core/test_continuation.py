@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.proto.worker_pb2 import Load, Role, WorkerState
-from segue.router.circuits import CircuitPolicy, Circuits
-from segue.router.continuation import ContinuationPolicy, GiveUp, Interruption, Resume, Wait
-from segue.router.fleet import FleetSnapshot, WorkerView
-from segue.router.planner import Plan
+from segue.router.lifecycle.continuation import ContinuationPolicy, GiveUp, Interruption, Resume, Wait
+from segue.router.planning.planner import Plan
+from segue.router.workers.circuits import CircuitPolicy, Circuits
+from segue.router.workers.fleet import FleetSnapshot, WorkerView
 from tests.router.core.scripted import FACTS
 
 POLICY = ContinuationPolicy(max_continuations=2, patience_s=5.0, backoff_min_s=0.1, backoff_max_s=1.0)

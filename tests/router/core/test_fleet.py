@@ -8,10 +8,10 @@ import pytest
 
 from segue.proto.kv_transfer_pb2 import BlockLayout
 from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
-from segue.router.fleet import FleetSnapshot, WorkerView, mismatch
 from segue.router.models import Models
 from segue.router.readiness import readiness
 from segue.router.text.tokenizer import TextCodec
+from segue.router.workers.fleet import FleetSnapshot, WorkerView, mismatch
 from tests.router.core.outputs import LAYOUT
 from tests.router.core.scripted import FACTS
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from segue.router.lease import Lease
+from segue.router.workers.lease import Lease
 
 
 async def test_it_is_over_after_silence_and_only_once() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from segue.proto.inference_pb2 import Path
 from segue.proto.sampling_pb2 import SamplingParams
-from segue.router.legs import choice_sampling, choose_path, decode_sampling, prefill_sampling
+from segue.router.lifecycle.legs import choice_sampling, choose_path, decode_sampling, prefill_sampling
 
 sampling_params = st.builds(
     SamplingParams,

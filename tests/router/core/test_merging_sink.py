@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from segue.base.errors import Overloaded, Unavailable
 from segue.proto.inference_pb2 import ChoiceDelta, GenerateResponse, Timings, Usage
 from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, TokenLogprob
-from segue.router.merging_sink import MergingSink, merge
+from segue.router.public_grpc.merging_sink import MergingSink, merge
 
 LENGTH = FinishReason.FINISH_REASON_LENGTH
 STOP = FinishReason.FINISH_REASON_STOP

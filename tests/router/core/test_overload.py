@@ -10,8 +10,8 @@ import grpc.aio
 from segue.proto.inference_pb2 import GenerateRequest, TokenIds
 from segue.proto.inference_pb2_grpc import InferenceStub
 from segue.proto.sampling_pb2 import SamplingParams
-from segue.router.admission import Admission
-from segue.router.slo import SloClass, SloClasses
+from segue.router.queueing.admission import Admission
+from segue.router.queueing.slo import SloClass, SloClasses
 from segue.router.text.tokenizer import TextCodec
 from tests.router.core.scripted import running_router, until
 

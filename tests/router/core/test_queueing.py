@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from segue.router.queueing.arrivals import ArrivalMeter
 from segue.router.queueing.fair_share import FairShare
 from segue.router.queueing.queue import OTHERS_TURN, AdmissionQueue
+from segue.router.queueing.slo import BATCH, CHAT, DOCUMENTS
 from segue.router.queueing.waiting import QueueBounds, Room, Rooms
-from segue.router.slo import BATCH, CHAT, DOCUMENTS
 from tests.router.core.queued import OPEN, drain, waiting
 
 SHORT = Room(short=True, long=False)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from segue.router.queueing.queue import AdmissionQueue
+from segue.router.queueing.slo import BATCH, CHAT, DOCUMENTS, SloClass
 from segue.router.queueing.waiting import QueueBounds, Room, Rooms, Waiting
-from segue.router.slo import BATCH, CHAT, DOCUMENTS, SloClass
 from tests.router.core.queued import drain, waiting
 
 classes = st.sampled_from([CHAT, DOCUMENTS, BATCH])

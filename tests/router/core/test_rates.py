@@ -6,7 +6,7 @@ import pytest
 
 from segue.proto.sampling_pb2 import FINISH_REASON_ERROR, FINISH_REASON_LENGTH, FinishReason
 from segue.proto.worker_pb2 import EngineUsage, Load, RequestOutput, Role, Submit, Transfer
-from segue.router.rates import UNMEASURED, RateMeter
+from segue.router.rates.worker_rates import UNMEASURED, RateMeter
 
 LENGTH = FINISH_REASON_LENGTH
 

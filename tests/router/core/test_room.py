@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.proto.worker_pb2 import Role
-from segue.router.fleet import FleetSnapshot, WorkerView
-from segue.router.lines import Line
 from segue.router.queueing.room import AHEAD_MIN_TOKENS, LongWork, rooms
-from segue.router.rates import Rates
+from segue.router.rates.lines import Line
+from segue.router.rates.worker_rates import Rates
+from segue.router.workers.fleet import FleetSnapshot, WorkerView
 from tests.router.core.test_admission import DECODE, PREFILL, fleet, worker
 
 FAST = Rates(prefill=Line(0.0, 1 / 50_000, samples=9))

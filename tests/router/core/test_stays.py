@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from segue.router.stays import StayMeter
+from segue.router.rates.stays import StayMeter
 
 
 def after(answers: list[tuple[int, int]], token_s: float = 0.01) -> StayMeter:

@@ -8,8 +8,8 @@ import pytest
 
 from segue.base.errors import Forbidden, InvalidRequest, SettingsError
 from segue.router.access.caller import set_caller
-from segue.router.slo import DEFAULT_CLASSES, parse_slo_classes
-from segue.router.terms import Terms, check_terms
+from segue.router.queueing.slo import DEFAULT_CLASSES, parse_slo_classes
+from segue.router.queueing.terms import Terms, check_terms
 
 
 def checked(**asked: object) -> Terms:

@@ -11,12 +11,12 @@ import pytest
 from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.proto.worker_pb2 import RequestOutput, StepTokens
-from segue.router.choice_run import ChoiceRun, ChoiceSpec
-from segue.router.planner import Plan
-from segue.router.records import RouterObserver
+from segue.router.lifecycle.choice_run import ChoiceRun, ChoiceSpec
+from segue.router.lifecycle.records import RouterObserver
+from segue.router.lifecycle.token_streams import TokenStreams
+from segue.router.planning.planner import Plan
 from segue.router.text.choice import ChoiceText
 from segue.router.text.tokenizer import TextCodec
-from segue.router.token_streams import TokenStreams
 
 LINK: Any = SimpleNamespace(worker_id="decode-0")
 

@@ -9,9 +9,9 @@ import pytest
 from segue.base.errors import Overloaded
 from segue.proto.kv_transfer_pb2 import BlockLayout
 from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
-from segue.router.admission import Admission, Demand
-from segue.router.fleet import FleetSnapshot, WorkerView
-from segue.router.waiting_room import WaitingRoom
+from segue.router.lifecycle.waiting_room import WaitingRoom
+from segue.router.queueing.admission import Admission, Demand
+from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
 DEMAND = Demand(60.0)
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from segue.base.errors import DeadlineExceeded, Overloaded, Unavailable
-from segue.router.records import RequestRecord, RouterObserver
+from segue.router.lifecycle.records import RequestRecord, RouterObserver
 from segue.router.text.tokenizer import TextCodec
 from tests.router.core.scripted import until
 from tests.router.core.world import Sink, World

@@ -13,14 +13,14 @@ from segue.proto.inference_pb2 import ChoiceDelta, GenerateResponse
 from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import FinishReason, SamplingParams
 from segue.proto.worker_pb2 import Register, RequestOutput, Role, RouterFrame, Status, Submit, WorkerState
-from segue.router.admission import Admission
-from segue.router.continuation import ContinuationPolicy
-from segue.router.dispatcher import Dispatcher
+from segue.router.lifecycle.continuation import ContinuationPolicy
+from segue.router.lifecycle.dispatcher import Dispatcher
 from segue.router.models import Models
+from segue.router.queueing.admission import Admission
+from segue.router.queueing.slo import BATCH, SloClass, SloClasses
 from segue.router.service import Generation, Handle
-from segue.router.slo import BATCH, SloClass, SloClasses
 from segue.router.text.tokenizer import TextCodec
-from segue.router.worker_links import WorkerLink, WorkerLinks
+from segue.router.workers.links import WorkerLink, WorkerLinks
 from tests.router.core.scripted import FACTS
 
 LENGTH = FinishReason.FINISH_REASON_LENGTH

@@ -13,10 +13,11 @@ from segue.base.errors import SegueError
 from segue.engine.embedded_model import ensure_embedded_model
 from segue.proto.inference_pb2 import ChoiceDelta, GenerateResponse, Path, Timings, Usage
 from segue.proto.sampling_pb2 import FinishReason, PositionLogprobs, TokenLogprob
-from segue.router.admission import Demand
 from segue.router.limits import Limits
+from segue.router.models import ServedModel
 from segue.router.openai.server import make_app, make_runner
-from segue.router.service import Generation, ResponseSink, ServedModel
+from segue.router.queueing.admission import Demand
+from segue.router.service import Generation, ResponseSink
 from segue.router.text.tokenizer import TextCodec
 
 # What a script yields: a response, an error, or seconds to wait.

@@ -14,8 +14,9 @@ from segue.base.errors import InternalError, Overloaded, Unavailable
 from segue.proto.inference_pb2 import ChoiceDelta, GenerateResponse
 from segue.proto.sampling_pb2 import StructuredOutputs
 from segue.router.limits import Limits
+from segue.router.models import ServedModel
 from segue.router.openai.server import make_app, make_runner
-from segue.router.service import Generation, ServedModel
+from segue.router.service import Generation
 from tests.router.openai.asked import CHAT, COMPLETION, FakeService, Step, post
 
 

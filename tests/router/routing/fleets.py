@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from segue.proto.kv_transfer_pb2 import BlockLayout
 from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
-from segue.router.disaggregation import Disaggregation
-from segue.router.fleet import FleetSnapshot, WorkerView
-from segue.router.lines import Line
-from segue.router.planner import Policy
-from segue.router.rates import Rates
+from segue.router.planning.disaggregation import Disaggregation
+from segue.router.planning.planner import Policy
+from segue.router.rates.lines import Line
+from segue.router.rates.worker_rates import Rates
+from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
 READY = WorkerState.WORKER_STATE_READY
 BLOCK = 16

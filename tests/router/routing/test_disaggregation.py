@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.router.disaggregation import Disaggregation, Ways, decide
+from segue.router.planning.disaggregation import Disaggregation, Ways, decide
 
 AUTO = Disaggregation()
 # A short prompt, nobody running on decode: alike to the first token, and no hand-off to wait for.

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.base.block_hash import block_hashes
-from segue.router.expected_blocks import ExpectedBlocks
+from segue.router.prefixes.expected_blocks import ExpectedBlocks
 
 PROMPTS = st.lists(st.integers(0, 1), min_size=1, max_size=9).map(lambda tokens: block_hashes(tokens, 1))
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.router.lines import LineMeter
+from segue.router.rates.lines import LineMeter
 
 sizes = st.lists(st.floats(1, 1e6), min_size=1, max_size=60)
 

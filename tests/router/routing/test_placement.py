@@ -9,10 +9,10 @@ import pytest
 from segue.base.block_hash import block_hashes
 from segue.proto.kv_transfer_pb2 import BlockLayout
 from segue.proto.worker_pb2 import EngineFacts, KvEvent, KvEvents, Register, Role, Status, WorkerState
-from segue.router.disaggregation import Disaggregation
-from segue.router.placement import Placement
-from segue.router.planner import Policy
-from segue.router.worker_links import WorkerLink, WorkerLinks
+from segue.router.lifecycle.placement import Placement
+from segue.router.planning.disaggregation import Disaggregation
+from segue.router.planning.planner import Policy
+from segue.router.workers.links import WorkerLink, WorkerLinks
 
 BLOCK = 4
 PROMPT = tuple(range(100, 121))  # Five blocks and a bit.

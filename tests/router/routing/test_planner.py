@@ -8,12 +8,12 @@ import pytest
 
 from segue.base.errors import Unavailable
 from segue.proto.worker_pb2 import Load, WorkerState
-from segue.router.fleet import WorkerView
-from segue.router.lines import Line
-from segue.router.planner import NO_ASK, Plan, plan
-from segue.router.prediction import Ask, decode_cost
-from segue.router.rates import Rates
-from segue.router.transfers import Links
+from segue.router.planning.planner import NO_ASK, Plan, plan
+from segue.router.planning.prediction import Ask, decode_cost
+from segue.router.rates.lines import Line
+from segue.router.rates.transfers import Links
+from segue.router.rates.worker_rates import Rates
+from segue.router.workers.fleet import WorkerView
 from tests.router.routing.fleets import ALWAYS, DECODE_RATES, decode, fleet, prefill
 
 

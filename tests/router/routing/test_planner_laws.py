@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.proto.worker_pb2 import Load, Role, WorkerState
-from segue.router.disaggregation import Disaggregation
-from segue.router.fleet import FleetSnapshot, WorkerView
-from segue.router.lines import Line
-from segue.router.planner import Plan, Policy, plan
-from segue.router.prediction import Ask, decode_cost, prefill_cost
-from segue.router.rates import Rates
-from segue.router.transfers import Links
+from segue.router.planning.disaggregation import Disaggregation
+from segue.router.planning.planner import Plan, Policy, plan
+from segue.router.planning.prediction import Ask, decode_cost, prefill_cost
+from segue.router.rates.lines import Line
+from segue.router.rates.transfers import Links
+from segue.router.rates.worker_rates import Rates
+from segue.router.workers.fleet import FleetSnapshot, WorkerView
 from tests.router.routing.fleets import ALWAYS, FACTS, READY, decode, fleet, prefill
 
 counts = st.integers(0, 9)

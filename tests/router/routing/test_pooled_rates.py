@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from segue.router.lines import Line
-from segue.router.pooled_rates import Kind, pool_rates, settle
-from segue.router.rates import UNMEASURED, Rates
+from segue.router.rates.lines import Line
+from segue.router.rates.pooled_rates import Kind, pool_rates, settle
+from segue.router.rates.worker_rates import UNMEASURED, Rates
 
 KIND = Kind(1, "H100", "vllm", "1")
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from segue.base.block_hash import block_hashes
-from segue.router import prefix_index
-from segue.router.prefix_index import PrefixIndex
+from segue.router.prefixes import prefix_index
+from segue.router.prefixes.prefix_index import PrefixIndex
 
 WORKERS = st.sampled_from(["a", "b", "c", "d"])
 # Prompts of a few tokens over a small alphabet share prefixes often.

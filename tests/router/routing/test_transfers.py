@@ -6,7 +6,7 @@ import pytest
 
 from segue.router.metrics import catalogue
 from segue.router.metrics.link_rates import link_messages, link_readings
-from segue.router.transfers import TransferMeter
+from segue.router.rates.transfers import TransferMeter
 
 MIB = 1 << 20
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from segue.proto.externalscaler_pb2 import GetMetricsRequest, ScaledObjectRef
 from segue.proto.externalscaler_pb2_grpc import ExternalScalerStub, add_ExternalScalerServicer_to_server
 from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
-from segue.router.fleet import FleetSnapshot, WorkerView
-from segue.router.rates import Rates
+from segue.router.rates.worker_rates import Rates
 from segue.router.scaling.external_scaler import ExternalScaler
 from segue.router.scaling.pool_load import decode_use, prefill_backlog_s
+from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
 READY, DRAINING = WorkerState.WORKER_STATE_READY, WorkerState.WORKER_STATE_DRAINING
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from segue.router.accounting.prices import PriceTable, load_prices
 from segue.router.accounting.usage_log import UsageLog
-from segue.router.dispatcher import Dispatcher
-from segue.router.records import Observers
+from segue.router.lifecycle.dispatcher import Dispatcher
+from segue.router.lifecycle.records import Observers
 from segue.router.settings import RouterSettings
 
 

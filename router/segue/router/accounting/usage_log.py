@@ -21,7 +21,7 @@ import msgspec
 from segue.base.errors import SettingsError
 from segue.base.logging import get_logger
 from segue.proto.inference_pb2 import Path as AnswerPath
-from segue.router.records import RequestRecord, RouterObserver
+from segue.router.lifecycle.records import RequestRecord, RouterObserver
 
 log = get_logger("usage")
 

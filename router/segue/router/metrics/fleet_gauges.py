@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from segue.base.metrics import Labels, Metric, Reading
 from segue.proto.worker_pb2 import Role, WorkerState
-from segue.router.fleet import FleetSnapshot, WorkerView
 from segue.router.metrics import catalogue
+from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
 _STATES = ("loading", "warming", "ready", "draining")
 _POOLS = ("prefill", "decode")

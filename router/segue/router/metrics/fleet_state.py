@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from segue.proto.fleet_pb2 import FleetClass, FleetPool, FleetRates, FleetState, FleetWorker, StepTime
 from segue.proto.worker_pb2 import Role, WorkerState
-from segue.router.fleet import FleetSnapshot, WorkerView
-from segue.router.slo import SloClass
+from segue.router.queueing.slo import SloClass
+from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
 _ROLES = (Role.ROLE_PREFILL, Role.ROLE_DECODE)
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from segue.base.metrics import Metric, Reading
 from segue.proto.fleet_pb2 import FleetLink
-from segue.router.lines import Line
 from segue.router.metrics import catalogue
-from segue.router.transfers import TransferMeter
+from segue.router.rates.lines import Line
+from segue.router.rates.transfers import TransferMeter
 
 # A hundred workers in each pool are ten thousand pairs, and a series for each is more than anybody looks at.
 MOST_PAIRS = 256

@@ -11,11 +11,11 @@ from segue.base.loop_lag import LOOP_LAG
 from segue.base.metrics import Exposition
 from segue.proto.inference_pb2 import Path
 from segue.proto.worker_pb2 import Transfer
+from segue.router.lifecycle.records import FirstToken, Interrupted, RequestRecord, RouterObserver
 from segue.router.metrics import catalogue
 from segue.router.metrics.totals import Totals
 from segue.router.metrics.window import Look, Looks
-from segue.router.records import FirstToken, Interrupted, RequestRecord, RouterObserver
-from segue.router.slo import SloClass, SloClasses
+from segue.router.queueing.slo import SloClass, SloClasses
 
 OTHER_TENANTS = "other"
 

@@ -11,8 +11,8 @@ from segue.base.errors import InvalidRequest
 from segue.base.trace_parent import HEADER as TRACE_HEADER
 from segue.base.trace_parent import TraceParent, parse_trace_parent
 from segue.router.limits import Limits, check_timeout_s
-from segue.router.slo import SloClasses
-from segue.router.terms import Terms, TermsParams, check_terms
+from segue.router.queueing.slo import SloClasses
+from segue.router.queueing.terms import Terms, TermsParams, check_terms
 
 LABEL_HEADER = "X-Request-Id"
 TIMEOUT_HEADER = "X-Request-Timeout-S"

@@ -22,8 +22,8 @@ from segue.router.openai.headers import (
     TIMEOUT_HEADER,
 )
 from segue.router.openai.schema import MESSAGE_FIELDS, MESSAGE_IGNORED, ChatCompletionRequest, CompletionRequest
-from segue.router.slo import DEFAULT_CLASSES, SloClasses
-from segue.router.terms import MAX_PRIORITY
+from segue.router.queueing.slo import DEFAULT_CLASSES, SloClasses
+from segue.router.queueing.terms import MAX_PRIORITY
 
 Json = dict[str, Any]
 

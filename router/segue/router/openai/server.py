@@ -12,8 +12,8 @@ from aiohttp import web
 from aiohttp.http_writer import HttpVersion11
 
 from segue.base.errors import DeadlineExceeded
-from segue.router.admission import Demand
 from segue.router.limits import Limits, ModelFacts, check_counts, check_prompt, check_prompt_size, complete_sampling
+from segue.router.models import ServedModel
 from segue.router.openai import http, wire
 from segue.router.openai.answer import Shape, UnaryAnswer
 from segue.router.openai.bad_http import Runner, server_logger
@@ -22,8 +22,9 @@ from segue.router.openai.openapi import describe
 from segue.router.openai.schema import ChatCompletionRequest, CompletionRequest, parse
 from segue.router.openai.stream import EventWriter, StreamAnswer
 from segue.router.openai.translate import Ask, from_chat, from_completion
-from segue.router.service import Generation, GenerationService, ServedModel, find_model
-from segue.router.slo import DEFAULT_CLASSES, SloClasses
+from segue.router.queueing.admission import Demand
+from segue.router.queueing.slo import DEFAULT_CLASSES, SloClasses
+from segue.router.service import Generation, GenerationService, find_model
 from segue.router.structured_outputs import check_structured_outputs
 from segue.router.text.prompt import Prompt, TextPrompt, prompt_bytes, read_prompt
 

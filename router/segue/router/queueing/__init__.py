@@ -1,1 +1,1 @@
-"""Requests that wait for a worker: in what order they start, and when there is room for one. No I/O."""
+"""Which requests are taken in, in what order they start, and where they wait until there is room for one."""

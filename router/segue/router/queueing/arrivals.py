@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from segue.router.slo import SloClass
+from segue.router.queueing.slo import SloClass
 
 # What was asked this long ago counts for 1/e.
 _MEMORY_S = 3.0

@@ -23,8 +23,8 @@ from collections.abc import Iterable
 from itertools import islice
 
 from segue.router.queueing.band import Band
+from segue.router.queueing.slo import SloClass
 from segue.router.queueing.waiting import DEFAULT_BOUNDS, Ahead, QueueBounds, Room, Rooms, Waiting
-from segue.router.slo import SloClass
 
 # A class, and one tenant in it or all (None).
 _Group = tuple[str, str | None]

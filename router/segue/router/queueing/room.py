@@ -11,10 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segue.proto.worker_pb2 import Role
-from segue.router.admission import believed, usable
-from segue.router.fleet import FleetSnapshot, WorkerView
-from segue.router.prediction import blocks_taken, decode_requests, free_places, prefill_line, queue_s, queued_tokens
+from segue.router.planning.prediction import (
+    blocks_taken,
+    decode_requests,
+    free_places,
+    prefill_line,
+    queue_s,
+    queued_tokens,
+)
+from segue.router.queueing.admission import believed, usable
 from segue.router.queueing.waiting import Room, Rooms
+from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
 # Work ahead of a prefill worker. Measured: see docs/slo.md.
 AHEAD_S = 0.15

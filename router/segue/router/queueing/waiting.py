@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from segue.router.slo import SloClass
+from segue.router.queueing.slo import SloClass
 
 
 @dataclass(frozen=True, slots=True)

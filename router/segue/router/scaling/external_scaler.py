@@ -25,8 +25,8 @@ from segue.proto.externalscaler_pb2 import (
     ScaledObjectRef,
 )
 from segue.proto.externalscaler_pb2_grpc import ExternalScalerServicer
-from segue.router.fleet import FleetSnapshot
 from segue.router.scaling.pool_load import decode_use, prefill_backlog_s
+from segue.router.workers.fleet import FleetSnapshot
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 

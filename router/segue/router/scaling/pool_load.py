@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segue.proto.worker_pb2 import Role
-from segue.router.fleet import FleetSnapshot, WorkerView
+from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
 # Taken until a prefill worker has answered once. Too fast rather than too slow: a pool must not grow on a guess.
 _UNMEASURED_TOKENS_PER_S = 16_384.0

@@ -1,0 +1,1 @@
+"""How fast workers and links are, from what was seen of them. Clock passed in; no I/O."""

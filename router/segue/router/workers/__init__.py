@@ -1,0 +1,1 @@
+"""Workers as the router has them: where they attach, what is known of each, and whether its lease still runs."""
