@@ -55,6 +55,15 @@ def test_limits_that_make_no_sense_are_refused(pair: str, says: str) -> None:
         parse_limits([pair])
 
 
+@pytest.mark.parametrize("command", [["prefill-worker"], ["decode-worker"], ["flex-worker", "--start-as", "decode"]])
+@pytest.mark.parametrize("router", ["x", "x:", ":7000", "x:port", "x:70000"])
+def test_a_router_that_is_no_address_is_refused_with_a_clear_text(command: list[str], router: str) -> None:
+    result = CliRunner().invoke(app, [*command, "--router", router])
+    assert result.exit_code == 2
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "host:port" in result.stderr and repr(router) in result.stderr
+
+
 def test_an_unknown_option_names_the_nearest() -> None:
     result = CliRunner().invoke(app, ["up", "--prefil", "2"])
     assert result.exit_code == 2

@@ -11,7 +11,6 @@ from segue.cli import (
     diagnose,
     explain,
     fleet,
-    flex_worker,
     keys,
     loadtest,
     model,
@@ -40,7 +39,7 @@ app.command("down")(on_ray.down)
 app.command("router")(router.router)
 app.command("prefill-worker")(workers.prefill_worker)
 app.command("decode-worker")(workers.decode_worker)
-app.command("flex-worker")(flex_worker.flex_worker)
+app.command("flex-worker")(workers.flex_worker)
 app.command("simulate")(simulate.simulate)
 app.command("simulated-workers", hidden=True)(simulate.simulated_workers)
 app.command("status")(fleet.status)

@@ -11,7 +11,6 @@ import typer
 
 from segue.base.errors import SettingsError
 from segue.cli.failures import settings_errors
-from segue.cli.flex_worker import Pool
 from segue.cli.model import model_and_served_name
 from segue.cli.on_ray import Address, RayPoolOption, gpus_each, ray_pool, up_on_ray
 from segue.cli.options import (
@@ -49,6 +48,7 @@ from segue.cli.options import (
     simulated_args,
 )
 from segue.cli.scaling_options import GpuBudget, ScalingChoice, ScalingOption, ScalingSetting, scaling_settings
+from segue.cli.workers import Pool
 
 # On Ray's head node, where nobody looks for free ports.
 RAY_HTTP_PORT, RAY_GRPC_PORT, RAY_POOLS_PORT = 8000, 9000, 9600

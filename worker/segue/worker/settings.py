@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from segue.base.ids import new_epoch
 from segue.base.logging import LogFormat
@@ -51,6 +51,15 @@ class WorkerSettings(BaseModel):
     )
     otlp_endpoint: str = Field("", description="URL of a collector's OTLP over gRPC, for spans; empty: none.")
     log_format: LogFormat = "auto"
+
+    @field_validator("routers")
+    @classmethod
+    def _are_addresses(cls, routers: tuple[str, ...]) -> tuple[str, ...]:
+        for name in routers:
+            host, _, port = name.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) <= 65535:
+                raise ValueError("expected host:port, the port that the router takes workers on")
+        return routers
 
     def engine_settings(self, role: EngineRole, epoch: str, flex: bool = False) -> EngineSettings:
         return EngineSettings(
