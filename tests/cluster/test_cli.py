@@ -61,7 +61,8 @@ def test_a_router_that_is_no_address_is_refused_with_a_clear_text(command: list[
     result = CliRunner().invoke(app, [*command, "--router", router])
     assert result.exit_code == 2
     assert result.exception is None or isinstance(result.exception, SystemExit)
-    assert "host:port" in result.stderr and repr(router) in result.stderr
+    assert "host:port" in result.stderr
+    assert repr(router) in result.stderr
 
 
 def test_an_unknown_option_names_the_nearest() -> None:
