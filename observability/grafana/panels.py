@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from observability.grafana.queries import CLASS, ROUTER, Panel, Row, of_links, of_workers, quantiles, rate, total
+from observability.grafana.queries import (
+    CLASS,
+    ROUTER,
+    Panel,
+    Row,
+    of_links,
+    of_workers,
+    p99_by_pool,
+    quantiles,
+    rate,
+    total,
+)
 
 _TTFT, _ITL = "segue_time_to_first_token_seconds", "segue_inter_token_latency_seconds"
 _SLO = "segue_slo_requests_total"
@@ -74,13 +85,13 @@ ROWS = (
             ),
             Panel(
                 "TTFT p99 by pool",
-                {
-                    "{{pool}}": "histogram_quantile(0.99, sum by (le, pool) "
-                    f"(rate({_TTFT}_bucket{{{CLASS}}}[$__rate_interval])))"
-                },
+                p99_by_pool(_TTFT),
                 "s",
-                "Where the first token was computed: decode computes prompts itself where that is faster.",
+                "By the pool that computed the prompt: decode does so itself where that is faster.",
             ),
+            Panel("ITL p99 by pool", p99_by_pool(_ITL), "s", "Of a hand-off the first gap is one."),
+            Panel("End to end p99 by pool", p99_by_pool("segue_end_to_end_seconds"), "s"),
+            Panel("Router's queue p99 by pool", p99_by_pool("segue_queue_seconds"), "s"),
         ),
     ),
     Row(
@@ -150,6 +161,11 @@ ROWS = (
             Panel("Requests by tenant", {"{{tenant}}": rate("segue_tenant_requests_total", ROUTER, "tenant")}, "reqps"),
             Panel("Output tokens by tenant", {"{{tenant}}": rate("segue_output_tokens_total", ROUTER, "tenant")}),
             Panel(
+                "Seconds by tenant",
+                {"{{tenant}} {{part}}": rate("segue_tenant_seconds_total", ROUTER, "tenant, part")},
+                about="In prefill, KV transfer and decode; a second: how many requests are there at a time.",
+            ),
+            Panel(
                 "Cost an hour",
                 {"{{tenant}} {{currency}}": f"3600 * {rate('segue_cost_total', ROUTER, 'tenant, currency')}"},
                 about="By the router's price table, if it has one.",
@@ -201,6 +217,17 @@ ROWS = (
         (
             Panel("Bytes", {"{{transport}}": rate("segue_kv_transfer_bytes_total", ROUTER, "transport")}, "Bps"),
             Panel("Transfer time", quantiles("segue_kv_transfer_seconds", CLASS, "transport"), "s"),
+            Panel(
+                "Transfer time p99 by pool",
+                p99_by_pool("segue_kv_transfer_seconds"),
+                "s",
+                "Whose KV cache it was: prefill's in a hand-off, decode's where an answer was moved.",
+            ),
+            Panel(
+                "Transfers at a time",
+                {"{{pool}}": rate("segue_kv_transfer_seconds_sum", CLASS, "pool")},
+                about="By Little's law; near 1 a decode worker's link is never free.",
+            ),
             Panel("Transfers by outcome", {"{{outcome}}": rate("segue_kv_transfers_total", ROUTER, "outcome")}, "ops"),
             Panel(
                 "Slowest links",

@@ -34,6 +34,12 @@ def quantiles(metric: str, labels: str, by: str = "slo_class") -> dict[str, str]
     return {f"{{{{{by}}}}} p{round(q * 100)}": f"histogram_quantile({q}, {rates})" for q in (0.5, 0.9, 0.99)}
 
 
+def p99_by_pool(metric: str) -> dict[str, str]:
+    """Of a histogram of requests: those that were handed off, and those whose prompt decode computed itself."""
+    rates = f"sum by (le, slo_class, pool) (rate({metric}_bucket{{{CLASS}}}[$__rate_interval]))"
+    return {"{{slo_class}} {{pool}}": f"histogram_quantile(0.99, {rates})"}
+
+
 def rate(metric: str, labels: str, by: str) -> str:
     return f"sum by ({by}) (rate({metric}{{{labels}}}[$__rate_interval]))"
 

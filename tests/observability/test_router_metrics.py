@@ -95,14 +95,18 @@ def test_tenants_beyond_the_bound_count_together(exposition: Exposition, metrics
 
 
 def test_transfers_are_told_apart_by_how_they_ended(exposition: Exposition, metrics: RouterMetrics) -> None:
-    metrics.on_transfer("chat", Transfer(transport="nixl", bytes=4096, seconds=0.25))
-    metrics.on_transfer("chat", Transfer(transport="nixl", bytes=1, seconds=0.1, error="UNAVAILABLE: gone"))
-    metrics.on_transfer("chat", Transfer(transport="nixl", bytes=1, seconds=0.1, error="differs", corrupt=True))
+    metrics.on_transfer("chat", "prefill", Transfer(transport="nixl", bytes=4096, seconds=0.25))
+    metrics.on_transfer("chat", "decode", Transfer(transport="nixl", bytes=1024, seconds=0.5))
+    metrics.on_transfer("chat", "prefill", Transfer(transport="nixl", bytes=1, seconds=0.1, error="UNAVAILABLE: gone"))
+    metrics.on_transfer(
+        "chat", "prefill", Transfer(transport="nixl", bytes=1, seconds=0.1, error="differs", corrupt=True)
+    )
     seen = Scraped(exposition)
-    for outcome in ("ok", "failed", "corrupt"):
-        assert seen("segue_kv_transfers_total", transport="nixl", outcome=outcome) == 1
-    assert seen("segue_kv_transfer_bytes_total", transport="nixl") == 4096
-    assert seen("segue_kv_transfer_seconds_sum", slo_class="chat", transport="nixl") == 0.25
+    for outcome, times in (("ok", 2), ("failed", 1), ("corrupt", 1)):
+        assert seen("segue_kv_transfers_total", transport="nixl", outcome=outcome) == times
+    assert seen("segue_kv_transfer_bytes_total", transport="nixl") == 5120
+    for pool, seconds in (("prefill", 0.25), ("decode", 0.5)):
+        assert seen("segue_kv_transfer_seconds_sum", slo_class="chat", pool=pool, transport="nixl") == seconds
 
 
 @pytest.fixture
@@ -123,12 +127,29 @@ async def test_requests_through_a_router_are_counted_once_each(
     seen = Scraped(exposition)
     assert seen("segue_requests_total", slo_class="chat", outcome="ok") == 3
     assert seen("segue_time_to_first_token_seconds_count", slo_class="chat", pool="prefill") == 3
-    assert seen("segue_inter_token_latency_seconds_count", slo_class="chat") == 3 * 4
-    assert seen("segue_end_to_end_seconds_count", slo_class="chat") == 3
+    assert seen("segue_inter_token_latency_seconds_count", slo_class="chat", pool="prefill") == 3 * 4
+    for leg in ("queue", "prefill", "decode", "end_to_end"):
+        assert seen(f"segue_{leg}_seconds_count", slo_class="chat", pool="prefill") == 3, leg
+    assert seen("segue_kv_transfer_seconds_count", slo_class="chat", pool="prefill", transport="grpc") == 3
     assert seen("segue_handoff_seconds_count", slo_class="chat") == 3
     assert seen("segue_kv_transfers_total", transport="grpc", outcome="ok") == 3
     assert seen("segue_kv_transfer_bytes_total", transport="grpc") == 3 * 4096
     assert seen("segue_requests_by_path_total", path="seeded") == 3
+
+
+async def test_requests_whose_prompt_decode_computes_are_told_apart(
+    router: Router, exposition: Exposition, metrics: RouterMetrics
+) -> None:
+    router.dispatcher.around.observer = metrics
+    await router.attach("decode-0", Role.ROLE_DECODE)
+    async with SegueClient(router.address) as client:
+        await client.generate(PROMPT, max_tokens=5)
+    await until(lambda: router.dispatcher.running_requests == 0)
+    seen = Scraped(exposition)
+    for leg in ("queue", "prefill", "time_to_first_token", "decode", "end_to_end"):
+        assert seen(f"segue_{leg}_seconds_count", slo_class="chat", pool="decode") == 1, leg
+    assert seen("segue_inter_token_latency_seconds_count", slo_class="chat", pool="decode") == 4
+    assert seen("segue_handoff_seconds_count", slo_class="chat") is None
 
 
 async def test_a_worker_that_is_lost_is_a_continuation_and_leaves_no_gauge(

@@ -23,7 +23,7 @@ def test_rates_are_of_the_window_alone(metrics: RouterMetrics) -> None:
     for _ in range(4):
         metrics.on_finished(record(ttft_s=0.1))
         metrics.on_first_token("chat", FirstToken("prefill", 0.1, 0.0, 0.1))
-        metrics.on_tokens("chat", "d", [0.01] * 9)
+        metrics.on_tokens("chat", "prefill", [0.01] * 9)
     metrics.on_refused("alice", "chat", "overloaded")
     rates = window.rates(now_s=102.0)
     assert rates["chat"].requests_per_s == pytest.approx(2.0)

@@ -70,6 +70,16 @@ def test_the_timings_tell_the_legs_apart() -> None:
     assert run.timings.cached_prompt_tokens == 2
 
 
+def test_of_a_prompt_that_decode_computes_its_own_cache_counts() -> None:
+    run = new_run()
+    run.go_on(Plan(None, DECODE), 10.0)
+    usage = EngineUsage(input_tokens=3, cached_tokens=2, computed_tokens=1)
+    last = RequestOutput(request_id="run-0.1", token_ids=[300], finish_reason=LENGTH, usage=usage)
+    run.on_output(DECODE, last, 11.0)
+    assert run.timings.pool == "decode"
+    assert run.timings.cached_prompt_tokens == 2
+
+
 @pytest.mark.parametrize("seeded", [True, False])
 def test_a_transfer_that_failed_is_told_and_changes_no_token(seeded: bool) -> None:
     """The ticket is given back here too: decode may have no way to the producer."""

@@ -7,12 +7,19 @@ from hypothesis import strategies as st
 
 from segue.proto.worker_pb2 import Load, Role, WorkerState
 from segue.router.lifecycle.continuation import ContinuationPolicy, GiveUp, Interruption, Resume, Wait
-from segue.router.planning.planner import Plan
+from segue.router.planning.planner import Plan, Policy
+from segue.router.planning.prediction import Ask
+from segue.router.rates.lines import Line
+from segue.router.rates.transfers import Links
 from segue.router.workers.circuits import CircuitPolicy, Circuits
 from segue.router.workers.fleet import FleetSnapshot, WorkerView
 from tests.router.core.scripted import FACTS
 
 POLICY = ContinuationPolicy(max_continuations=2, patience_s=5.0, backoff_min_s=0.1, backoff_max_s=1.0)
+
+
+# As it would be after some transfers: 1 GB/s.
+LINKS = Links(Line(0.0, 1e-9, 10))
 
 
 def fleet(*worker_ids: str) -> FleetSnapshot:
@@ -22,7 +29,8 @@ def fleet(*worker_ids: str) -> FleetSnapshot:
         tuple(
             WorkerView(worker_id, "e", roles[worker_id.split("-")[0]], ready, "", "", FACTS, Load(), 0, 0)
             for worker_id in worker_ids
-        )
+        ),
+        LINKS,
     )
 
 
@@ -32,6 +40,26 @@ def interruption(*, times: int = 1, waited_s: float = 0.0, looks: int = 0, left:
 
 def test_it_goes_on_at_once_where_there_are_others() -> None:
     decision = POLICY.decide(interruption(), fleet("prefill-0", "decode-0", "decode-1"))
+    assert decision == Resume(Plan("prefill-0", "decode-1"))
+
+
+FOUR = fleet("prefill-0", "prefill-1", "decode-0", "decode-1", "decode-2")
+
+
+def test_it_goes_on_where_its_prompt_is_cached() -> None:
+    ask = Ask(3000, 100, {"prefill-1": 2944, "decode-2": 2944})
+    assert POLICY.decide(interruption(), FOUR, ask) == Resume(Plan("prefill-1", "decode-2"))
+    assert POLICY.decide(interruption(), FOUR, ask, Policy("load")) == Resume(Plan("prefill-0", "decode-1"))
+
+
+def test_what_the_worker_that_it_left_has_cached_draws_nobody_back() -> None:
+    ask = Ask(3000, 100, {"decode-0": 2944, "prefill-1": 2944})
+    assert POLICY.decide(interruption(), FOUR, ask) == Resume(Plan("prefill-1", "decode-1"))
+
+
+def test_with_the_whole_prompt_cached_on_decode_it_is_handed_off_all_the_same() -> None:
+    """What decode computed of it would hold up the streams there; and a ticket that is left needs no prefill."""
+    decision = POLICY.decide(interruption(), FOUR, Ask(3000, 100, {"decode-1": 3000}))
     assert decision == Resume(Plan("prefill-0", "decode-1"))
 
 

@@ -1,15 +1,17 @@
-"""A drained decode worker's requests go elsewhere with their KV cache, and leases are renewed meanwhile."""
+"""Requests of a decode worker that drains or is lost go elsewhere, with their KV cache or to where one is."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from segue.base.block_hash import block_hashes
 from segue.proto.kv_transfer_pb2 import Ticket
 from segue.proto.sampling_pb2 import FinishReason
-from segue.proto.worker_pb2 import RequestOutput, Role, Status, WorkerState
+from segue.proto.worker_pb2 import KvEvent, KvEvents, RequestOutput, Role, Status, WorkerState
 from segue.router.text.tokenizer import TextCodec
 from tests.router.core.scripted import FACTS
 from tests.router.core.world import PROMPT, FakeWorker, Sink, World
@@ -63,6 +65,39 @@ async def test_a_drained_decode_workers_requests_are_moved_with_their_kv_cache(w
     world.finish()
     assert sink.tokens(0) == [300 + step for step in range(9)]
     assert [one.worker for one in sink.responses[-1].timings.continuations] == [first.link.worker_id]
+    world.assert_nothing_is_left()
+
+
+def cached(life: FakeWorker, world: World, tokens: Sequence[int]) -> None:
+    """The worker has told that it has the blocks of these tokens."""
+    names = block_hashes(tokens, FACTS.layout.block_tokens)
+    events = KvEvents(snapshot=True, events=[KvEvent(stored=KvEvent.Stored(blocks=names))])
+    world.dispatcher.news.on_kv_events(life.link, events)
+
+
+async def test_an_answer_that_has_lost_its_worker_goes_on_where_its_blocks_are(codec: TextCodec) -> None:
+    """A block and a half of prompt; with its first tokens the second block is full, and three workers have it."""
+    world = World(codec, prompt=tuple(range(600, 600 + FACTS.layout.block_tokens * 2 - 2)))
+    for number in (2, 3):
+        world.attach(f"prefill-{number}", Role.ROLE_PREFILL)
+        world.attach(f"decode-{number}", Role.ROLE_DECODE)
+    for _ in range(10):
+        world.links.transfers.measured("prefill-0", "decode-0", 1 << 20, 0.1)
+    sink, first, _ = decoding(world)
+    so_far = [*world.prompt, *sink.tokens(0)]
+    by_name = {life.link.worker_id: life for life in world.lives}
+    with_answer = ("prefill-2", next(name for name in ("decode-3", "decode-2") if by_name[name] is not first))
+    for name, life in by_name.items():
+        if life is not first:
+            cached(life, world, so_far if name in with_answer else world.prompt)
+    world.lose(first.link.worker_id)
+    world.deliver()
+    assert holder(world, Role.ROLE_PREFILL) is by_name[with_answer[0]]
+    world.work(by_name[with_answer[0]], next(iter(by_name[with_answer[0]].held)))
+    world.deliver()
+    assert holder(world, Role.ROLE_DECODE) is by_name[with_answer[1]]
+    world.finish()
+    assert sink.tokens(0) == [300 + step for step in range(9)]
     world.assert_nothing_is_left()
 
 

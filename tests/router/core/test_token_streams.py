@@ -33,8 +33,8 @@ class Watcher(RouterObserver):
     def __init__(self) -> None:
         self.told: list[tuple[str, str, int]] = []
 
-    def on_tokens(self, slo_class: str, worker_id: str, itl_s: Sequence[float]) -> None:
-        self.told.append((slo_class, worker_id, len(itl_s)))
+    def on_tokens(self, slo_class: str, pool: str, itl_s: Sequence[float]) -> None:
+        self.told.append((slo_class, pool, len(itl_s)))
 
 
 class Streams:
@@ -109,4 +109,4 @@ def test_observers_are_told_once_a_frame_and_class(streams: Streams) -> None:
     (a, _, _), (b, _, _) = streams.decoding("a"), streams.decoding("b")
     c, _, _ = streams.decoding("c", slo_class="batch")
     streams.push((a, 300), (b, 301), (c, 302), observer=streams.watcher)
-    assert sorted(streams.watcher.told) == [("batch", "decode-0", 1), ("chat", "decode-0", 2)]
+    assert sorted(streams.watcher.told) == [("batch", "prefill", 1), ("chat", "prefill", 2)]

@@ -86,8 +86,15 @@ class FakeWorker:
 class World:
     """A dispatcher with two workers in each pool; ``places`` in a step of each decode worker, 0: any number."""
 
-    def __init__(self, codec: TextCodec, max_concurrent_requests: int = 100, places: int = 0) -> None:
+    def __init__(
+        self,
+        codec: TextCodec,
+        max_concurrent_requests: int = 100,
+        places: int = 0,
+        prompt: tuple[int, ...] = PROMPT,
+    ) -> None:
         self.places = places
+        self.prompt = prompt
         self.links = WorkerLinks()
         models = Models("tiny", codec, created_unix_s=7)
         # No patience: looking again would need the clock.
@@ -127,7 +134,7 @@ class World:
     ) -> Sink:
         sink = Sink(patience)
         params = SamplingParams(max_tokens=max_tokens, **sampling)
-        generation = Generation("tiny", PROMPT, None, params, n, False, None, timeout_s, slo_class, tenant="alice")
+        generation = Generation("tiny", self.prompt, None, params, n, False, None, timeout_s, slo_class, tenant="alice")
         sink.handle = self.dispatcher.start(generation, sink)
         self.sinks.append((sink, generation))
         return sink
@@ -154,7 +161,7 @@ class World:
         """The worker's next output for a request."""
         submit = life.held[request_id]
         begun = life.given[request_id]
-        offset = len(submit.input_token_ids) - len(PROMPT)
+        offset = len(submit.input_token_ids) - len(self.prompt)
         count = min(tokens, submit.sampling.max_tokens - begun)
         ids = [300 + offset + begun + step for step in range(count)]
         life.given[request_id] = begun + count

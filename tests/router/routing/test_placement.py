@@ -108,6 +108,17 @@ def test_what_was_just_sent_counts_as_if_it_were_there(world: World) -> None:
     assert world.cached() == {}
 
 
+@pytest.mark.parametrize("answered", [0, 1, 3, 30])
+def test_an_answer_that_goes_on_is_named_with_what_it_has(world: World, answered: int) -> None:
+    world.tell("prefill-0", 0, stored([1]))
+    output = list(range(500, 500 + answered))
+    for tokens in (PROMPT, PROMPT[:3]):
+        routed = world.placement.prompt(tokens, 40)
+        longer = world.placement.longer(routed, tokens, output, 40 - answered)
+        assert list(longer.names) == block_hashes([*tokens, *output], BLOCK)
+        assert (longer.tokens, longer.output_tokens) == (len(tokens) + answered, 40 - answered)
+
+
 def test_caches_that_are_not_told_of_are_not_expected_to_hold_anything(world: World) -> None:
     world.tell("prefill-0", 0, stored([1]))
     prompt = world.placement.prompt(PROMPT, 10)

@@ -92,6 +92,16 @@ class ChoiceRun:
         return self._answer.kept
 
     @property
+    def behind(self) -> Sequence[int]:
+        """What the next worker would be given as input behind the prompt: not what it is to sample again."""
+        return () if self._legs.exact else self._answer.ids
+
+    @property
+    def left_tokens(self) -> int:
+        """The most that may follow."""
+        return self._spec.sampling.max_tokens - len(self._answer.ids)
+
+    @property
     def worker_id(self) -> str | None:
         """Who has the answer now."""
         if self.phase is Phase.PREFILL:

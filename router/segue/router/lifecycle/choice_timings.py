@@ -44,12 +44,17 @@ class ChoiceTimings:
     def interruptions(self) -> int:
         return len(self._continuations)
 
+    @property
+    def pool(self) -> str:
+        """Which one computed the prompt, once it is computed: ``prefill``, or ``decode`` by itself."""
+        return "prefill" if self._prefill_worker else "decode"
+
     def first_token(self) -> FirstToken:
         """Once there is one."""
         token_1_s = self._accepted_s if self._token_1_s is None else self._token_1_s
         sent_s = self._accepted_s if self._sent_s is None else self._sent_s
         return FirstToken(
-            pool="prefill" if self._prefill_worker else "decode",
+            pool=self.pool,
             ttft_s=token_1_s - self._accepted_s,
             queue_s=sent_s - self._accepted_s,
             prefill_s=max(0.0, token_1_s - sent_s),
@@ -77,7 +82,11 @@ class ChoiceTimings:
 
     @property
     def cached_prompt_tokens(self) -> int:
-        return self._prefill.cached_tokens
+        """Of the worker that computed the prompt."""
+        if self._prefill_worker:
+            return self._prefill.cached_tokens
+        # What a second decode worker had is of the answer as well as of the prompt.
+        return 0 if self._continuations else self._decode.cached_tokens
 
     def message(self, path: Path, output_tokens: int) -> Timings:
         sent_s = self._accepted_s if self._sent_s is None else self._sent_s

@@ -46,7 +46,7 @@ class Conductor:
         self._links = links
         self._model = model
         self._around = around
-        self._interruptions = Interruptions(links, continuation, self._go_on)
+        self._interruptions = Interruptions(links, continuation, around, self._go_on)
         self._charges = Charges(links)
         self._runs: dict[str, tuple[Request, ChoiceRun]] = {}  # By the id of their present leg.
 

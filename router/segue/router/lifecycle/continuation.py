@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segue.base.errors import Unavailable
 from segue.router.planning.disaggregation import Disaggregation
-from segue.router.planning.planner import Plan, Policy, plan
+from segue.router.planning.planner import DEFAULT, NO_ASK, Plan, Policy, plan
+from segue.router.planning.prediction import Ask
 from segue.router.workers.fleet import FleetSnapshot
 
 # What is to be computed again is the longest of prompts; and a ticket that is left needs no prefill.
-_HANDED_OFF = Policy(disaggregation=Disaggregation("always"))
+_HAND_OFF = Disaggregation("always")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,15 @@ class ContinuationPolicy:
     backoff_min_s: float = 0.02
     backoff_max_s: float = 0.5
 
-    def decide(self, interruption: Interruption, fleet: FleetSnapshot) -> Resume | Wait | GiveUp:
+    def decide(
+        self, interruption: Interruption, fleet: FleetSnapshot, ask: Ask = NO_ASK, policy: Policy = DEFAULT
+    ) -> Resume | Wait | GiveUp:
+        """``ask`` is for the prompt with what has been answered of it, which is what the next worker is given; workers
+        are weighed for it as ``policy`` weighs them for any prompt."""
         if interruption.times > self.max_continuations:
             return GiveUp(f"it was interrupted {interruption.times} times, {self.max_continuations} are made good")
         try:
-            found = plan(fleet, avoid=interruption.left, policy=_HANDED_OFF)
+            found = plan(fleet, ask, interruption.left, replace(policy, disaggregation=_HAND_OFF))
         except Unavailable as none:
             if interruption.waited_s >= self.patience_s:
                 return GiveUp(f"after {interruption.waited_s:.1f} s {none}")

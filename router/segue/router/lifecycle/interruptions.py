@@ -12,8 +12,10 @@ from segue.base.logging import get_logger
 from segue.router.lifecycle.actions import Replan
 from segue.router.lifecycle.choice_run import ChoiceRun
 from segue.router.lifecycle.continuation import ContinuationPolicy, GiveUp, Interruption, Resume, Wait
+from segue.router.lifecycle.placement import Prompt
 from segue.router.lifecycle.records import Interrupted
 from segue.router.lifecycle.request import Request
+from segue.router.lifecycle.surroundings import Surroundings
 from segue.router.planning.planner import Plan
 from segue.router.workers.links import WorkerLinks
 
@@ -22,19 +24,27 @@ log = get_logger("router")
 
 @dataclass(frozen=True, slots=True)
 class _Interrupted:
+    """``behind`` is the prompt with what has been answered of it, of which some worker may have the blocks."""
+
     request: Request
     run: ChoiceRun
     by: Replan
     since_s: float
+    behind: Prompt
 
 
 class Interruptions:
     """``go_on`` is called with the plan on which an answer continues."""
 
     def __init__(
-        self, links: WorkerLinks, policy: ContinuationPolicy, go_on: Callable[[Request, ChoiceRun, Plan], None]
+        self,
+        links: WorkerLinks,
+        policy: ContinuationPolicy,
+        around: Surroundings,
+        go_on: Callable[[Request, ChoiceRun, Plan], None],
     ) -> None:
         self._links = links
+        self._around = around
         self._policy = policy
         self._go_on = go_on
 
@@ -51,7 +61,10 @@ class Interruptions:
             reason=str(by.error),
             output_tokens=run.output_tokens,
         )
-        self._look(_Interrupted(request, run, by, now_s), looks=0)
+        placement = self._around.placement
+        routed = request.routed or placement.prompt(request.prompt, run.left_tokens)
+        behind = placement.longer(routed, request.prompt, run.behind, run.left_tokens)
+        self._look(_Interrupted(request, run, by, now_s, behind), looks=0)
 
     def _look(self, interrupted: _Interrupted, looks: int) -> None:
         """Find workers; look again until there are some or patience is at its end."""
@@ -64,7 +77,9 @@ class Interruptions:
             looks=looks,
             left=frozenset({by.worker_id}),
         )
-        match self._policy.decide(interruption, self._links.snapshot()):
+        placement = self._around.placement
+        ask = placement.ask(interrupted.behind)  # Caches change while it waits.
+        match self._policy.decide(interruption, self._links.snapshot(), ask, placement.policy):
             case Resume(plan=found):
                 self._go_on(request, run, found)
             case Wait(seconds=seconds):

@@ -91,6 +91,14 @@ class Placement:
             names = block_names(PromptTokens.of(tokens).array, self._block_tokens)
         return Prompt(len(tokens), names, output_tokens)
 
+    def longer(self, prompt: Prompt, tokens: Sequence[int], output: Sequence[int], output_tokens: int) -> Prompt:
+        """``prompt``, which is of ``tokens``, with ``output`` behind it. What is named already isn't named again."""
+        if not len(prompt.names):  # It is short, or nobody had told of a cache when it came.
+            return self.prompt([*tokens, *output], output_tokens)
+        rest = [*tokens[len(prompt.names) * self._block_tokens :], *output]
+        more = block_names(rest, self._block_tokens, int(prompt.names[-1]))
+        return Prompt(len(tokens) + len(output), np.concatenate([prompt.names, more]), output_tokens)
+
     def ask(self, prompt: Prompt) -> Ask:
         """With what the workers have of it now, and soon will."""
         cached = dict(self.index.overlaps(prompt.names))

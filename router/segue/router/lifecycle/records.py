@@ -37,7 +37,8 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class FirstToken:
-    """When and where a request's first token came. ``pool`` is ``prefill`` or ``decode``; times as in ``Timings``."""
+    """When and where a request's first token came. ``pool`` is the one that computed the prompt, ``prefill`` or
+    ``decode``; times as in ``Timings``."""
 
     pool: str
     ttft_s: float
@@ -60,11 +61,12 @@ class RouterObserver:
     def on_first_token(self, slo_class: str, first: FirstToken) -> None:
         """A request's first answer has begun."""
 
-    def on_tokens(self, slo_class: str, worker_id: str, itl_s: Sequence[float]) -> None:
-        """A worker's frame gave this class tokens; for each of its streams, the seconds since the token before."""
+    def on_tokens(self, slo_class: str, pool: str, itl_s: Sequence[float]) -> None:
+        """A worker's frame gave this class tokens, to answers whose prompts that pool computed; for each of these
+        streams, the seconds since the token before."""
 
-    def on_transfer(self, slo_class: str, transfer: Transfer) -> None:
-        """A decode worker has loaded a KV cache, or could not (``transfer.error``)."""
+    def on_transfer(self, slo_class: str, pool: str, transfer: Transfer) -> None:
+        """A decode worker has loaded a KV cache from a worker of ``pool``, or could not (``transfer.error``)."""
 
     def on_interrupted(self, slo_class: str, cause: Interrupted) -> None:
         """An answer was left by its worker; another one is looked for."""
@@ -94,13 +96,13 @@ class Observers(RouterObserver):
         for observer in self._observers:
             observer.on_first_token(slo_class, first)
 
-    def on_tokens(self, slo_class: str, worker_id: str, itl_s: Sequence[float]) -> None:
+    def on_tokens(self, slo_class: str, pool: str, itl_s: Sequence[float]) -> None:
         for observer in self._on_tokens:
-            observer.on_tokens(slo_class, worker_id, itl_s)
+            observer.on_tokens(slo_class, pool, itl_s)
 
-    def on_transfer(self, slo_class: str, transfer: Transfer) -> None:
+    def on_transfer(self, slo_class: str, pool: str, transfer: Transfer) -> None:
         for observer in self._observers:
-            observer.on_transfer(slo_class, transfer)
+            observer.on_transfer(slo_class, pool, transfer)
 
     def on_interrupted(self, slo_class: str, cause: Interrupted) -> None:
         for observer in self._observers:

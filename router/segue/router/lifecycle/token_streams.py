@@ -24,7 +24,7 @@ _MAX_STREAM = (1 << 32) - 1
 @dataclass(slots=True)
 class _Stream:
     """One decode leg, with what a token needs of it at hand. ``tokens`` have come in columns; ``gaps_s`` is where the
-    times between them are gathered, with those of all answers of the same class."""
+    times between them are gathered, with those of all answers of the same class and pool."""
 
     link: WorkerLink
     leg_id: str
@@ -42,7 +42,8 @@ class TokenStreams:
     def __init__(self) -> None:
         self._streams: dict[int, _Stream] = {}
         self._number_of: dict[str, int] = {}  # By run: its present leg's.
-        self._gaps_s: dict[str, list[float]] = {}  # By class; filled and emptied with each frame.
+        # By class and the pool that computed the prompt; filled and emptied with each frame.
+        self._gaps_s: dict[tuple[str, str], list[float]] = {}
         self._last = 0
 
     def __len__(self) -> int:
@@ -55,7 +56,7 @@ class TokenStreams:
         while number in self._streams:
             number = number % _MAX_STREAM + 1
         self._last = number
-        gaps_s = self._gaps_s.setdefault(request.slo_class, [])
+        gaps_s = self._gaps_s.setdefault((request.slo_class, run.timings.pool), [])
         self._streams[number] = _Stream(link, run.leg_id, run.push_plain, run.timings, request.sink, run.index, gaps_s)
         self._number_of[run.run_id] = number
         return number
@@ -93,8 +94,8 @@ class TokenStreams:
             stream.gaps_s.append(now_s - timings.last_s)
             timings.last_s = now_s
             stream.sink.on_token(stream.index, text, token_id)
-        for slo_class, gaps_s in self._gaps_s.items():
+        for (slo_class, pool), gaps_s in self._gaps_s.items():
             if gaps_s:
                 if observer is not None:
-                    observer.on_tokens(slo_class, link.worker_id, gaps_s)
+                    observer.on_tokens(slo_class, pool, gaps_s)
                 gaps_s.clear()

@@ -53,7 +53,7 @@ class WorkerNews:
             had, since_s = run.output_tokens, run.timings.last_s
             actions = run.on_output(link.worker_id, output, now_s)
             if run.output_tokens > had:
-                self._tell_tokens(request, run, had, (link.worker_id, now_s - since_s))
+                self._tell_tokens(request, run, had, now_s - since_s)
             self._conductor.do(request, run, actions)
         self._conductor.waiting.look_soon()
 
@@ -81,9 +81,10 @@ class WorkerNews:
     def _on_transfer(self, link: WorkerLink, request: Request, run: ChoiceRun, output: RequestOutput) -> None:
         """Decode has loaded the KV cache, or computed the prompt again."""
         transfer = output.transfer
-        self._around.observer.on_transfer(request.slo_class, transfer)
+        producer_id = run.producer_id
+        self._around.observer.on_transfer(request.slo_class, self._pool_of(producer_id), transfer)
         request.trace.transferred(run.run_id, transfer)
-        if (producer_id := run.producer_id) is not None:
+        if producer_id is not None:
             self._around.placement.on_transfer(producer_id, link.worker_id, transfer)
         if not transfer.error:
             return
@@ -99,10 +100,14 @@ class WorkerNews:
         if run.held is not None and (transfer.corrupt or unreachable):
             self._links.circuits.failed(run.held.ticket.producer_id, time.monotonic())
 
-    def _tell_tokens(self, request: Request, run: ChoiceRun, had: int, since: tuple[str, float]) -> None:
-        """Of tokens that took the long way, from a worker, so many seconds after those before them. Several in one step
-        come with no time between them."""
-        worker_id, gap_s = since
+    def _pool_of(self, producer_id: str | None) -> str:
+        """Of a KV cache: decode's are those of answers that were moved."""
+        producer = None if producer_id is None else self._links.get(producer_id)
+        return "decode" if producer is not None and producer.register.role == ROLE_DECODE else "prefill"
+
+    def _tell_tokens(self, request: Request, run: ChoiceRun, had: int, gap_s: float) -> None:
+        """Of tokens that took the long way, so many seconds after those before them. Several in one step come with no
+        time between them."""
         gaps_s = [gap_s, *[0.0] * (run.output_tokens - had - 1)]
         observer = self._around.observer
         if not had:
@@ -111,4 +116,4 @@ class WorkerNews:
                 request.trace.first_token()
                 observer.on_first_token(request.slo_class, run.timings.first_token())
         if gaps_s:
-            observer.on_tokens(request.slo_class, worker_id, gaps_s)
+            observer.on_tokens(request.slo_class, run.timings.pool, gaps_s)

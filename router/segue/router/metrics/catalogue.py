@@ -1,6 +1,7 @@
 """Every metric that a router exports. docs/observability.md, the dashboard and the alert rules are checked by it.
 
-``slo_class`` is a request's class; ``pool`` is prefill or decode; ``worker`` a worker's id. Seconds are measured by the
+``slo_class`` is a request's class; ``worker`` a worker's id. ``pool`` is the worker's; of a request it is the one that
+computed its prompt: prefill if it was handed off, decode if decode did that itself. Seconds are measured by the
 router, from its first byte of a request to what it sends, unless the sentence says otherwise.
 """
 
@@ -29,7 +30,7 @@ _SHORT_SECONDS = (
 TTFT = Metric(
     "segue_time_to_first_token_seconds",
     "histogram",
-    "Accepted -> first token at the router; pool is where that token was computed.",
+    "Accepted -> first token at the router.",
     ("slo_class", "pool"),
     _SECONDS,
 )
@@ -37,24 +38,28 @@ ITL = Metric(
     "segue_inter_token_latency_seconds",
     "histogram",
     "From one token of a stream to its next one, at the router.",
-    ("slo_class",),
+    ("slo_class", "pool"),
     _TOKEN_SECONDS,
 )
 TPOT = Metric(
     "segue_time_per_output_token_seconds",
     "histogram",
     "A finished request's (end to end - TTFT) / (output tokens - 1).",
-    ("slo_class",),
+    ("slo_class", "pool"),
     _TOKEN_SECONDS,
 )
 END_TO_END = Metric(
-    "segue_end_to_end_seconds", "histogram", "Accepted -> last token, of answered requests.", ("slo_class",), _SECONDS
+    "segue_end_to_end_seconds",
+    "histogram",
+    "Accepted -> last token, of answered requests.",
+    ("slo_class", "pool"),
+    _SECONDS,
 )
 QUEUE = Metric(
     "segue_queue_seconds",
     "histogram",
     "Accepted -> sent to a worker: the router's own queue.",
-    ("slo_class",),
+    ("slo_class", "pool"),
     _SHORT_SECONDS,
 )
 PREFILL = Metric(
@@ -75,14 +80,14 @@ DECODE = Metric(
     "segue_decode_seconds",
     "histogram",
     "Decode's first token -> last token, of answered requests.",
-    ("slo_class",),
+    ("slo_class", "pool"),
     _SECONDS,
 )
 KV_TRANSFER = Metric(
     "segue_kv_transfer_seconds",
     "histogram",
-    "KV transfers alone, as the decode worker measured them; those that worked.",
-    ("slo_class", "transport"),
+    "KV transfers alone, as the decode worker measured them; pool is whose KV cache it was, decode's in a move.",
+    ("slo_class", "pool", "transport"),
     _SHORT_SECONDS,
 )
 
@@ -126,6 +131,12 @@ CACHED_TOKENS = Metric(
     "segue_cached_prompt_tokens_total", "counter", "Of them, those that came from a prefix cache.", ("tenant",)
 )
 OUTPUT_TOKENS = Metric("segue_output_tokens_total", "counter", "Output tokens of requests that are over.", ("tenant",))
+TENANT_SECONDS = Metric(
+    "segue_tenant_seconds_total",
+    "counter",
+    "Seconds that requests which are over were in prefill, KV transfer and decode, as their timings say.",
+    ("tenant", "part"),
+)
 COST = Metric(
     "segue_cost_total",
     "counter",

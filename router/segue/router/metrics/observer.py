@@ -8,16 +8,15 @@ import numpy as np
 
 from segue.base.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded
 from segue.base.loop_lag import LOOP_LAG
-from segue.base.metrics import Exposition
+from segue.base.metrics import Exposition, Histogram
 from segue.proto.inference_pb2 import Path
 from segue.proto.worker_pb2 import Transfer
 from segue.router.lifecycle.records import FirstToken, Interrupted, RequestRecord, RouterObserver
 from segue.router.metrics import catalogue
+from segue.router.metrics.tenants import Tenants
 from segue.router.metrics.totals import Totals
 from segue.router.metrics.window import Look, Looks
 from segue.router.queueing.slo import SloClass, SloClasses
-
-OTHER_TENANTS = "other"
 
 _NO_FAILURES = frozenset({"ok", Cancelled.default_code, InvalidRequest.default_code})
 _EXACTLY = 1.0 + 1e-6  # Timings are single-precision.
@@ -48,9 +47,8 @@ class RouterMetrics(RouterObserver):
 
     def __init__(self, exposition: Exposition, classes: SloClasses, max_tenants: int = 100) -> None:
         self._promised = {one.name: one for one in classes if one.ttft_s or one.tokens_per_s}
-        self._max_tenants = max_tenants
         self.totals: dict[str, Totals] = {one.name: Totals() for one in classes}
-        self._tenants: set[str] = set()
+        self._tenants = Tenants(max_tenants)
         self.ttft = exposition.histogram(catalogue.TTFT)
         self.itl = exposition.histogram(catalogue.ITL)
         self.loop_lag = exposition.histogram(LOOP_LAG)
@@ -66,11 +64,7 @@ class RouterMetrics(RouterObserver):
         self.slo = exposition.counter(catalogue.SLO)
         self._by_path = exposition.counter(catalogue.BY_PATH)
         self._continuations = exposition.counter(catalogue.CONTINUATIONS)
-        self._tenant_requests = exposition.counter(catalogue.TENANT_REQUESTS)
-        self.prompt_tokens = exposition.counter(catalogue.PROMPT_TOKENS)
-        self.cached_tokens = exposition.counter(catalogue.CACHED_TOKENS)
-        self.output_tokens = exposition.counter(catalogue.OUTPUT_TOKENS)
-        self._cost = exposition.counter(catalogue.COST)
+        exposition.read(self._tenants.readings)
         self._kv_transfers = exposition.counter(catalogue.KV_TRANSFERS)
         self.kv_bytes = exposition.counter(catalogue.KV_BYTES)
 
@@ -93,19 +87,19 @@ class RouterMetrics(RouterObserver):
 
     def on_first_token(self, slo_class: str, first: FirstToken) -> None:
         self.ttft.observe(first.ttft_s, slo_class, first.pool)
-        self._queue.observe(first.queue_s, slo_class)
+        self._queue.observe(first.queue_s, slo_class, first.pool)
         self._prefill.observe(first.prefill_s, slo_class, first.pool)
 
-    def on_tokens(self, slo_class: str, worker_id: str, itl_s: Sequence[float]) -> None:
-        self.itl.at(slo_class).observe_all(itl_s)
+    def on_tokens(self, slo_class: str, pool: str, itl_s: Sequence[float]) -> None:
+        self.itl.at(slo_class, pool).observe_all(itl_s)
 
-    def on_transfer(self, slo_class: str, transfer: Transfer) -> None:
+    def on_transfer(self, slo_class: str, pool: str, transfer: Transfer) -> None:
         outcome = "corrupt" if transfer.corrupt else "failed" if transfer.error else "ok"
         self._kv_transfers.add(1, transfer.transport, outcome)
         if outcome == "ok":
             self.kv_bytes.add(transfer.bytes, transfer.transport)
             self._of(slo_class).transfer_bytes += transfer.bytes
-            self._kv_transfer.observe(transfer.seconds, slo_class, transfer.transport)
+            self._kv_transfer.observe(transfer.seconds, slo_class, pool, transfer.transport)
 
     def on_interrupted(self, slo_class: str, cause: Interrupted) -> None:
         self._continuations.add(1, slo_class, cause)
@@ -117,7 +111,7 @@ class RouterMetrics(RouterObserver):
         totals.failed += record.outcome not in _NO_FAILURES
         totals.prompt_tokens += record.usage.prompt_tokens
         totals.cached_tokens += record.usage.cached_prompt_tokens
-        self._count_tokens(record)
+        self._tenants.count(record)
         self._count_times(record)
         slo = self._promised.get(record.slo_class)
         if slo is not None and record.outcome != "cancelled":
@@ -141,40 +135,25 @@ class RouterMetrics(RouterObserver):
             self._handoff.observe(timings.handoff_s, slo_class)
         if record.outcome != "ok":
             return
-        self._end_to_end.observe(record.end_to_end_s, slo_class)
+        pool = "prefill" if timings.prefill_worker else "decode"
+        self._end_to_end.observe(record.end_to_end_s, slo_class, pool)
         if timings.decode_worker:
-            self._decode.observe(timings.decode_s, slo_class)
+            self._decode.observe(timings.decode_s, slo_class, pool)
         if timings.itl_mean_s:
-            self._tpot.observe(timings.itl_mean_s, slo_class)
-
-    def _count_tokens(self, record: RequestRecord) -> None:
-        tenant, usage = self._label(record.tenant), record.usage
-        self._tenant_requests.add(1, tenant)
-        self.prompt_tokens.add(usage.prompt_tokens, tenant)
-        self.cached_tokens.add(usage.cached_prompt_tokens, tenant)
-        self.output_tokens.add(usage.output_tokens, tenant)
-        if record.cost is not None:
-            for part in ("input", "cached", "output"):
-                self._cost.add(getattr(record.cost, part), tenant, record.cost.currency, part)
+            self._tpot.observe(timings.itl_mean_s, slo_class, pool)
 
     def look(self) -> Looks:
         """All classes as they are now, for the window."""
         return {
-            name: Look(totals.copy(), self._ttft_counts(name), self.itl.at(name).counts)
+            name: Look(totals.copy(), _of_both_pools(self.ttft, name), _of_both_pools(self.itl, name))
             for name, totals in self.totals.items()
         }
-
-    def _ttft_counts(self, slo_class: str) -> np.ndarray:
-        counts = self.ttft.at(slo_class, "prefill").counts
-        counts += self.ttft.at(slo_class, "decode").counts
-        return counts
 
     def _of(self, slo_class: str) -> Totals:
         return self.totals.setdefault(slo_class, Totals())
 
-    def _label(self, tenant: str) -> str:
-        if tenant not in self._tenants:
-            if len(self._tenants) >= self._max_tenants:
-                return OTHER_TENANTS
-            self._tenants.add(tenant)
-        return tenant
+
+def _of_both_pools(histogram: Histogram, slo_class: str) -> np.ndarray:
+    counts = histogram.at(slo_class, "prefill").counts
+    counts += histogram.at(slo_class, "decode").counts
+    return counts
