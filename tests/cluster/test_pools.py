@@ -40,7 +40,10 @@ def test_those_that_could_turn_stay_as_long_as_there_are_others() -> None:
 
 
 def test_a_view_survives_the_wire() -> None:
-    prefill = PoolView("prefill", 2, (PoolWorker("prefill-0", "turning", "gpu 1", "pid 7", 3, flex=True),))
+    turning = PoolWorker(
+        "prefill-0", "turning", "gpu 1", "pid 7", 3, True, "10.0.0.1:9101", "e1", {"CPU": 1.0, "GPU": 0.5}, 0.25
+    )
+    prefill = PoolView("prefill", 2, (turning,))
     decode = PoolView("decode", 1, (PoolWorker("decode-0", "leaving", "core 0"),))
     view = PoolsView("local", (prefill, decode))
     assert view_of(message_of(view)) == view

@@ -57,12 +57,16 @@ def status(
 ) -> None:
     """Show pools, workers and the last minute. Exit status 0: each pool has a ready worker; 1: one has none."""
     from rich.console import Console
+    from rich.text import Text
 
     from segue.base.tls import TlsFiles
+    from segue.cli.columns import WIDE_COLUMNS
     from segue.cli.fleet_screen import problems, status_screen
     from segue.cli.plain import plain
+    from segue.cli.pools_table import pools_table
     from segue.cli.scaling_screen import pools_state, scaling_table, where
     from segue.client import Connection, FleetClient
+    from segue.cluster.pools_service import view_of
     from segue.proto.fleet_pb2 import FleetState
 
     async def look(connection: Connection) -> FleetState:
@@ -81,6 +85,8 @@ def status(
         # Piped, there is no width to keep to.
         console = Console() if sys.stdout.isatty() else Console(width=200)
         console.print(status_screen(state, console.width))
+        if pools is not None and console.width >= WIDE_COLUMNS:
+            console.print(Text(), pools_table(view_of(pools), console.width), sep="\n")
         if pools is not None and pools.scaling_mode not in ("", "off"):
             console.print(scaling_table(pools))
     found = problems(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +13,6 @@ import typer
 from segue.cli.failures import fail, settings_errors
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from segue.cluster.pools import PoolName, PoolsView
     from segue.proto.pools_pb2 import DrainWorkerRequest, ScaleRequest, TurnWorkerRequest
     from segue.proto.pools_pb2_grpc import PoolsAsyncStub
@@ -118,6 +117,7 @@ async def _ask(
     import grpc.aio
     from rich.console import Console
 
+    from segue.cli.pools_table import pools_table
     from segue.cluster.pools_service import view_of
     from segue.proto.pools_pb2 import DrainWorkerRequest, TurnWorkerRequest
     from segue.proto.pools_pb2_grpc import PoolsStub
@@ -135,7 +135,9 @@ async def _ask(
                 view = await _settled(stub)
         except grpc.aio.AioRpcError as error:
             raise fail(f"{address}: {error.details()}") from None
-    Console().print(_table(view))
+    # Piped, there is no width to keep to.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console.print(pools_table(view, console.width))
     return view
 
 
@@ -151,14 +153,3 @@ async def _settled(stub: PoolsAsyncStub) -> PoolsView:
         ):
             return view
     raise fail("the cluster has stopped")
-
-
-def _table(view: PoolsView) -> Table:
-    from rich.table import Table
-
-    table = Table("worker", "pool", "state", "on", "process", "restarts", box=None)
-    for pool in view.pools:
-        for worker in pool.workers:
-            name = f"{pool.name}, flex" if worker.flex else pool.name
-            table.add_row(worker.worker_id, name, worker.phase, worker.place, worker.process, str(worker.restarts))
-    return table

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from segue.base.errors import Conflict, SettingsError
+from segue.cluster.cert_files import files_of
 from segue.cluster.environment import Machine, share_of
 from segue.cluster.local import LocalCluster, LocalWorker, free_port, process_specs, worker_spec
 from segue.cluster.local_certs import check_worker_cert
@@ -17,7 +18,7 @@ from segue.cluster.process import ProcessSpec
 from segue.cluster.resizing import ResizablePools, Work, nobody_works, smallest_not_in
 from segue.cluster.restarts import RestartPolicy
 from segue.cluster.supervisor import Event, Report, Restarting, Started, Stopped, Supervised, supervise
-from segue.cluster.turning import turn_worker
+from segue.cluster.turning import FlexWorker
 
 MOST_WORKERS = 64
 # After its drain a process still has an engine to shut down.
@@ -31,6 +32,7 @@ class _Member:
     pid: int = 0
     restarts: int = 0
     turning_from: PoolName | None = None
+    last_turn_s: float = 0.0
 
 
 class LocalPools(ResizablePools):
@@ -89,6 +91,8 @@ class LocalPools(ResizablePools):
             process=f"pid {member.pid}" if member.pid else "",
             restarts=member.restarts,
             flex=member.worker.flex,
+            resources={"CPU" if share.gpu is None else "GPU": 1.0},
+            last_turn_s=member.last_turn_s,
         )
 
     def check_room(self, desired: Mapping[PoolName, int]) -> None:
@@ -130,9 +134,12 @@ class LocalPools(ResizablePools):
 
     async def _turn(self, member: _Member) -> None:
         worker = member.worker
-        ended = await turn_worker(self._cluster, worker)
+        tls = None if self._cluster.certs is None else files_of(self._cluster.certs, "operator")
+        flex = FlexWorker(worker.name, f"127.0.0.1:{worker.port}", tls)
+        ready_s = await flex.turn(worker.role, self._cluster.drain_timeout_s)
         if member.turning_from is not None and member.worker is worker:  # It may have died meanwhile.
-            self._turned(member, ended)
+            member.last_turn_s = ready_s or member.last_turn_s
+            self._turned(member, ended=ready_s is not None)
             self.tell()
 
     @staticmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
 PoolName = Literal["prefill", "decode"]
@@ -17,6 +17,9 @@ class PoolWorker:
 
     ``place`` is what it runs on ("core 1", a node's name); ``process`` what it is there ("pid 4711"), empty while none
     runs. A ``flex`` worker may turn to the other pool; one that is turning counts for the pool that it turns to.
+    ``address`` (host:port) and ``epoch`` are as it has registered with routers, empty until it has. ``resources`` are
+    what it has to itself, by the names of where it runs: ``{"CPU": 1.0}``, ``{"GPU": 0.5}``. ``last_turn_s`` is how
+    long its last turn took until it was ready; 0: it has not turned.
     """
 
     worker_id: str
@@ -25,6 +28,10 @@ class PoolWorker:
     process: str = ""
     restarts: int = 0
     flex: bool = False
+    address: str = ""
+    epoch: str = ""
+    resources: Mapping[str, float] = field(default_factory=dict, hash=False)
+    last_turn_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

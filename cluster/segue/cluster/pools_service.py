@@ -106,6 +106,10 @@ def _pool_message(pool: PoolView) -> Pool:
             restarts=worker.restarts,
             process=worker.process,
             flex=worker.flex,
+            address=worker.address,
+            epoch=worker.epoch,
+            resources=worker.resources,
+            last_turn_s=worker.last_turn_s,
         )
         for worker in pool.workers
     ]
@@ -127,6 +131,10 @@ def _pool_view(pool: Pool) -> PoolView:
             process=worker.process,
             restarts=worker.restarts,
             flex=worker.flex,
+            address=worker.address,
+            epoch=worker.epoch,
+            resources=dict(worker.resources),
+            last_turn_s=worker.last_turn_s,
         )
         for worker in pool.workers
     )

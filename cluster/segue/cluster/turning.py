@@ -1,42 +1,72 @@
-"""Telling a flex worker of this machine to turn."""
+"""Telling a flex worker to turn, and asking one what it is."""
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc.aio
 
 from segue.base.errors import SettingsError
 from segue.base.identity import worker_dns
 from segue.base.logging import get_logger
-from segue.base.tls import load_mesh
+from segue.base.tls import TlsFiles, load_mesh
 from segue.base.tls_grpc import open_aio_channel
-from segue.cluster.cert_files import files_of
-from segue.cluster.local import LocalCluster, LocalWorker
-from segue.proto.worker_pb2 import Role, TurnRequest
+from segue.cluster.pools import PoolName
+from segue.proto.worker_pb2 import DescribeRequest, Role, TurnRequest
 from segue.proto.worker_pb2_grpc import WorkerStub
+
+if TYPE_CHECKING:
+    from segue.proto.worker_pb2_grpc import WorkerAsyncStub
 
 log = get_logger("pools")
 
 # Beyond the time that the worker has to get empty: its streams end and begin.
 _BEYOND_DRAIN_S = 10.0
-_ROLES = {"prefill": Role.ROLE_PREFILL, "decode": Role.ROLE_DECODE}
+_ANSWER_S = 2.0
+_ROLES: dict[PoolName, Role] = {"prefill": Role.ROLE_PREFILL, "decode": Role.ROLE_DECODE}
+_NAMES = {role: name for name, role in _ROLES.items()}
 
 
-async def turn_worker(cluster: LocalCluster, worker: LocalWorker) -> bool:
-    """Have it take its role; whether it has. One that is not empty within the cluster's drain timeout stays what it is.
+@dataclass(frozen=True, slots=True)
+class FlexWorker:
+    """One that may be told to turn at ``address`` (host:port), by whoever shows ``tls``: an operator's certificate,
+    None in plain text."""
 
-    Told as an operator, by the certificate of that name where there are certificates.
-    """
-    request = TurnRequest(role=_ROLES[worker.role], timeout_s=cluster.drain_timeout_s)
-    try:
-        tls = None if cluster.certs is None else load_mesh(files_of(cluster.certs, "operator"))
-        async with open_aio_channel(f"127.0.0.1:{worker.port}", tls, worker_dns(worker.name)) as channel:
-            timeout_s = cluster.drain_timeout_s + _BEYOND_DRAIN_S
-            turned = await WorkerStub(channel).Turn(request, timeout=timeout_s)
-    except grpc.aio.AioRpcError as error:
-        log.warning("turn_failed", worker_id=worker.name, pool=worker.role, why=error.details())
-        return False
-    except SettingsError as error:
-        log.warning("turn_failed", worker_id=worker.name, pool=worker.role, why=str(error))
-        return False
-    log.info("turned", worker_id=worker.name, pool=worker.role, ready_s=round(turned.ready_s, 3))
-    return True
+    name: str
+    address: str
+    tls: TlsFiles | None = None
+
+    async def turn(self, pool: PoolName, drain_timeout_s: float) -> float | None:
+        """Have it take a role; the seconds until it was ready in it, by its own clock. None: it has not, or nobody
+        knows. One that is not empty within ``drain_timeout_s`` stays what it is.
+        """
+        request = TurnRequest(role=_ROLES[pool], timeout_s=drain_timeout_s)
+        try:
+            async with self._stub() as stub:
+                turned = await stub.Turn(request, timeout=drain_timeout_s + _BEYOND_DRAIN_S)
+        except grpc.aio.AioRpcError as error:
+            log.warning("turn_failed", worker_id=self.name, pool=pool, why=error.details())
+            return None
+        except SettingsError as error:
+            log.warning("turn_failed", worker_id=self.name, pool=pool, why=str(error))
+            return None
+        log.info("turned", worker_id=self.name, pool=pool, ready_s=round(turned.ready_s, 3))
+        return turned.ready_s
+
+    async def pool(self) -> PoolName | None:
+        """The one whose role it has now; None: it doesn't say, as while its process starts."""
+        try:
+            async with self._stub() as stub:
+                return _NAMES.get((await stub.Describe(DescribeRequest(), timeout=_ANSWER_S)).register.role)
+        except grpc.aio.AioRpcError:
+            return None
+
+    @asynccontextmanager
+    async def _stub(self) -> AsyncIterator[WorkerAsyncStub]:
+        """Raises SettingsError: the certificate can't be had."""
+        tls = None if self.tls is None else load_mesh(self.tls)
+        async with open_aio_channel(self.address, tls, worker_dns(self.name)) as channel:
+            yield WorkerStub(channel)

@@ -25,15 +25,17 @@ _sym_db = _symbol_database.Default()
 from segue.proto import worker_pb2 as segue_dot_proto_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17segue/proto/pools.proto\x12\x08segue.v1\x1a\x18segue/proto/worker.proto\"\x12\n\x10ListPoolsRequest\"\x13\n\x11WatchPoolsRequest\"w\n\x0cScaleRequest\x12.\n\x07targets\x18\x01 \x03(\x0b\x32\x1d.segue.v1.ScaleRequest.Target\x1a\x37\n\x06Target\x12\x1c\n\x04role\x18\x01 \x01(\x0e\x32\x0e.segue.v1.Role\x12\x0f\n\x07workers\x18\x02 \x01(\r\"\'\n\x12\x44rainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"D\n\x11TurnWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x1c\n\x04role\x18\x02 \x01(\x0e\x32\x0e.segue.v1.Role\"R\n\nPoolsState\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12\x1d\n\x05pools\x18\x02 \x03(\x0b\x32\x0e.segue.v1.Pool\x12\x14\n\x0cscaling_mode\x18\x03 \x01(\t\"\x96\x01\n\x04Pool\x12\x1c\n\x04role\x18\x01 \x01(\x0e\x32\x0e.segue.v1.Role\x12\x0f\n\x07\x64\x65sired\x18\x02 \x01(\r\x12%\n\x07workers\x18\x03 \x03(\x0b\x32\x14.segue.v1.PoolWorker\x12\x18\n\x0brecommended\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x05 \x01(\tB\x0e\n\x0c_recommended\"\x89\x01\n\nPoolWorker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12(\n\x05phase\x18\x02 \x01(\x0e\x32\x19.segue.v1.PoolWorkerPhase\x12\r\n\x05place\x18\x03 \x01(\t\x12\x10\n\x08restarts\x18\x04 \x01(\r\x12\x0f\n\x07process\x18\x05 \x01(\t\x12\x0c\n\x04\x66lex\x18\x06 \x01(\x08*\xb3\x01\n\x0fPoolWorkerPhase\x12!\n\x1dPOOL_WORKER_PHASE_UNSPECIFIED\x10\x00\x12\x1d\n\x19POOL_WORKER_PHASE_RUNNING\x10\x01\x12\x1d\n\x19POOL_WORKER_PHASE_LEAVING\x10\x02\x12 \n\x1cPOOL_WORKER_PHASE_RESTARTING\x10\x03\x12\x1d\n\x19POOL_WORKER_PHASE_TURNING\x10\x04\x32\xae\x02\n\x05Pools\x12\x38\n\x04List\x12\x1a.segue.v1.ListPoolsRequest\x1a\x14.segue.v1.PoolsState\x12\x35\n\x05Scale\x12\x16.segue.v1.ScaleRequest\x1a\x14.segue.v1.PoolsState\x12;\n\x05\x44rain\x12\x1c.segue.v1.DrainWorkerRequest\x1a\x14.segue.v1.PoolsState\x12\x39\n\x04Turn\x12\x1b.segue.v1.TurnWorkerRequest\x1a\x14.segue.v1.PoolsState\x12<\n\x05Watch\x12\x1b.segue.v1.WatchPoolsRequest\x1a\x14.segue.v1.PoolsState0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17segue/proto/pools.proto\x12\x08segue.v1\x1a\x18segue/proto/worker.proto\"\x12\n\x10ListPoolsRequest\"\x13\n\x11WatchPoolsRequest\"w\n\x0cScaleRequest\x12.\n\x07targets\x18\x01 \x03(\x0b\x32\x1d.segue.v1.ScaleRequest.Target\x1a\x37\n\x06Target\x12\x1c\n\x04role\x18\x01 \x01(\x0e\x32\x0e.segue.v1.Role\x12\x0f\n\x07workers\x18\x02 \x01(\r\"\'\n\x12\x44rainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"D\n\x11TurnWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x1c\n\x04role\x18\x02 \x01(\x0e\x32\x0e.segue.v1.Role\"R\n\nPoolsState\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12\x1d\n\x05pools\x18\x02 \x03(\x0b\x32\x0e.segue.v1.Pool\x12\x14\n\x0cscaling_mode\x18\x03 \x01(\t\"\x96\x01\n\x04Pool\x12\x1c\n\x04role\x18\x01 \x01(\x0e\x32\x0e.segue.v1.Role\x12\x0f\n\x07\x64\x65sired\x18\x02 \x01(\r\x12%\n\x07workers\x18\x03 \x03(\x0b\x32\x14.segue.v1.PoolWorker\x12\x18\n\x0brecommended\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x05 \x01(\tB\x0e\n\x0c_recommended\"\xa8\x02\n\nPoolWorker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12(\n\x05phase\x18\x02 \x01(\x0e\x32\x19.segue.v1.PoolWorkerPhase\x12\r\n\x05place\x18\x03 \x01(\t\x12\x10\n\x08restarts\x18\x04 \x01(\r\x12\x0f\n\x07process\x18\x05 \x01(\t\x12\x0c\n\x04\x66lex\x18\x06 \x01(\x08\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12\r\n\x05\x65poch\x18\x08 \x01(\t\x12\x36\n\tresources\x18\t \x03(\x0b\x32#.segue.v1.PoolWorker.ResourcesEntry\x12\x13\n\x0blast_turn_s\x18\n \x01(\x01\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\xb3\x01\n\x0fPoolWorkerPhase\x12!\n\x1dPOOL_WORKER_PHASE_UNSPECIFIED\x10\x00\x12\x1d\n\x19POOL_WORKER_PHASE_RUNNING\x10\x01\x12\x1d\n\x19POOL_WORKER_PHASE_LEAVING\x10\x02\x12 \n\x1cPOOL_WORKER_PHASE_RESTARTING\x10\x03\x12\x1d\n\x19POOL_WORKER_PHASE_TURNING\x10\x04\x32\xae\x02\n\x05Pools\x12\x38\n\x04List\x12\x1a.segue.v1.ListPoolsRequest\x1a\x14.segue.v1.PoolsState\x12\x35\n\x05Scale\x12\x16.segue.v1.ScaleRequest\x1a\x14.segue.v1.PoolsState\x12;\n\x05\x44rain\x12\x1c.segue.v1.DrainWorkerRequest\x1a\x14.segue.v1.PoolsState\x12\x39\n\x04Turn\x12\x1b.segue.v1.TurnWorkerRequest\x1a\x14.segue.v1.PoolsState\x12<\n\x05Watch\x12\x1b.segue.v1.WatchPoolsRequest\x1a\x14.segue.v1.PoolsState0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'segue.proto.pools_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_POOLWORKERPHASE']._serialized_start=714
-  _globals['_POOLWORKERPHASE']._serialized_end=893
+  _globals['_POOLWORKER_RESOURCESENTRY']._loaded_options = None
+  _globals['_POOLWORKER_RESOURCESENTRY']._serialized_options = b'8\001'
+  _globals['_POOLWORKERPHASE']._serialized_start=873
+  _globals['_POOLWORKERPHASE']._serialized_end=1052
   _globals['_LISTPOOLSREQUEST']._serialized_start=63
   _globals['_LISTPOOLSREQUEST']._serialized_end=81
   _globals['_WATCHPOOLSREQUEST']._serialized_start=83
@@ -51,7 +53,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POOL']._serialized_start=421
   _globals['_POOL']._serialized_end=571
   _globals['_POOLWORKER']._serialized_start=574
-  _globals['_POOLWORKER']._serialized_end=711
-  _globals['_POOLS']._serialized_start=896
-  _globals['_POOLS']._serialized_end=1198
+  _globals['_POOLWORKER']._serialized_end=870
+  _globals['_POOLWORKER_RESOURCESENTRY']._serialized_start=822
+  _globals['_POOLWORKER_RESOURCESENTRY']._serialized_end=870
+  _globals['_POOLS']._serialized_start=1055
+  _globals['_POOLS']._serialized_end=1357
 # @@protoc_insertion_point(module_scope)

@@ -81,17 +81,32 @@ class Pool(_message.Message):
     def __init__(self, role: _Optional[_Union[_worker_pb2.Role, str]] = ..., desired: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[PoolWorker, _Mapping]]] = ..., recommended: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PoolWorker(_message.Message):
-    __slots__ = ("worker_id", "phase", "place", "restarts", "process", "flex")
+    __slots__ = ("worker_id", "phase", "place", "restarts", "process", "flex", "address", "epoch", "resources", "last_turn_s")
+    class ResourcesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     PLACE_FIELD_NUMBER: _ClassVar[int]
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
     PROCESS_FIELD_NUMBER: _ClassVar[int]
     FLEX_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    LAST_TURN_S_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     phase: PoolWorkerPhase
     place: str
     restarts: int
     process: str
     flex: bool
-    def __init__(self, worker_id: _Optional[str] = ..., phase: _Optional[_Union[PoolWorkerPhase, str]] = ..., place: _Optional[str] = ..., restarts: _Optional[int] = ..., process: _Optional[str] = ..., flex: _Optional[bool] = ...) -> None: ...
+    address: str
+    epoch: str
+    resources: _containers.ScalarMap[str, float]
+    last_turn_s: float
+    def __init__(self, worker_id: _Optional[str] = ..., phase: _Optional[_Union[PoolWorkerPhase, str]] = ..., place: _Optional[str] = ..., restarts: _Optional[int] = ..., process: _Optional[str] = ..., flex: _Optional[bool] = ..., address: _Optional[str] = ..., epoch: _Optional[str] = ..., resources: _Optional[_Mapping[str, float]] = ..., last_turn_s: _Optional[float] = ...) -> None: ...

@@ -26,6 +26,7 @@ log = get_logger("autoscaler")
 # A decision that changes nothing is logged anew after this.
 _REPEAT_S = 60.0
 _SLOWEST_WATCH_S = 2.0
+_LEAST_WINDOW_S = 1.0
 
 Say = Callable[[str], None]
 
@@ -131,16 +132,14 @@ async def autoscaling(
 ) -> AsyncIterator[ScaledPools]:
     """Scale the pools while the block runs; yields them as people should see them."""
     scaled = ScaledPools(pools, settings.mode)
-    if settings.mode == "off":
-        yield scaled
-        return
-    autoscaler = Autoscaler(settings, pools, scaled, say)
-    interval_s = min(settings.interval_s, _SLOWEST_WATCH_S)
+    off = settings.mode == "off"  # Then routers are still asked where their workers are, and nothing that costs them.
+    interval_s = _SLOWEST_WATCH_S if off else min(settings.interval_s, _SLOWEST_WATCH_S)
+    window_s = _LEAST_WINDOW_S if off else settings.window_s
     async with asyncio.TaskGroup() as tasks:
-        endless = (
-            tasks.create_task(watch.run(interval_s, settings.window_s), name="fleet watch"),
-            tasks.create_task(autoscaler.run(watch.looks), name="autoscaler"),
-        )
+        endless = [tasks.create_task(watch.run(interval_s, window_s, scaled.heard), name="fleet watch")]
+        if not off:
+            autoscaler = Autoscaler(settings, pools, scaled, say)
+            endless.append(tasks.create_task(autoscaler.run(watch.looks), name="autoscaler"))
         try:
             yield scaled
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import grpc.aio
 
@@ -41,12 +41,14 @@ class FleetWatch:
         """The latest of each router, however old."""
         return list(self._looks.values())
 
-    async def run(self, interval_s: float, window_s: float) -> None:
-        """Until cancelled."""
+    async def run(
+        self, interval_s: float, window_s: float, heard: Callable[[Iterable[Look]], None] = lambda _: None
+    ) -> None:
+        """Until cancelled; ``heard`` is given the latest of all routers whenever one has said something."""
         request = WatchFleetRequest(interval_s=interval_s, window_s=window_s)
         async with asyncio.TaskGroup() as tasks:
             for address in self._addresses:
-                tasks.create_task(self._listen(address, request), name=f"fleet of {address}")
+                tasks.create_task(self._listen(address, request, heard), name=f"fleet of {address}")
 
     async def work(self) -> Mapping[str, float]:
         """How many requests each worker has, asked for now. Of a router that doesn't answer nothing is known."""
@@ -56,7 +58,7 @@ class FleetWatch:
     def _open(self, address: str) -> grpc.aio.Channel:
         return open_aio_channel(address, self._tls, ROUTER_DNS if self._tls is not None else "", _KEEPALIVE)
 
-    async def _listen(self, address: str, request: WatchFleetRequest) -> None:
+    async def _listen(self, address: str, request: WatchFleetRequest, heard: Callable[[Iterable[Look]], None]) -> None:
         """However often its stream ends."""
         while True:
             try:
@@ -64,6 +66,7 @@ class FleetWatch:
                     async for state in FleetStub(channel).Watch(request):
                         self._looks[address] = Look(state, time.monotonic())
                         self._silent.discard(address)
+                        heard(self._looks.values())
                 why = "its stream has ended"
             except grpc.aio.AioRpcError as error:
                 why = f"{error.code().name}: {error.details()}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 from segue.base.errors import Conflict
+from segue.cluster.autoscaling.fleet_readings import Look
+from segue.cluster.autoscaling.registered import Registration, registered, registrations
 from segue.cluster.autoscaling.with_pools import Mode, told
 from segue.cluster.pools import PoolName, PoolsView
 from segue.cluster.resizing import ResizablePools
@@ -12,7 +14,8 @@ from segue.cluster.scaling.policy import Decision
 
 
 class ScaledPools:
-    """A :class:`~segue.cluster.pools.Pools` over others, with the policy's last decision.
+    """A :class:`~segue.cluster.pools.Pools` over others, with what routers know of the workers and the policy's last
+    decision.
 
     While the policy acts nobody else sets numbers: it would turn them back within minutes. To let one worker go is
     allowed: which one is the operator's business, and whether another takes its place the policy's.
@@ -23,6 +26,13 @@ class ScaledPools:
         self._mode: Mode = mode
         self._decision: Decision | None = None
         self._held = ""
+        self._known: Mapping[str, Registration] = {}
+
+    def heard(self, looks: Iterable[Look]) -> None:
+        """What routers have said last, of all of them."""
+        if (known := registrations(looks)) != self._known:
+            self._known = known
+            self._pools.tell()
 
     def decided(self, decision: Decision, held: str = "") -> None:
         """Show this from now on; ``held`` is why it is not all done."""
@@ -31,7 +41,7 @@ class ScaledPools:
             self._pools.tell()
 
     def view(self) -> PoolsView:
-        return told(self._pools.view(), self._mode, self._decision, self._held)
+        return told(registered(self._pools.view(), self._known), self._mode, self._decision, self._held)
 
     async def scale(self, desired: Mapping[PoolName, int]) -> None:
         self._refuse_if_acting("its number of workers")
