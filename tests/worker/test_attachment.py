@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from segue.base.errors import SettingsError
-from segue.proto.worker_pb2 import Load, Register, RouterFrame, Status, WorkerState
+from segue.proto.worker_pb2 import Load, Register, RouterBacklog, RouterFrame, Status, WorkerState
 from segue.worker import attachment as attachment_module
 from segue.worker.attachment import CHANNEL_OPTIONS, Attachment
 from tests.worker.fakes import REGISTER, FakeHub, eventually, prompt, tokens
@@ -23,9 +23,13 @@ class Owner:
         self.status = Status(state=WorkerState.WORKER_STATE_LOADING)
         self.frames: list[RouterFrame] = []
         self.detached = 0
+        self.others: list[RouterBacklog] = []
 
     def current_load(self) -> Load:
         return Load(free_blocks=7)
+
+    def backlogs_beside(self, attachment: Attachment) -> list[RouterBacklog]:
+        return self.others
 
     def on_frame(self, attachment: Attachment, frame: RouterFrame) -> None:
         self.frames.append(frame)
@@ -69,6 +73,24 @@ async def test_load_is_told_again_and_again(owner: Owner, monkeypatch: pytest.Mo
     async with FakeHub() as hub, running(hub.address, owner):
         session = await hub.session()
         await eventually(lambda: sum(frame.load.free_blocks == 7 for frame in session.frames) >= 3)
+
+
+async def test_what_a_router_has_in_hand_is_known_while_its_stream_is_open_and_others_backlogs_are_told(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attachment_module, "_LOAD_INTERVAL_S", 0.01)
+    ours, other = (RouterBacklog(router_id=name, number=1, prefill_tokens=5) for name in ("r-0", "r-1"))
+    async with FakeHub() as hub, running(hub.address, owner) as (attachment, _):
+        session = await hub.session()
+        await session.send(RouterFrame(backlog=ours))
+        await eventually(lambda: attachment.backlog == ours)
+        assert not any(frame.other_routers.routers for frame in session.frames)
+        owner.others = [other]
+        await eventually(lambda: list(session.frames[-1].other_routers.routers) == [other])
+        owner.others = []
+        await eventually(lambda: session.frames[-1].HasField("load") and not session.frames[-1].other_routers.routers)
+        session.end.set_result((grpc.StatusCode.UNAVAILABLE, "gone"))
+        await eventually(lambda: attachment.backlog is None)
 
 
 async def test_a_router_that_is_not_there_yet_is_dialled_until_it_is(owner: Owner) -> None:

@@ -14,6 +14,7 @@ from segue.proto.worker_pb2 import (
     KvEvents,
     Load,
     RequestError,
+    RouterBacklog,
     RouterFrame,
     Submit,
     WorkerFrame,
@@ -62,6 +63,16 @@ async def test_detaching_aborts_the_requests_of_that_router_alone(worker: Worker
     assert sorted(worker.engine.aborted) == ["one", "two"]
     worker.step(tokens("three", 1))
     assert ids_of(taken(worker.b).outputs) == ["three"]
+
+
+async def test_each_router_hears_of_the_others_backlogs_and_not_of_a_lost_ones(worker: Worker) -> None:
+    worker.a.backlog, worker.b.backlog = RouterBacklog(router_id="a"), RouterBacklog(router_id="b")
+    silent = worker.attach("router-c:1")
+    told = {one: [backlog.router_id for backlog in worker.runtime.backlogs_beside(one)] for one in (worker.a, worker.b)}
+    assert told == {worker.a: ["b"], worker.b: ["a"]}
+    assert {backlog.router_id for backlog in worker.runtime.backlogs_beside(silent)} == {"a", "b"}
+    worker.runtime.on_detached(worker.a)
+    assert not worker.runtime.backlogs_beside(worker.b)
 
 
 @pytest.mark.parametrize("state", [WorkerState.WORKER_STATE_LOADING, WorkerState.WORKER_STATE_WARMING, DRAINING])

@@ -146,20 +146,40 @@ class KvEvents(_message.Message):
     def __init__(self, first_sequence: _Optional[int] = ..., snapshot: _Optional[bool] = ..., events: _Optional[_Iterable[_Union[KvEvent, _Mapping]]] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
-    __slots__ = ("register", "status", "load", "outputs", "kv_events", "tokens")
+    __slots__ = ("register", "status", "load", "outputs", "kv_events", "tokens", "other_routers")
     REGISTER_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     KV_EVENTS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OTHER_ROUTERS_FIELD_NUMBER: _ClassVar[int]
     register: Register
     status: Status
     load: Load
     outputs: _containers.RepeatedCompositeFieldContainer[RequestOutput]
     kv_events: KvEvents
     tokens: StepTokens
-    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[RequestOutput, _Mapping]]] = ..., kv_events: _Optional[_Union[KvEvents, _Mapping]] = ..., tokens: _Optional[_Union[StepTokens, _Mapping]] = ...) -> None: ...
+    other_routers: RouterBacklogs
+    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[RequestOutput, _Mapping]]] = ..., kv_events: _Optional[_Union[KvEvents, _Mapping]] = ..., tokens: _Optional[_Union[StepTokens, _Mapping]] = ..., other_routers: _Optional[_Union[RouterBacklogs, _Mapping]] = ...) -> None: ...
+
+class RouterBacklog(_message.Message):
+    __slots__ = ("router_id", "number", "prefill_tokens", "decode_requests")
+    ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    router_id: str
+    number: int
+    prefill_tokens: int
+    decode_requests: int
+    def __init__(self, router_id: _Optional[str] = ..., number: _Optional[int] = ..., prefill_tokens: _Optional[int] = ..., decode_requests: _Optional[int] = ...) -> None: ...
+
+class RouterBacklogs(_message.Message):
+    __slots__ = ("routers",)
+    ROUTERS_FIELD_NUMBER: _ClassVar[int]
+    routers: _containers.RepeatedCompositeFieldContainer[RouterBacklog]
+    def __init__(self, routers: _Optional[_Iterable[_Union[RouterBacklog, _Mapping]]] = ...) -> None: ...
 
 class StepTokens(_message.Message):
     __slots__ = ("streams", "token_ids")
@@ -268,7 +288,7 @@ class Submit(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., input_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., timeout_s: _Optional[float] = ..., offer_kv: _Optional[bool] = ..., ticket: _Optional[_Union[_kv_transfer_pb2.Ticket, _Mapping]] = ..., forced_token_ids: _Optional[_Iterable[int]] = ..., trace_parent: _Optional[str] = ..., priority: _Optional[int] = ..., stream: _Optional[int] = ...) -> None: ...
 
 class RouterFrame(_message.Message):
-    __slots__ = ("registered", "submit", "abort_request_ids", "release", "refused", "renew", "move_request_ids", "resend_kv_events")
+    __slots__ = ("registered", "submit", "abort_request_ids", "release", "refused", "renew", "move_request_ids", "resend_kv_events", "backlog")
     REGISTERED_FIELD_NUMBER: _ClassVar[int]
     SUBMIT_FIELD_NUMBER: _ClassVar[int]
     ABORT_REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -277,6 +297,7 @@ class RouterFrame(_message.Message):
     RENEW_FIELD_NUMBER: _ClassVar[int]
     MOVE_REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
     RESEND_KV_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    BACKLOG_FIELD_NUMBER: _ClassVar[int]
     registered: Registered
     submit: _containers.RepeatedCompositeFieldContainer[Submit]
     abort_request_ids: _containers.RepeatedScalarFieldContainer[str]
@@ -285,7 +306,8 @@ class RouterFrame(_message.Message):
     renew: _containers.RepeatedCompositeFieldContainer[_kv_transfer_pb2.RenewRequest]
     move_request_ids: _containers.RepeatedScalarFieldContainer[str]
     resend_kv_events: bool
-    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., submit: _Optional[_Iterable[_Union[Submit, _Mapping]]] = ..., abort_request_ids: _Optional[_Iterable[str]] = ..., release: _Optional[_Iterable[_Union[_kv_transfer_pb2.ReleaseRequest, _Mapping]]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., renew: _Optional[_Iterable[_Union[_kv_transfer_pb2.RenewRequest, _Mapping]]] = ..., move_request_ids: _Optional[_Iterable[str]] = ..., resend_kv_events: _Optional[bool] = ...) -> None: ...
+    backlog: RouterBacklog
+    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., submit: _Optional[_Iterable[_Union[Submit, _Mapping]]] = ..., abort_request_ids: _Optional[_Iterable[str]] = ..., release: _Optional[_Iterable[_Union[_kv_transfer_pb2.ReleaseRequest, _Mapping]]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., renew: _Optional[_Iterable[_Union[_kv_transfer_pb2.RenewRequest, _Mapping]]] = ..., move_request_ids: _Optional[_Iterable[str]] = ..., resend_kv_events: _Optional[bool] = ..., backlog: _Optional[_Union[RouterBacklog, _Mapping]] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ("reason",)

@@ -14,7 +14,7 @@ from segue.base.identity import ROUTER_DNS
 from segue.base.logging import get_logger
 from segue.base.tls import TlsSource
 from segue.base.tls_grpc import open_aio_channel
-from segue.proto.worker_pb2 import Load, Register, RouterFrame, Status, WorkerFrame
+from segue.proto.worker_pb2 import Load, Register, RouterBacklog, RouterFrame, Status, WorkerFrame
 from segue.proto.worker_pb2_grpc import WorkerHubStub
 from segue.worker.outbox import Outbox
 
@@ -70,6 +70,8 @@ class AttachmentOwner(Protocol):
 
     def current_load(self) -> Load: ...
 
+    def backlogs_beside(self, attachment: Attachment) -> list[RouterBacklog]: ...
+
     def on_frame(self, attachment: Attachment, frame: RouterFrame) -> None: ...
 
     def on_detached(self, attachment: Attachment) -> None: ...
@@ -82,6 +84,7 @@ class Attachment:
         self.address = address
         self.outbox = Outbox()
         self.ports: frozenset[int] = frozenset()  # Of the router's processes, as it said last.
+        self.backlog: RouterBacklog | None = None  # The router's, as it said last on this stream.
         self._owner = owner
         self._tls = tls
         self._call: grpc.aio.StreamStreamCall[WorkerFrame, RouterFrame] | None = None
@@ -112,6 +115,7 @@ class Attachment:
                 try:
                     end = await self._attach(channel)
                 finally:
+                    self.backlog = None
                     self._owner.on_detached(self)
                     self._ended.set()
             if self._leaving:
@@ -158,6 +162,8 @@ class Attachment:
     def _take(self, frame: RouterFrame) -> None:
         if frame.HasField("refused"):
             raise SettingsError(f"router {self.address} refuses this worker: {frame.refused.reason}")
+        if frame.HasField("backlog"):
+            self.backlog = frame.backlog
         self._owner.on_frame(self, frame)
 
     async def _send(self, call: grpc.aio.StreamStreamCall[WorkerFrame, RouterFrame]) -> None:
@@ -167,6 +173,7 @@ class Attachment:
     async def _keep_load_fresh(self) -> None:
         while True:
             self.outbox.put_load(self._owner.current_load())
+            self.outbox.put_other_routers(self._owner.backlogs_beside(self))
             await asyncio.sleep(_LOAD_INTERVAL_S)
 
 

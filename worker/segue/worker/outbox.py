@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
-from segue.proto.worker_pb2 import KvEvent, Load, RequestOutput, Status, WorkerFrame
+from segue.proto.worker_pb2 import KvEvent, Load, RequestOutput, RouterBacklog, RouterBacklogs, Status, WorkerFrame
 from segue.worker.kv_feed import KvFeed
 from segue.worker.token_columns import TokenColumns
 
@@ -15,7 +15,8 @@ _KV_EVENTS_WAIT_S = 0.05
 
 
 class Outbox:
-    """At most one frame waits; everything said meanwhile is added to it. Load and status: the latest counts.
+    """At most one frame waits; everything said meanwhile is added to it. Of load, status and
+    other routers the latest counts.
 
     A large snapshot of the prefix cache goes out in several frames, between which tokens go on.
     """
@@ -34,6 +35,10 @@ class Outbox:
 
     def put_load(self, load: Load) -> None:
         self._frame.load.CopyFrom(load)
+        self._fill()
+
+    def put_other_routers(self, backlogs: Iterable[RouterBacklog]) -> None:
+        self._frame.other_routers.CopyFrom(RouterBacklogs(routers=backlogs))
         self._fill()
 
     def put_status(self, status: Status) -> None:

@@ -18,6 +18,7 @@ from segue.proto.worker_pb2 import (
     Register,
     RequestError,
     RequestOutput,
+    RouterBacklog,
     RouterFrame,
     Status,
     Submit,
@@ -159,6 +160,10 @@ class WorkerRuntime:
 
     def current_load(self) -> Load:
         return self._engine.load()
+
+    def backlogs_beside(self, attachment: Attachment) -> list[RouterBacklog]:
+        """Of all other routers that are attached, as far as they have told us theirs."""
+        return [one.backlog for one in self._attachments if one is not attachment and one.backlog is not None]
 
     @property
     def attached_routers(self) -> int:
