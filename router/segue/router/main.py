@@ -43,7 +43,9 @@ from segue.router.public_grpc.api import InferenceService
 from segue.router.public_grpc.fleet_service import FleetService
 from segue.router.queueing.admission import Admission
 from segue.router.readiness import add_readiness
+from segue.router.scaling.all_routers import AllRouters
 from segue.router.scaling.external_scaler import ExternalScaler
+from segue.router.scaling.pool_load import Queue
 from segue.router.security import Security, open_security
 from segue.router.settings import RouterSettings
 from segue.router.text.tokenizer import TextCodec
@@ -127,7 +129,8 @@ class _Router:
         await telemetry.start()
         await workers.start()
         await public.start()
-        scaler = _scaler_server(settings, links, dispatcher, security.mesh)
+        routers = AllRouters(settings.router_id, links, lambda: _queue(dispatcher, telemetry))
+        scaler = _scaler_server(settings, links, routers, security.mesh)
         if scaler is not None:
             await scaler.start()
         http_port = runner.addresses[0][1]
@@ -143,7 +146,7 @@ class _Router:
         )
 
         collect_seldom()
-        await self._serve(dispatcher, telemetry, health)
+        await self._serve(dispatcher, telemetry, routers, health)
         await runner.cleanup()
         await public.stop(grace=1.0)
         if scaler is not None:
@@ -153,13 +156,16 @@ class _Router:
         await workers.stop(grace=1.0)
         await telemetry.stop()
 
-    async def _serve(self, dispatcher: Dispatcher, telemetry: Telemetry, health: health_aio.HealthServicer) -> None:
+    async def _serve(
+        self, dispatcher: Dispatcher, telemetry: Telemetry, routers: AllRouters, health: health_aio.HealthServicer
+    ) -> None:
         """Until told to stop, and what runs then has ended."""
         on_stop_signals(asyncio.get_running_loop(), self._stop.set)
         async with asyncio.TaskGroup() as tasks:
             endless = (
                 tasks.create_task(dispatcher.keep_leases(), name="leases"),
                 tasks.create_task(telemetry.run(), name="telemetry"),
+                tasks.create_task(routers.run(), name="backlog for the other routers"),
             )
             await self._stop.wait()
             log.info("draining", requests=dispatcher.running_requests)
@@ -181,17 +187,20 @@ async def _listen_http(runner: web.AppRunner, settings: RouterSettings, security
 
 
 def _scaler_server(
-    settings: RouterSettings, links: WorkerLinks, dispatcher: Dispatcher, tls: TlsSource | None
+    settings: RouterSettings, links: WorkerLinks, routers: AllRouters, tls: TlsSource | None
 ) -> grpc.aio.Server | None:
     """What KEDA dials, on a port of its own: clients have no business there, and KEDA none among the workers."""
     if not settings.scaler_port:
         return None
     server = _new_server(64 << 10)
-    add_ExternalScalerServicer_to_server(
-        ExternalScaler(links.snapshot, lambda: float(dispatcher.waiting.queued_tokens)), server
-    )
+    add_ExternalScalerServicer_to_server(ExternalScaler(links.snapshot, routers.backlog), server)
     _listen(server, settings.worker_host, settings.scaler_port, "--scaler-port", tls)
     return server
+
+
+def _queue(dispatcher: Dispatcher, telemetry: Telemetry) -> Queue:
+    waiting = dispatcher.waiting
+    return Queue(len(waiting), waiting.queued_tokens, telemetry.cached_share()) if len(waiting) else Queue()
 
 
 def _hub_server(hub: WorkerHub, fleet: FleetService, mesh: TlsSource | None) -> grpc.aio.Server:

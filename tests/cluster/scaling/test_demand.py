@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.cluster.scaling.demand import Targets, decode_demand, prefill_demand
+from segue.cluster.scaling.demand import Targets, decode_demand, prefill_demand, warm_rate
 from segue.cluster.scaling.readings import Cluster, WorkerReading
 
 TARGETS = Targets()
@@ -67,3 +67,26 @@ def test_more_backlog_never_asks_for_fewer(backlogs: list[float], queued: float,
     workers = [prefill(f"p{index}", tokens) for index, tokens in enumerate(backlogs)]
     less = prefill_demand(cluster(*workers, queued=queued), TARGETS).workers
     assert prefill_demand(cluster(*workers, queued=queued + more), TARGETS).workers >= less
+
+
+workers = st.lists(
+    st.builds(prefill, st.uuids().map(str), st.floats(0, 1e5), st.floats(1, 1e5), st.floats(30, 1e4)),
+    min_size=1,
+    max_size=4,
+)
+cold = st.lists(
+    st.builds(prefill, st.uuids().map(str), st.just(0.0), st.floats(1e-3, 1e9), st.floats(0, 29.9)), max_size=4
+)
+
+
+@given(workers, cold, st.floats(0, 1e5))
+def test_nothing_that_a_cold_worker_measures_moves_the_demand(
+    warm: list[WorkerReading], cold: list[WorkerReading], queued: float
+) -> None:
+    seen = cluster(*warm, *cold, queued=queued)
+    assert warm_rate(seen, "prefill", TARGETS) == warm_rate(cluster(*warm), "prefill", TARGETS)
+    # They count as there, whatever they say of their rate.
+    unmeasured = [replace(one, tokens_per_s=0.0) for one in cold]
+    assert prefill_demand(seen, TARGETS) == prefill_demand(cluster(*warm, *unmeasured, queued=queued), TARGETS)
+    only_cold = prefill_demand(cluster(*cold, queued=queued), TARGETS)
+    assert (only_cold.workers, only_cold.can_shrink) == (len(cold), False), "nothing measured, nothing changed"

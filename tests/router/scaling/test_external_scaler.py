@@ -1,65 +1,33 @@
-"""KEDA's side of the contract, played by a gRPC client, and the autoscaler's formula behind it."""
+"""The external scaler, asked by a gRPC client in KEDA's place."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator
 
 import grpc.aio
 import pytest
 import pytest_asyncio
-from hypothesis import given
-from hypothesis import strategies as st
 
-from segue.proto.externalscaler_pb2 import GetMetricsRequest, ScaledObjectRef
-from segue.proto.externalscaler_pb2_grpc import ExternalScalerStub, add_ExternalScalerServicer_to_server
-from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
-from segue.router.rates.worker_rates import Rates
+from segue.proto.externalscaler_pb2 import GetMetricsRequest
+from segue.proto.externalscaler_pb2_grpc import add_ExternalScalerServicer_to_server
 from segue.router.scaling.external_scaler import ExternalScaler
-from segue.router.scaling.pool_load import decode_use, prefill_backlog_s
-from segue.router.workers.fleet import FleetSnapshot, WorkerView
-
-READY, DRAINING = WorkerState.WORKER_STATE_READY, WorkerState.WORKER_STATE_DRAINING
-
-
-def prefill(number: int, *, waiting: int = 0, assigned: int = 0, rate: float = 1000.0) -> WorkerView:
-    load, rates = Load(waiting_tokens=waiting), Rates(prefill_tokens_per_s=rate)
-    role = Role.ROLE_PREFILL
-    return WorkerView(f"p{number}", "e", role, READY, "", "", EngineFacts(), load, 0, assigned, rates=rates)
-
-
-def decode(number: int, *, running: int = 0, free: int = 100, state: WorkerState = READY) -> WorkerView:
-    facts = EngineFacts(kv_blocks=100, max_running_requests=10)
-    load = Load(running_requests=running, free_blocks=free)
-    return WorkerView(f"d{number}", "e", Role.ROLE_DECODE, state, "", "", facts, load, 0, 0)
-
-
-class Keda:
-    """Polls one pool's scaler, and does what the HorizontalPodAutoscaler makes of the answers."""
-
-    def __init__(self, channel: grpc.aio.Channel, **metadata: str) -> None:
-        self.stub = ExternalScalerStub(channel)
-        self.trigger = ScaledObjectRef(name="segue", namespace="segue", scalerMetadata=metadata)
-
-    async def desired(self, least: int = 1, most: int = 100) -> int:
-        (spec,) = (await self.stub.GetMetricSpec(self.trigger)).metricSpecs
-        asked = GetMetricsRequest(scaledObjectRef=self.trigger, metricName=spec.metricName)
-        (metric,) = (await self.stub.GetMetrics(asked)).metricValues
-        value = metric.metricValueFloat if metric.metricValueFloat > 0 else metric.metricValue
-        return min(most, max(least, math.ceil(value / spec.targetSizeFloat)))
+from segue.router.scaling.pool_load import Queue, own_backlog
+from segue.router.workers.fleet import FleetSnapshot
+from tests.router.scaling.keda import Autoscaler, Keda
+from tests.router.scaling.views import decode, prefill
 
 
 class Scaled:
     def __init__(self) -> None:
         self.fleet = FleetSnapshot(())
-        self.queued_tokens = 0.0
+        self.queue = Queue()
 
 
 @pytest_asyncio.fixture
 async def scaled() -> AsyncIterator[tuple[Scaled, grpc.aio.Channel]]:
     cluster = Scaled()
     server = grpc.aio.server()
-    scaler = ExternalScaler(lambda: cluster.fleet, lambda: cluster.queued_tokens)
+    scaler = ExternalScaler(lambda: cluster.fleet, lambda fleet: own_backlog(fleet, cluster.queue))
     add_ExternalScalerServicer_to_server(scaler, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -70,8 +38,8 @@ async def scaled() -> AsyncIterator[tuple[Scaled, grpc.aio.Channel]]:
 
 async def test_each_pool_is_scaled_by_its_own_sum(scaled: tuple[Scaled, grpc.aio.Channel]) -> None:
     cluster, channel = scaled
-    cluster.fleet = FleetSnapshot((prefill(0, waiting=2000), prefill(1, assigned=1500), decode(0, running=9)))
-    cluster.queued_tokens = 1000.0
+    cluster.fleet = FleetSnapshot((prefill(0, sent=2000), prefill(1, sent=1500), decode(0, running=9)))
+    cluster.queue = Queue(1, 2000, cached_share=0.5)
     assert await Keda(channel, pool="prefill").desired() == 3  # 4.5 s of work, 1.5 s a worker.
     assert await Keda(channel, pool="prefill", target="0.5").desired() == 9
     assert await Keda(channel, pool="decode").desired() == 2  # 0.9 of a worker, 0.8 a worker.
@@ -109,23 +77,23 @@ async def test_a_trigger_with_bad_metadata_is_told_what_is_wrong(
     scaled: tuple[Scaled, grpc.aio.Channel], metadata: dict[str, str], told: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT") as raised:
-        await Keda(scaled[1], **metadata).desired()
+        await Keda(scaled[1], None, **metadata).desired()
     assert told in (raised.value.details() or "")
 
 
-workers = st.lists(st.builds(prefill, st.integers(0, 99), waiting=st.integers(0, 9999), assigned=st.integers(0, 9999)))
+async def test_another_pools_metric_is_refused(scaled: tuple[Scaled, grpc.aio.Channel]) -> None:
+    keda = Keda(scaled[1], pool="decode")
+    asked = GetMetricsRequest(scaledObjectRef=keda.trigger, metricName="segue-prefill-backlog-seconds")
+    with pytest.raises(grpc.aio.AioRpcError, match="'segue-decode-use'"):
+        await keda.stub.GetMetrics(asked)
 
 
-@given(workers, st.floats(0, 1e6), st.floats(0, 1e6))
-def test_more_that_waits_is_never_less_backlog(present: list[WorkerView], queued: float, more: float) -> None:
-    fleet = FleetSnapshot(tuple(present))
-    assert prefill_backlog_s(fleet, queued + more) >= prefill_backlog_s(fleet, queued) >= 0
-
-
-@given(st.lists(st.builds(decode, st.integers(0, 99), running=st.integers(0, 30), free=st.integers(0, 100))))
-def test_a_sum_does_not_change_when_an_idle_worker_joins(present: list[WorkerView]) -> None:
-    assert decode_use(FleetSnapshot((*present, decode(100)))) == decode_use(FleetSnapshot(tuple(present)))
-
-
-def test_a_worker_that_drains_is_no_capacity_and_no_load() -> None:
-    assert decode_use(FleetSnapshot((decode(0, running=10, state=DRAINING),))) == 0
+def test_the_autoscaler_grows_at_once_and_shrinks_to_what_nobody_wanted_within_the_window() -> None:
+    autoscaler = Autoscaler(most=5, down_window_s=10.0)
+    assert autoscaler.desired(0.0, 1, 1.6, 1.5) == 1, "within a tenth nothing changes"
+    assert autoscaler.desired(1.0, 1, 4.6, 1.5) == 4
+    assert autoscaler.desired(2.0, 4, 60.0, 1.5) == 5
+    assert autoscaler.desired(8.0, 5, 2.0, 1.5) == 5
+    assert autoscaler.desired(11.9, 5, 0.0, 1.5) == 5
+    assert autoscaler.desired(12.1, 5, 0.0, 1.5) == 2
+    assert autoscaler.desired(18.1, 2, 0.0, 1.5) == 1

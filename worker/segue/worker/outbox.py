@@ -15,8 +15,8 @@ _KV_EVENTS_WAIT_S = 0.05
 
 
 class Outbox:
-    """At most one frame waits; everything said meanwhile is added to it. Of load, status and
-    other routers the latest counts.
+    """At most one frame waits; everything said meanwhile is added to it. Of load, status and other routers the latest
+    counts.
 
     A large snapshot of the prefix cache goes out in several frames, between which tokens go on.
     """

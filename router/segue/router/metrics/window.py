@@ -59,6 +59,13 @@ class Window:
         counted[""], ever[""] = _sum(counted.values()), _sum(ever.values())
         return {name: _rates(look, ever[name].totals, max(now_s - began_s, 1e-9)) for name, look in counted.items()}
 
+    def cached_share(self, now_s: float, length_s: float = WINDOW_S) -> float:
+        """Of the prompt tokens of requests that ended, those that came from a prefix cache: 0 to 1; 0 without any."""
+        began = self._began(now_s, length_s)[1]
+        counted = [look.totals - began.get(name, Look()).totals for name, look in self._look().items()]
+        tokens = sum(totals.prompt_tokens for totals in counted)
+        return sum(totals.cached_tokens for totals in counted) / tokens if tokens else 0.0
+
     def _began(self, now_s: float, length_s: float) -> tuple[float, Looks]:
         """The latest look that is so long ago; the first one where none is."""
         return next((look for look in reversed(self._looks) if look[0] <= now_s - length_s), self._looks[0])

@@ -99,6 +99,10 @@ class Telemetry:
         state.event_loop_lag_s = max(self._lags, default=0.0)
         return state
 
+    def cached_share(self) -> float:
+        """Of the last minute's prompt tokens, those that came from a prefix cache."""
+        return self._window.cached_share(time.monotonic())
+
     def _on_lag(self, lag_s: float) -> None:
         self.metrics.loop_lag.at().observe(lag_s)
         self._lags.append(lag_s)

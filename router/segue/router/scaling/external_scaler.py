@@ -25,7 +25,7 @@ from segue.proto.externalscaler_pb2 import (
     ScaledObjectRef,
 )
 from segue.proto.externalscaler_pb2_grpc import ExternalScalerServicer
-from segue.router.scaling.pool_load import decode_use, prefill_backlog_s
+from segue.router.scaling.pool_load import Backlog, decode_use, prefill_backlog_s
 from segue.router.workers.fleet import FleetSnapshot
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -37,24 +37,25 @@ class Signal:
 
     metric: str
     default_target: float
-    value: Callable[[FleetSnapshot, float], float]
+    value: Callable[[FleetSnapshot, Backlog], float]
 
 
 SIGNALS: Mapping[str, Signal] = {
     "prefill": Signal("segue-prefill-backlog-seconds", 1.5, prefill_backlog_s),
-    "decode": Signal("segue-decode-use", 0.8, lambda fleet, queued_tokens: decode_use(fleet)),
+    "decode": Signal("segue-decode-use", 0.8, decode_use),
 }
 
 
 class ExternalScaler(ExternalScalerServicer):
-    """``fleet`` and ``queued_tokens`` (prompt tokens that no worker has yet) are asked for with every call.
+    """``fleet`` and ``backlog``, which is all routers', are asked for with every call: whichever router KEDA asks is
+    told of the whole cluster.
 
     Errors: INVALID_ARGUMENT for a trigger whose metadata names no pool of ours or a target that is no number.
     """
 
-    def __init__(self, fleet: Callable[[], FleetSnapshot], queued_tokens: Callable[[], float]) -> None:
+    def __init__(self, fleet: Callable[[], FleetSnapshot], backlog: Callable[[FleetSnapshot], Backlog]) -> None:
         self._fleet = fleet
-        self._queued_tokens = queued_tokens
+        self._backlog = backlog
 
     async def IsActive(self, request: ScaledObjectRef, context: _Context) -> IsActiveResponse:
         """Always: a pool without a worker would make every request wait for an engine to load."""
@@ -79,7 +80,8 @@ class ExternalScaler(ExternalScalerServicer):
         signal, _ = await _read(request.scaledObjectRef, context)
         if request.metricName not in ("", signal.metric):
             await _refuse(context, f"metric {request.metricName!r} is not this pool's, which is {signal.metric!r}")
-        value = signal.value(self._fleet(), self._queued_tokens())
+        fleet = self._fleet()
+        value = signal.value(fleet, self._backlog(fleet))
         return GetMetricsResponse(
             metricValues=[MetricValue(metricName=signal.metric, metricValue=round(value), metricValueFloat=value)]
         )

@@ -1,41 +1,94 @@
-"""How much each pool has to do, summed over its workers. A pure function over the fleet.
+"""How much each pool has to do, summed over its workers and over all routers. Pure functions.
 
 Sums and not means: divided by what one worker should carry they say how many workers are needed, whatever their number
-is now. A worker's own figures cover what all routers have sent it, so that any router may be asked.
+is now. What a worker says of itself covers what all routers have sent it. What waits in a router's queue, and what it
+knows to be cached of the prompts that it has sent, it alone can tell: that is its backlog.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from segue.proto.worker_pb2 import Role
+from segue.proto.worker_pb2 import Role, RouterBacklog
 from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
 # Taken until a prefill worker has answered once. Too fast rather than too slow: a pool must not grow on a guess.
 _UNMEASURED_TOKENS_PER_S = 16_384.0
 
 
-def prefill_backlog_s(fleet: FleetSnapshot, queued_tokens: float = 0.0) -> float:
-    """Seconds that one prefill worker would take for all prompt tokens that wait: on workers, and ``queued_tokens`` in
-    the router."""
-    workers = fleet.ready(Role.ROLE_PREFILL)
-    tokens = queued_tokens + sum(max(worker.assigned_tokens, worker.load.waiting_tokens) for worker in workers)
-    return tokens / _mean_rate(workers)
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Requests that no worker has yet. Of what is cached of their prompts nobody knows: ``cached_share`` of other
+    prompts' tokens was, lately."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_share: float = 0.0
 
 
-def decode_use(fleet: FleetSnapshot) -> float:
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Of one router, or the sum over several. ``prefill_tokens`` are to be computed, in queues and on prefill workers;
+    ``decode_requests`` wait in queues for decode."""
+
+    prefill_tokens: float = 0.0
+    decode_requests: int = 0
+
+
+def own_backlog(fleet: FleetSnapshot, queue: Queue) -> Backlog:
+    """This router's. While a prefill worker stands idle nothing waits for prefill: it waits for places or blocks in
+    decode."""
+    prefill = fleet.ready(Role.ROLE_PREFILL)
+    sent = sum(worker.assigned_prefill_tokens for worker in prefill)
+    if any(_idle(worker) for worker in prefill):
+        return Backlog(sent, queue.requests)
+    return Backlog(sent + queue.prompt_tokens * (1 - queue.cached_share))
+
+
+def with_others(own: Backlog, router_id: str, told: Iterable[RouterBacklog]) -> Backlog:
+    """With what the other routers have told workers, which may have come by several of them, and late."""
+    latest: dict[str, RouterBacklog] = {}
+    for backlog in told:
+        known = latest.get(backlog.router_id)
+        if backlog.router_id != router_id and (known is None or backlog.number > known.number):
+            latest[backlog.router_id] = backlog
+    return Backlog(
+        own.prefill_tokens + sum(other.prefill_tokens for other in latest.values()),
+        own.decode_requests + sum(other.decode_requests for other in latest.values()),
+    )
+
+
+def prefill_backlog_s(fleet: FleetSnapshot, backlog: Backlog) -> float:
+    """Seconds that one prefill worker would take for all prompt tokens that wait."""
+    return backlog.prefill_tokens / _mean_rate(fleet.ready(Role.ROLE_PREFILL))
+
+
+def decode_use(fleet: FleetSnapshot, backlog: Backlog) -> float:
     """How many decode workers would be full: of each the larger of its KV cache's use and of its batch's. Above 1 for a
-    worker on which requests wait."""
-    return sum(_use(worker) for worker in fleet.ready(Role.ROLE_DECODE))
+    worker for which requests wait, on it or in queues."""
+    workers = fleet.ready(Role.ROLE_DECODE)
+    return sum(_use(worker, backlog.decode_requests / len(workers)) for worker in workers)
+
+
+def _idle(worker: WorkerView) -> bool:
+    return not (worker.assigned_requests or worker.engine_requests or worker.spared)
 
 
 def _mean_rate(workers: Sequence[WorkerView]) -> float:
-    rates = [worker.rates.prefill_tokens_per_s for worker in workers if worker.rates.prefill_tokens_per_s]
+    """By their own steps, in which all routers' prompts are; else by what this router has timed."""
+    measured = (worker.rates.step_prompt_tokens_per_s or worker.rates.prefill_tokens_per_s for worker in workers)
+    rates = [rate for rate in measured if rate]
     return sum(rates) / len(rates) if rates else _UNMEASURED_TOKENS_PER_S
 
 
-def _use(worker: WorkerView) -> float:
-    blocks, places = worker.facts.kv_blocks, worker.facts.max_running_requests
-    requests = max(worker.assigned_requests, worker.load.running_requests + worker.load.waiting_requests)
-    cache = (blocks - worker.load.free_blocks) / blocks if blocks and requests else 0.0
+def _use(worker: WorkerView, queued: float) -> float:
+    blocks, places = worker.kv_blocks, worker.max_running_requests
+    requests = max(worker.assigned_requests, worker.engine_requests) + queued
+    if not requests:
+        return 0.0
+    used = blocks - worker.free_blocks
+    waiting = worker.engine_requests - worker.running_requests + queued
+    each = used / worker.running_requests if worker.running_requests else 0.0
+    cache = (used + waiting * each) / blocks if blocks else 0.0
     return max(cache, requests / places if places else 0.0)

@@ -190,6 +190,8 @@ class WorkerHub(WorkerHubServicer):
         if frame.HasField("load"):
             link.load = frame.load
             link.meter.stepped(frame.load)
+        if frame.HasField("other_routers"):
+            link.other_routers = frame.other_routers.routers
         if frame.HasField("status"):
             self._on_status(link, frame.status)
         if frame.HasField("kv_events"):  # Before outputs: what they end was until now only expected.

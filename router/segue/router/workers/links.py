@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import is_
 
 import grpc
@@ -16,6 +16,7 @@ from segue.proto.worker_pb2 import (
     EngineFacts,
     Load,
     Register,
+    RouterBacklog,
     RouterFrame,
     Status,
     Submit,
@@ -28,7 +29,9 @@ from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
 _POOL_EVERY_S = 0.25
 # What no view of a worker shows.
-_UNSEEN = frozenset({"changed", "heard_at_s", "next_kv_event", "_frame", "_kind", "_view"})
+_UNSEEN = frozenset(
+    {"changed", "heard_at_s", "next_kv_event", "other_routers", "told_backlog", "_frame", "_kind", "_view"}
+)
 
 
 class WorkerLink:
@@ -51,6 +54,8 @@ class WorkerLink:
         self.assigned_prefill_tokens = 0
         self.turn = 0
         self.next_kv_event: int | None = None  # Its number; None until a snapshot begins.
+        self.other_routers: Sequence[RouterBacklog] = ()  # What they have told this worker.
+        self.told_backlog = 0  # The number of what we have told it.
         self._meter = RateMeter(register.role)
         self.closed = ""
         self.close_status = grpc.StatusCode.ABORTED
@@ -116,6 +121,13 @@ class WorkerLink:
     def ask_for_kv_events(self) -> None:
         self._frame.resend_kv_events = True
         self._filled.set()
+
+    def tell_backlog(self, backlog: RouterBacklog) -> None:
+        """For the other routers; nothing if it has been told already."""
+        if self.told_backlog != backlog.number:
+            self.told_backlog = backlog.number
+            self._frame.backlog.CopyFrom(backlog)
+            self._filled.set()
 
     def close(self, reason: str) -> None:
         """End the stream, after what waits has gone out; ``reason`` is told to the worker."""
