@@ -9,14 +9,13 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc.aio
 import pytest
 
 from segue.client import SegueClient
 from segue.cluster.local import choose_ports
 from segue.cluster.pools_service import view_of
+from segue.cluster.run_files import find_pools
 from segue.proto.pools_pb2 import TurnWorkerRequest, WatchPoolsRequest
-from segue.proto.pools_pb2_grpc import PoolsStub
 from segue.proto.worker_pb2 import Role
 from tests.cluster.streams import Streams
 from tests.e2e.running import Cluster, assert_baseline, running_cluster
@@ -45,7 +44,7 @@ async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_
         loaded = cluster.describe("flex-0").register.epoch
         async with (
             SegueClient(cluster.grpc_address) as client,
-            grpc.aio.insecure_channel(f"127.0.0.1:{pools_port}") as channel,
+            find_pools(f"127.0.0.1:{pools_port}").stub() as stub,
         ):
             streams = Streams(client, PROMPTS, answer_tokens=100)
             await streams.learn()
@@ -54,7 +53,7 @@ async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_
                 for turns, role in enumerate(islice(cycle((PREFILL, DECODE)), TURNS), start=1):
                     if role == PREFILL:
                         await busy(cluster, streams)
-                    await turned(PoolsStub(channel), role)
+                    await turned(stub, role)
                     now = cluster.describe("flex-0").register
                     assert (now.role, now.turns, now.epoch) == (role, turns, loaded)
                     at_once = cluster.describe("flex-0").status.facts.max_running_requests

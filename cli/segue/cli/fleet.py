@@ -12,6 +12,7 @@ import typer
 
 from segue.cli.failures import fail, settings_errors
 from segue.cli.options import tls_files
+from segue.cli.scale import Certs
 
 Address = Annotated[str, typer.Option(metavar="HOST:PORT", help="A router's public gRPC.")]
 AnyAddress = Annotated[
@@ -47,6 +48,7 @@ TlsKeyFile = Annotated[str, typer.Option("--tls-key", metavar="FILE", help="Its 
 def status(
     address: AnyAddress = "",
     cluster: Pools = "",
+    certs: Certs = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds the router may take to answer.")] = 5.0,
     api_key: OperationsKey = "",
@@ -73,14 +75,16 @@ def status(
         async with FleetClient(connection, timeout_s=timeout) as client:
             return await client.state()
 
-    address, cluster = where(address, cluster)
     with settings_errors():
-        files = tls_files(tls_cert, tls_key, tls_ca) or (TlsFiles() if tls else None)
-        state = _run(look(Connection(address, api_key or None, files)), address)
-    pools = asyncio.run(pools_state(cluster, timeout)) if cluster else None
+        found = where(address, cluster, certs)
+        files = tls_files(tls_cert, tls_key, tls_ca)
+        if files is None and (tls or found.ca):
+            files = TlsFiles() if tls else TlsFiles(ca=found.ca)
+        state = _run(look(Connection(found.address, api_key or None, files)), found.address)
+        pools = asyncio.run(pools_state(found.pools, timeout)) if found.pools is not None else None
     if as_json:
-        told = plain(state)
-        print(json.dumps(told if pools is None else {**told, "managed_pools": plain(pools)}, indent=2))
+        seen = plain(state)
+        print(json.dumps(seen if pools is None else {**seen, "managed_pools": plain(pools)}, indent=2))
     else:
         # Piped, there is no width to keep to.
         console = Console() if sys.stdout.isatty() else Console(width=200)
@@ -89,10 +93,10 @@ def status(
             console.print(Text(), pools_table(view_of(pools), console.width), sep="\n")
         if pools is not None and pools.scaling_mode not in ("", "off"):
             console.print(scaling_table(pools))
-    found = problems(state)
-    for problem in found:
+    told = problems(state)
+    for problem in told:
         print(f"segue: {problem}", file=sys.stderr)
-    raise typer.Exit(1 if found else 0)
+    raise typer.Exit(1 if told else 0)
 
 
 def top(

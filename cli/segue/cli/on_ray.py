@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from segue.cli.failures import settings_errors
-from segue.cli.options import parse_engine_args
 
 if TYPE_CHECKING:
-    from segue.cluster.on_ray.settings import RayCluster, RayPool
+    from segue.cluster.on_ray.settings import CaPem, RayCluster, RayPool
 
 Address = Annotated[
     str,
@@ -25,32 +24,48 @@ RayPoolOption = Annotated[
     list[str],
     typer.Option(
         metavar="KEY=VALUE",
-        help="With Ray: num_cpus, num_gpus, accelerator_type or a resource of each worker. Repeatable.",
+        help="With Ray: num_cpus, num_gpus, accelerator_type or a resource of each worker, or label:NAME=VALUE of its "
+        "node. Repeatable.",
     ),
 ]
+_OWN = ("num_cpus", "num_gpus", "accelerator_type")
+_LABEL = "label:"
 
 
 def up_on_ray(cluster: RayCluster, address: str, name: str) -> None:
     """Start a cluster on Ray, or find the one that runs there, and say where it is. Raises SettingsError."""
     _connect(address)
+    from segue.cluster.on_ray.announced import announce
     from segue.cluster.on_ray.manager import start_manager
 
     found = start_manager(cluster)
-    print(
-        f"model {cluster.model} (name {name}); engines are loading: http://{found.http}/readyz says when they are ready"
-    )
-    print(f"http://{found.http}/v1, gRPC {found.grpc}")
+    run = announce(found, cluster.log_dir)
+    print(f"model {cluster.model} (name {name}); engines are loading: {found.http_url}/readyz says when they are ready")
+    print(f"{found.http_url}/v1, gRPC {found.grpc}")
+    if run.certs:
+        print(f"TLS on every link; {run.certs}/ca.crt is what clients trust")
     print(f"segue scale --cluster {found.pools} prefill=2 decode=2 changes how many workers there are")
     print("segue down stops it")
+
+
+def ca_of(certs: Path | None, *, insecure: bool) -> CaPem | None:
+    """What signs the cluster's certificates; None: plain text, because that was asked for. Raises SettingsError."""
+    from segue.cluster.on_ray.mesh import new_ca, read_ca
+
+    if certs is not None:
+        return read_ca(certs)
+    return None if insecure else new_ca()
 
 
 def down(address: Address = "auto") -> None:
     """End a cluster that segue up --ray has started, once its workers have finished what they have."""
     with settings_errors():
         _connect(address)
+        from segue.cluster.on_ray.announced import forget
         from segue.cluster.on_ray.manager import stop_manager
 
-        stop_manager()
+        if (stopped := stop_manager()) is not None:
+            forget(stopped)
     print("stopped")
 
 
@@ -82,18 +97,28 @@ def ray_pool(workers: int, pairs: Iterable[str], option: str, extra_args: tuple[
     """Raises typer.BadParameter for a value that its key can't have."""
     from segue.cluster.on_ray.settings import RayPool
 
-    own = {field.name for field in fields(RayPool)} - {"workers", "resources", "extra_args"}
-    given: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    labels: dict[str, str] = {}
     resources: dict[str, float] = {}
-    for key, value in parse_engine_args(pairs, option).items():
-        if key == "accelerator_type":
-            given[key] = str(value)
-        elif isinstance(value, bool) or not isinstance(value, int | float):
-            raise typer.BadParameter(f"{key} is {value!r}; it must be a number", param_hint=option)
-        elif key in own:
-            given[key] = float(value)
-        elif near := get_close_matches(key, own, n=1, cutoff=0.8):
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        label = key.removeprefix(_LABEL)
+        known: dict[str, Any] = labels if label != key else own if key in _OWN else resources
+        if not (label and equals):
+            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE; write for example num_gpus=1", param_hint=option)
+        if label in known:
+            raise typer.BadParameter(f"{key} is given twice; keep one of them", param_hint=option)
+        if known is resources and (near := get_close_matches(key, _OWN, n=1, cutoff=0.8)):
             raise typer.BadParameter(f"{key!r} is not known; did you mean {near[0]!r}?", param_hint=option)
-        else:
-            resources[key] = float(value)
-    return RayPool(workers=workers, resources=resources, extra_args=extra_args, **given)
+        known[label] = value if known is labels or key == "accelerator_type" else _number(key, value, option)
+    return RayPool(workers=workers, resources=resources, labels=labels, extra_args=extra_args, **own)
+
+
+def _number(key: str, value: str, option: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise typer.BadParameter(f"{key} is {value!r}; it must be a number, 0 or more", param_hint=option)
+    return number

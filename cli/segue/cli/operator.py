@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segue.base.errors import SettingsError
 from segue.cli.failures import settings_errors
 from segue.cli.options import LogFormat, LogFormatOption, TlsCa, TlsCert, TlsKey, tls_files
+
+if TYPE_CHECKING:
+    from segue.cluster.pools_access import PoolsAt
 
 Namespaces = Annotated[
     list[str], typer.Option("--namespace", help="Only PDClusters of this namespace. Repeatable. Default: of all.")
@@ -54,26 +57,28 @@ def operator(
 
 
 @asynccontextmanager
-async def pools_on_kubernetes(cluster: str) -> AsyncIterator[str]:
+async def pools_on_kubernetes(cluster: str) -> AsyncIterator[PoolsAt]:
     """Serves ``segue.v1.Pools`` of NAMESPACE/NAME on this machine while the block runs, with the rights of whoever runs
-    it; yields host:port.
+    it, and for nobody else.
 
     Raises:
         SettingsError: it isn't NAMESPACE/NAME, or there is no kubeconfig.
     """
     with needs_k8s():
         from segue.cluster.manager import serve_pools
+        from segue.cluster.pools_access import PoolsAt, PoolsGuard, new_token
         from segue.operator.api import Api
         from segue.operator.kubernetes_pools import KubernetesPools
         from segue.operator.login import login
 
     namespace, name = namespace_and_name(cluster)
+    guard = PoolsGuard(token=new_token())
     async with (
         Api(login) as api,
         KubernetesPools(api, namespace, name) as pools,
-        serve_pools(pools) as address,
+        serve_pools(pools, guard=guard) as address,
     ):
-        yield address
+        yield PoolsAt(address, token=guard.token)
 
 
 def namespace_and_name(text: str) -> tuple[str, str]:

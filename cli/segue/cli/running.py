@@ -25,6 +25,7 @@ from segue.cluster.local import LocalCluster, this_machine
 from segue.cluster.local_pools import LocalPools, run_local
 from segue.cluster.manager import serve_pools
 from segue.cluster.pools import Pools
+from segue.cluster.pools_access import PoolsGuard, new_token
 from segue.cluster.readiness import NotReadyInTime, wait_until_ready
 from segue.cluster.restarts import RestartPolicy
 from segue.cluster.run_files import RunFile, announced
@@ -134,10 +135,16 @@ async def _manager(run: Run, pools: Pools) -> AsyncIterator[None]:
         yield
         return
     cluster = run.cluster
-    async with serve_pools(pools, port=run.pools_port) as address:
-        grpc_address = f"{cluster.host}:{cluster.ports.grpc}"
+    guard = PoolsGuard(token=new_token()) if cluster.certs is None else PoolsGuard(cluster.mesh_tls)
+    async with serve_pools(pools, port=run.pools_port, guard=guard) as address:
         here = RunFile(
-            pid=os.getpid(), pools=address, http_url=cluster.http_url, grpc=grpc_address, run_dir=str(cluster.run_dir)
+            pid=os.getpid(),
+            pools=address,
+            http_url=cluster.http_url,
+            grpc=f"{cluster.host}:{cluster.ports.grpc}",
+            run_dir=str(cluster.run_dir),
+            certs="" if cluster.certs is None else str(cluster.certs.resolve()),
+            token=guard.token,
         )
         with announced(here):
             yield

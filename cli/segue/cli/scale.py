@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,7 @@ from segue.cli.failures import fail, settings_errors
 
 if TYPE_CHECKING:
     from segue.cluster.pools import PoolName, PoolsView
+    from segue.cluster.pools_access import PoolsAt
     from segue.proto.pools_pb2 import DrainWorkerRequest, ScaleRequest, TurnWorkerRequest
     from segue.proto.pools_pb2_grpc import PoolsAsyncStub
 
@@ -23,6 +25,13 @@ Cluster = Annotated[
         metavar="HOST:PORT",
         envvar="SEGUE_CLUSTER",
         help="Where its pools are managed, as segue up says. Default: the one of yours that runs on this machine.",
+    ),
+]
+Certs = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where ca.crt, operator.crt and operator.key are. Default: as the cluster was started, if that was here.",
     ),
 ]
 Kubernetes = Annotated[
@@ -38,6 +47,7 @@ WaitTurned = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until i
 def scale(
     targets: Annotated[list[str], typer.Argument(metavar="POOL=WORKERS...", help="Such as prefill=3 decode=2.")],
     cluster: Cluster = "",
+    certs: Certs = None,
     kubernetes: Kubernetes = "",
     wait: Wait = True,
 ) -> None:
@@ -46,25 +56,27 @@ def scale(
     from segue.proto.pools_pb2 import ScaleRequest
 
     wanted = [ScaleRequest.Target(role=ROLES[pool], workers=workers) for pool, workers in _parse(targets)]
-    asyncio.run(_ask(_where(cluster, kubernetes), wait, ScaleRequest(targets=wanted)))
+    asyncio.run(_ask(_where(cluster, certs, kubernetes), wait, ScaleRequest(targets=wanted)))
 
 
 def drain(
     worker_id: Annotated[str, typer.Argument(help="Which worker is to finish and leave.")],
     cluster: Cluster = "",
+    certs: Certs = None,
     kubernetes: Kubernetes = "",
     wait: Wait = True,
 ) -> None:
     """Let one worker finish what it has and leave; its pool becomes one smaller."""
     from segue.proto.pools_pb2 import DrainWorkerRequest
 
-    asyncio.run(_ask(_where(cluster, kubernetes), wait, DrainWorkerRequest(worker_id=worker_id)))
+    asyncio.run(_ask(_where(cluster, certs, kubernetes), wait, DrainWorkerRequest(worker_id=worker_id)))
 
 
 def turn(
     worker_id: Annotated[str, typer.Argument(help="Which flex worker.")],
     pool: Annotated[str, typer.Argument(metavar="prefill|decode", help="The pool that it is to be in.")],
     cluster: Cluster = "",
+    certs: Certs = None,
     wait: WaitTurned = True,
 ) -> None:
     """Have a flex worker change pools: it finishes or hands over what it has, and keeps its model and its caches.
@@ -78,7 +90,7 @@ def turn(
     name = next((known for known in POOL_NAMES if known == pool), None)
     if name is None:
         raise typer.BadParameter(f"{pool!r} is no pool; write prefill or decode")
-    view = asyncio.run(_ask(_where(cluster, ""), wait, TurnWorkerRequest(worker_id=worker_id, role=ROLES[name])))
+    view = asyncio.run(_ask(_where(cluster, certs), wait, TurnWorkerRequest(worker_id=worker_id, role=ROLES[name])))
     if worker_id not in {worker.worker_id for worker in view.of(name).workers}:
         raise fail(f"{worker_id} has not turned to {name}; its log file says why")
 
@@ -98,21 +110,23 @@ def _parse(targets: Iterable[str]) -> list[tuple[PoolName, int]]:
 
 
 @asynccontextmanager
-async def _where(cluster: str, kubernetes: str) -> AsyncIterator[str]:
-    """Where ``segue.v1.Pools`` is served, host:port."""
+async def _where(cluster: str, certs: Path | None, kubernetes: str = "") -> AsyncIterator[PoolsAt]:
+    """Where ``segue.v1.Pools`` is served, and what to show there."""
     from segue.cli.operator import pools_on_kubernetes
-    from segue.cluster.run_files import the_running_one
+    from segue.cluster.run_files import find_pools
 
     with settings_errors():
         if kubernetes:
-            async with pools_on_kubernetes(kubernetes) as address:
-                yield address
+            async with pools_on_kubernetes(kubernetes) as at:
+                yield at
         else:
-            yield cluster or the_running_one().pools
+            yield find_pools(cluster, certs)
 
 
 async def _ask(
-    where: AbstractAsyncContextManager[str], wait: bool, request: ScaleRequest | DrainWorkerRequest | TurnWorkerRequest
+    where: AbstractAsyncContextManager[PoolsAt],
+    wait: bool,
+    request: ScaleRequest | DrainWorkerRequest | TurnWorkerRequest,
 ) -> PoolsView:
     import grpc.aio
     from rich.console import Console
@@ -120,10 +134,8 @@ async def _ask(
     from segue.cli.pools_table import pools_table
     from segue.cluster.pools_service import view_of
     from segue.proto.pools_pb2 import DrainWorkerRequest, TurnWorkerRequest
-    from segue.proto.pools_pb2_grpc import PoolsStub
 
-    async with where as address, grpc.aio.insecure_channel(address) as channel:
-        stub: PoolsAsyncStub = PoolsStub(channel)
+    async with where as at, at.stub() as stub:
         try:
             if isinstance(request, DrainWorkerRequest):
                 view = view_of(await stub.Drain(request, timeout=30))
@@ -134,7 +146,7 @@ async def _ask(
             if wait:
                 view = await _settled(stub)
         except grpc.aio.AioRpcError as error:
-            raise fail(f"{address}: {error.details()}") from None
+            raise fail(at.problem(error)) from None
     # Piped, there is no width to keep to.
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(pools_table(view, console.width))

@@ -3,40 +3,54 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from segue.cluster.pools_access import PoolsAt
     from segue.proto.pools_pb2 import PoolsState
 
 _DEFAULT_ADDRESS = "127.0.0.1:9000"
 
 
-def where(address: str, cluster: str) -> tuple[str, str]:
-    """A router's public gRPC and the pools' port, each found on this machine where it isn't given; the latter is empty
-    where nothing is known of it."""
-    from segue.cluster.run_files import running
+@dataclass(frozen=True)
+class Found:
+    """A router's public gRPC (host:port), the CA to trust there ("": nothing known of one), and the cluster's pools."""
+
+    address: str
+    ca: str
+    pools: PoolsAt | None
+
+
+def where(address: str, cluster: str, certs: Path | None) -> Found:
+    """What isn't given is found on this machine, where anything is known of it. Raises SettingsError."""
+    from segue.cluster.cert_files import OPERATOR, files_of
+    from segue.cluster.run_files import find_pools, running
 
     here = running()
     if not address:
         address = here[0].grpc if len(here) == 1 else _DEFAULT_ADDRESS
-    found = next((run.pools for run in here if run.grpc == address), "")
-    return address, cluster or found
+    run = next((run for run in here if run.grpc == address), None)
+    folder = certs or (Path(run.certs) if run is not None and run.certs else None)
+    cluster = cluster or ("" if run is None else run.pools)
+    pools = find_pools(cluster, certs) if cluster else None
+    return Found(address, "" if folder is None else files_of(folder, OPERATOR).ca, pools)
 
 
-async def pools_state(cluster: str, timeout_s: float) -> PoolsState | None:
+async def pools_state(pools: PoolsAt, timeout_s: float) -> PoolsState | None:
     """None, and a line on stderr, if it doesn't answer: the router's part of the picture is worth showing without."""
     import grpc.aio
 
     from segue.proto.pools_pb2 import ListPoolsRequest
-    from segue.proto.pools_pb2_grpc import PoolsStub
 
-    async with grpc.aio.insecure_channel(cluster) as channel:
+    async with pools.stub() as stub:
         try:
-            return await PoolsStub(channel).List(ListPoolsRequest(), timeout=timeout_s)
+            return await stub.List(ListPoolsRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            print(f"segue: {cluster}: {error.details()}", file=sys.stderr)
+            print(f"segue: {pools.problem(error)}", file=sys.stderr)
             return None
 
 

@@ -12,7 +12,7 @@ import typer
 from segue.base.errors import SettingsError
 from segue.cli.failures import settings_errors
 from segue.cli.model import model_and_served_name
-from segue.cli.on_ray import Address, RayPoolOption, gpus_each, ray_pool, up_on_ray
+from segue.cli.on_ray import Address, RayPoolOption, ca_of, gpus_each, ray_pool, up_on_ray
 from segue.cli.options import (
     ApiKeys,
     DeathPolicy,
@@ -176,21 +176,21 @@ def up(
                 raise SettingsError("--flex is for one machine; on Ray each worker keeps the role it was started with")
             from segue.cluster.on_ray.settings import RayCluster
 
-            if certs is not None:
-                raise SettingsError("--certs is for one machine; with --ray use a network of its own and --insecure")
             on_ray = RayCluster(
                 model=path,
                 log_dir=str(log_dir or "/tmp/segue-ray"),
                 prefill=ray_pool(prefill, prefill_ray, "--prefill-ray", prefill_args),
                 decode=ray_pool(decode, decode_ray, "--decode-ray", decode_args),
                 router_args=router_args,
-                worker_args=(*worker_args, *(("--insecure",) if insecure else ())),
+                worker_args=worker_args,
                 kv_cache_gib=kv_cache_gib,
                 drain_timeout_s=drain_timeout,
                 port=port or RAY_HTTP_PORT,
                 grpc_port=grpc_port or RAY_GRPC_PORT,
                 pools_port=pools_port or RAY_POOLS_PORT,
                 scaling=scaler,
+                ca=ca_of(certs, insecure=insecure),
+                insecure=insecure,
             )
             up_on_ray(on_ray, address, name)
             return

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
+import grpc
 import pytest
 
+from segue.base.tls import TlsFiles
 from segue.client import Connection, SegueClient
 from segue.cluster.autoscaling.settings import autoscaler_settings, scaling_figures
 from segue.cluster.local import choose_ports
@@ -18,23 +20,23 @@ from segue.cluster.on_ray.settings import RayCluster, RayPool
 from segue.cluster.pools import PoolsView
 from segue.cluster.pools_service import view_of
 from segue.cluster.readiness import RouterHttp, wait_until_ready
+from segue.cluster.run_files import RunFile, find_pools
 from segue.engine.embedded_model import ensure_embedded_model
 from segue.proto.pools_pb2 import ListPoolsRequest, WatchPoolsRequest
-from segue.proto.pools_pb2_grpc import PoolsStub
 from tests.cluster.load import Load
 from tests.cluster.scaled import scaled, settled
+from tests.security.peers import grpc_outcome, plain_bytes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-IN_ANOTHER_PROCESS = """
-import asyncio, sys, grpc.aio
-from segue.proto.pools_pb2 import ListPoolsRequest
-from segue.proto.pools_pb2_grpc import PoolsStub
-async def main():
-    async with grpc.aio.insecure_channel(sys.argv[1]) as channel:
-        print(sum(len(pool.workers) for pool in (await PoolsStub(channel).List(ListPoolsRequest())).pools))
-asyncio.run(main())
-"""
+
+def segue(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "segue.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def add_node(nodes: Any, cpus: int) -> Any:  # In the main thread, where Ray sets signal handlers.
+    return nodes.add_node(num_cpus=cpus, node_ip_address="127.0.0.1")
 
 
 async def until_advised(stub: Any) -> PoolsView:
@@ -70,15 +72,28 @@ async def manager_is_back(stub: Any) -> None:
     await stub.List(ListPoolsRequest(), wait_for_ready=True, timeout=60)
 
 
+async def only_its_owner_gets_in(run: RunFile, ports: Iterable[int]) -> None:
+    """Over TLS and with certificates, from a process that has nothing to do with the one that started the cluster."""
+    asked = ("scale", "--cluster", run.pools, "prefill=1")
+    owner = await asyncio.to_thread(segue, *asked, "--certs", run.certs)
+    assert (owner.returncode, owner.stdout.count("running")) == (0, 2), owner.stderr
+    outsider = await asyncio.to_thread(segue, *asked)
+    assert outsider.returncode == 1
+    assert "if it asks for certificates" in outsider.stderr
+    for port in ports:
+        assert plain_bytes(port) == b"", "nothing is served in plain text"
+        code, _ = await grpc_outcome(f"127.0.0.1:{port}", None, "", "/segue.v1.Fleet/List")
+        assert code == grpc.StatusCode.UNAVAILABLE
+
+
 async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_word(
     nodes: Any, tmp_path: Path
 ) -> None:
+    from segue.cluster.on_ray.announced import announce, forget
     from segue.cluster.on_ray.manager import start_manager, stop_manager
+    from segue.cluster.on_ray.mesh import new_ca
 
-    def add_node(cpus: int) -> Any:  # In the main thread, where Ray sets signal handlers.
-        return nodes.add_node(num_cpus=cpus, node_ip_address="127.0.0.1")
-
-    add_node(3)
+    add_node(nodes, 3)
     ports, more = choose_ports("127.0.0.1"), choose_ports("127.0.0.1")
     cluster = RayCluster(
         model=str(ensure_embedded_model()),
@@ -92,19 +107,21 @@ async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_
         worker_args=("--engine", "simulated", "--log-format", "json"),
         scaling=autoscaler_settings("advise", scaling_figures({"interval_s": 0.5})),
         drain_timeout_s=20.0,
+        ca=new_ca(),
     )
     addresses = await asyncio.to_thread(start_manager, cluster)
-    router = RouterHttp(f"http://{addresses.http}")
+    run = announce(addresses, cluster.log_dir, (runs := tmp_path / "runs"))
+    trust = TlsFiles(ca=f"{run.certs}/ca.crt")
 
     async def ready(prefill: int, decode: int) -> None:
-        await wait_until_ready(router, prefill, decode, 120.0, lambda _: None)
+        await wait_until_ready(RouterHttp(addresses.http_url, trust), prefill, decode, 120.0, lambda _: None)
 
     await ready(1, 1)
     async with (
-        SegueClient(Connection(addresses.grpc)) as client,
-        grpc.aio.insecure_channel(addresses.pools) as channel,
+        SegueClient(Connection(addresses.grpc, tls=trust)) as client,
+        find_pools("", folder=runs).stub() as stub,
     ):
-        stub, load = PoolsStub(channel), Load(client)
+        load = Load(client)
         async with asyncio.TaskGroup() as tasks:
             asking = [tasks.create_task(load.go_on(asker)) for asker in range(4)]
             advised = await until_advised(stub)
@@ -113,7 +130,7 @@ async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_
             # Of four workers three find room; Ray's own autoscaler sees that one more is wanted.
             while not await asyncio.to_thread(pending_bundles):
                 await asyncio.sleep(0.2)
-            second = add_node(2)
+            second = add_node(nodes, 2)
             view = await settled(stub, 2, 2)
             await ready(2, 2)
             places = {worker.worker_id: worker.place for pool in view.pools for worker in pool.workers}
@@ -121,7 +138,7 @@ async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_
 
             answered = load.answered
             await asyncio.to_thread(nodes.remove_node, second, False)
-            add_node(2)
+            add_node(nodes, 2)
             while load.answered < answered + 12:
                 await asyncio.sleep(0.05)
             back = await settled(stub, 2, 2)
@@ -140,13 +157,9 @@ async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_
             for task in asking:
                 task.cancel()
         assert load.changed == []
-        elsewhere = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-c", IN_ANOTHER_PROCESS, addresses.pools],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert elsewhere.stdout.strip() == "2"
         assert len((await stub.List(ListPoolsRequest())).pools) == 2
-    await asyncio.to_thread(stop_manager)
+        await only_its_owner_gets_in(run, (ports.http, ports.grpc, ports.worker, more.http))
+    stopped = await asyncio.to_thread(stop_manager)
+    assert stopped == addresses
+    forget(stopped, runs)
+    assert list(runs.iterdir()) == []

@@ -12,14 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import pytest
 
 from segue.client import Connection, FleetClient, SegueClient
 from segue.cluster.local import choose_ports
 from segue.cluster.on_ray.settings import RayCluster, RayPool
+from segue.cluster.pools_access import PoolsAt
 from segue.cluster.readiness import RouterHttp, wait_until_ready
-from segue.proto.pools_pb2_grpc import PoolsStub
 from tests.cluster.scaled import scaled, settled
 from tests.cluster.steady import ROUTER_ARGS, RouterLog, SteadyLoad, at_baseline, left_empty
 from tests.e2e.reference import Reference
@@ -109,8 +108,9 @@ async def test_a_cluster_on_ray_is_scaled_loses_its_driver_and_a_node_and_no_str
         async def ready(prefill: int, decode: int) -> None:
             await wait_until_ready(http, prefill, decode, READY_S, lambda _: None)
 
-        async with grpc.aio.insecure_channel(addresses["pools"]) as channel, SegueClient(connection) as client:
-            stub, load = PoolsStub(channel), SteadyLoad(client)
+        at = PoolsAt(addresses["pools"], token=addresses["token"])
+        async with at.stub() as stub, SegueClient(connection) as client:
+            load = SteadyLoad(client)
             await ready(1, 1)
             assert {worker["worker_id"] for worker in (await status(addresses["grpc"]))["workers"]} == {
                 "prefill-0",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import ray
 
@@ -14,9 +15,11 @@ from segue.cluster.autoscaling.autoscaler import autoscaling
 from segue.cluster.autoscaling.fleet_watch import FleetWatch
 from segue.cluster.autoscaling.settings import AutoscalerSettings
 from segue.cluster.manager import serve_pools
+from segue.cluster.on_ray.mesh import Mesh
 from segue.cluster.on_ray.pools import RayPools
 from segue.cluster.on_ray.process_actor import ProcessActor
 from segue.cluster.on_ray.settings import MANAGER, NAMESPACE, ROUTER, RayCluster, RouterPorts, router_spec
+from segue.cluster.pools_access import PoolsGuard, new_token
 
 log = get_logger("manager")
 
@@ -26,11 +29,21 @@ _ON_HEAD = {"node:__internal_head__": 0.001}
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a cluster is; each host:port."""
+    """Where a cluster is, each host:port, and what its owner reaches it with.
+
+    ``operator`` are an operator's certificate, key and CA, by file name, empty where all is in plain text; then
+    ``token`` is what the pools' port asks for.
+    """
 
     http: str
     grpc: str
     pools: str
+    operator: Mapping[str, str] = field(default_factory=dict, repr=False)
+    token: str = field(default="", repr=False)
+
+    @property
+    def http_url(self) -> str:
+        return f"{'https' if self.operator else 'http'}://{self.http}"
 
 
 class Manager:
@@ -40,9 +53,11 @@ class Manager:
     router's address.
     """
 
-    def __init__(self, cluster: RayCluster) -> None:
+    def __init__(self, cluster: RayCluster, token: str) -> None:
         setup_logging("json")
         self._cluster = cluster
+        self._mesh = None if cluster.ca is None else Mesh(cluster.ca)
+        self._guard = PoolsGuard(token=token) if self._mesh is None else PoolsGuard(self._mesh.manager())
         host = ray.util.get_node_ip_address()
         self._ports = RouterPorts(host, cluster.port, cluster.grpc_port, cluster.worker_port)
         self._addresses: asyncio.Future[Addresses] | None = None
@@ -61,6 +76,7 @@ class Manager:
 
     async def _serve(self, addresses: asyncio.Future[Addresses]) -> None:
         """Until told to stop."""
+        host, mesh = self._ports.host, self._mesh
         self._router = (
             ray.remote(ProcessActor)
             .options(
@@ -73,23 +89,25 @@ class Manager:
                 num_cpus=0,
                 resources=_ON_HEAD,
             )
-            .remote(router_spec(self._cluster, self._ports))
+            .remote(router_spec(self._cluster, self._ports, {} if mesh is None else mesh.of_router(host)))
         )
         await self._router.place.remote()
-        watch = FleetWatch([f"{self._ports.host}:{self._ports.worker}"])
-        pools = self._pools = RayPools(self._cluster, self._ports, watch.work)
+        watch = FleetWatch([f"{host}:{self._ports.worker}"], self._guard.tls)
+        pools = self._pools = RayPools(self._cluster, self._ports, watch.work, mesh)
         pools.adopt()
         wanted = {"prefill": self._cluster.prefill.workers, "decode": self._cluster.decode.workers}
         missing = {pool.name: wanted[pool.name] for pool in pools.view().pools if not pool.workers}
         if missing:
             await pools.scale(missing)
         self._watching = asyncio.ensure_future(pools.watch_actors())
-        host, scaling = self._ports.host, self._cluster.scaling or AutoscalerSettings()
+        scaling, insecure = self._cluster.scaling or AutoscalerSettings(), self._cluster.insecure
         async with (
             autoscaling(scaling, pools, watch) as scaled,
-            serve_pools(scaled, host, self._cluster.pools_port) as address,
+            serve_pools(scaled, host, self._cluster.pools_port, self._guard, insecure=insecure) as address,
         ):
-            addresses.set_result(Addresses(f"{host}:{self._ports.http}", f"{host}:{self._ports.grpc}", address))
+            operator = {} if mesh is None else mesh.of_operator()
+            http, grpc = f"{host}:{self._ports.http}", f"{host}:{self._ports.grpc}"
+            addresses.set_result(Addresses(http, grpc, address, operator, self._guard.token))
             await self._stopping.wait()
 
     def _on_end(self, serving: asyncio.Task[None]) -> None:
@@ -102,14 +120,16 @@ class Manager:
         log.error("manager_ended", error=repr(error))
         os._exit(1)
 
-    async def stop(self) -> None:
-        """Let all workers drain, then end the router. The manager itself is killed by whoever asked."""
+    async def stop(self) -> Addresses | None:
+        """Let all workers drain, then end the router; where all that was. The manager itself is killed by whoever
+        asked."""
         self._stopping.set()  # First who scales: what drains now is not to be replaced.
         await self._serving
         await self._pools.stop_all()
         self._watching.cancel()
         await self._router.stop.remote(self._cluster.drain_timeout_s)
         ray.kill(self._router, no_restart=True)
+        return None if self._addresses is None else self._addresses.result()
 
 
 def start_manager(cluster: RayCluster) -> Addresses:
@@ -125,17 +145,18 @@ def start_manager(cluster: RayCluster) -> Addresses:
             num_cpus=0,
             resources=_ON_HEAD,
         )
-        .remote(cluster)
+        .remote(cluster, new_token())
     )
     addresses: Addresses = ray.get(manager.start.remote())
     return addresses
 
 
-def stop_manager() -> None:
-    """Raises SettingsError: no cluster runs there."""
+def stop_manager() -> Addresses | None:
+    """Where the cluster was that has been stopped. Raises SettingsError: no cluster runs there."""
     try:
         manager = ray.get_actor(MANAGER, namespace=NAMESPACE)
     except ValueError:
         raise SettingsError("no cluster of Segue's runs on this Ray cluster; nothing was stopped") from None
-    ray.get(manager.stop.remote())
+    addresses: Addresses | None = ray.get(manager.stop.remote())
     ray.kill(manager, no_restart=True)
+    return addresses

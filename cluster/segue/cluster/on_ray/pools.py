@@ -14,8 +14,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from segue.base.errors import Conflict
 from segue.base.logging import get_logger
+from segue.cluster.on_ray.mesh import Mesh
 from segue.cluster.on_ray.process_actor import Place, ProcessActor
-from segue.cluster.on_ray.settings import NAMESPACE, RayCluster, RouterPorts, actor_options, worker_spec
+from segue.cluster.on_ray.settings import NAMESPACE, RayCluster, RayWorker, RouterPorts, actor_options, worker_spec
 from segue.cluster.pools import POOL_NAMES, Phase, PoolName, PoolWorker
 from segue.cluster.resizing import ResizablePools, Work, smallest_not_in
 
@@ -47,10 +48,11 @@ class RayPools(ResizablePools):
     Ray's autoscaler is told of.
     """
 
-    def __init__(self, cluster: RayCluster, ports: RouterPorts, work: Work) -> None:
+    def __init__(self, cluster: RayCluster, ports: RouterPorts, work: Work, mesh: Mesh | None = None) -> None:
         super().__init__("ray", work)
         self._cluster = cluster
         self._ports = ports
+        self._mesh = mesh
         self._members: dict[str, _Member] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -98,10 +100,16 @@ class RayPools(ResizablePools):
     def add(self, pool: PoolName) -> None:
         settings = self._cluster.pool(pool)
         taken = {member.number for member in self._members.values() if member.pool == pool}
-        number = smallest_not_in(taken)
-        name = f"{pool}-{number}"
-        group = placement_group([settings.bundle()], strategy="STRICT_PACK", name=name, lifetime="detached")
-        share = number * len(POOL_NAMES) + POOL_NAMES.index(pool)
+        worker = RayWorker(pool, smallest_not_in(taken))
+        name = worker.name
+        group = placement_group(
+            [settings.bundle()],
+            strategy="STRICT_PACK",
+            name=name,
+            lifetime="detached",
+            bundle_label_selector=[dict(settings.labels)] if settings.labels else None,
+        )
+        files = {} if self._mesh is None else self._mesh.of_worker(f"{pool}/{name}")
         actor = (
             ray.remote(ProcessActor)
             .options(
@@ -113,9 +121,9 @@ class RayPools(ResizablePools):
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0),
                 **actor_options(settings),
             )
-            .remote(worker_spec(self._cluster, self._ports, pool, name, share))
+            .remote(worker_spec(self._cluster, self._ports, worker, files))
         )
-        self._members[name] = _Member(pool, number, actor, group)
+        self._members[name] = _Member(pool, worker.number, actor, group)
 
     def let_go(self, worker_id: str) -> None:
         member = self._members[worker_id]

@@ -10,21 +10,24 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from segue.cluster.cert_files import write_private
 from segue.cluster.environment import Machine, share_of, worker_environment
 
 HOST = "{host}"
 PARENT = "{parent}"
+FILES = "{files}"
 
 
 @dataclass(frozen=True, slots=True)
 class ActorSpec:
     """What an actor runs. ``HOST`` in ``argv`` stands for the address of the node it finds itself on, ``PARENT`` for
-    the actor's process.
+    the actor's process, ``FILES`` for a folder of its own in which ``files`` lie, by name: its certificate and key.
 
     ``share`` is the number of its core on that node; None leaves cores and GPUs as Ray has set them.
     """
@@ -35,6 +38,7 @@ class ActorSpec:
     log_dir: str
     share: int | None = None
     kv_cache_gib: float = 1.0
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +86,23 @@ class ProcessActor:
             cores = sorted(os.sched_getaffinity(0))
             share = share_of(Machine(tuple(cores)), spec.share, "cpu")
             environment = worker_environment(environment, share, spec.kv_cache_gib)
-        words = {HOST: self._host, PARENT: str(os.getpid())}
+        with tempfile.TemporaryDirectory(prefix="segue-") as files:
+            write_private(Path(files), spec.files)
+            status = self._run_with(files, spec, started, environment)
+        if not self._stopping:
+            sys.stderr.write(f"{spec.name} ended with status {status}; Ray is to start it again\n")
+            sys.stderr.flush()
+            os._exit(1)
+
+    def _run_with(self, files: str, spec: ActorSpec, started: threading.Event, environment: Mapping[str, str]) -> int:
+        words = {HOST: self._host, PARENT: str(os.getpid()), FILES: files}
         argv = [_replaced(word, words) for word in spec.argv]
         log_dir = Path(spec.log_dir)
         log_dir.mkdir(parents=True, exist_ok=True)
         with (log_dir / f"{spec.name}.log").open("ab") as log:
             self._process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         started.set()
-        status = self._process.wait()
-        if not self._stopping:
-            sys.stderr.write(f"{spec.name} ended with status {status}; Ray is to start it again\n")
-            sys.stderr.flush()
-            os._exit(1)
+        return self._process.wait()
 
 
 def _replaced(word: str, words: Mapping[str, str]) -> str:

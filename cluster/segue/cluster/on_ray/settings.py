@@ -5,24 +5,37 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from segue.base.errors import SettingsError
 from segue.cluster.autoscaling.settings import AutoscalerSettings
-from segue.cluster.on_ray.process_actor import HOST, PARENT, ActorSpec
-from segue.cluster.pools import PoolName
+from segue.cluster.cert_files import files_of
+from segue.cluster.on_ray.process_actor import FILES, HOST, PARENT, ActorSpec
+from segue.cluster.pools import POOL_NAMES, PoolName
 
 NAMESPACE = "segue"
 MANAGER = "manager"
 ROUTER = "router"
+# The name of a process's own certificate among its actor's files.
+OWN_FILES = "own"
 _SEGUE = (sys.executable, "-m", "segue.cli")
+
+
+@dataclass(frozen=True, slots=True)
+class CaPem:
+    """A CA: certificate and key, each as PEM."""
+
+    cert: str
+    key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class RayPool:
     """``num_gpus`` may be a fraction; an engine of several devices takes several, all on one node, because vLLM's own
     processes (``distributed_executor_backend=mp``) share them. ``accelerator_type`` is one of Ray's names, such as
-    ``H100``. ``resources`` are the cluster's own, by name.
+    ``H100``. ``resources`` are the cluster's own, by name; ``labels`` are what a node must have been started with, by
+    name, as Ray's label selectors write it: ``spot``, ``!spot``, ``in(a,b)``.
     """
 
     workers: int = 1
@@ -30,6 +43,7 @@ class RayPool:
     num_gpus: float = 0.0
     accelerator_type: str = ""
     resources: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     extra_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -49,7 +63,11 @@ class RayPool:
 
 @dataclass(frozen=True, slots=True)
 class RayCluster:
-    """Ports are the router's and the manager's, on the head node. ``log_dir`` is a folder on each node."""
+    """Ports are the router's and the manager's, on the head node. ``log_dir`` is a folder on each node.
+
+    With a ``ca`` every link has TLS, and every process the certificate that the manager signs for it. Without one all
+    is in plain text, which is refused where others could reach it unless ``insecure`` says that this is meant.
+    """
 
     model: str
     log_dir: str
@@ -65,9 +83,28 @@ class RayCluster:
     kv_cache_gib: float = 1.0
     drain_timeout_s: float = 60.0
     scaling: AutoscalerSettings | None = None
+    ca: CaPem | None = None
+    insecure: bool = False
 
     def pool(self, name: PoolName) -> RayPool:
         return self.prefill if name == "prefill" else self.decode
+
+
+@dataclass(frozen=True, slots=True)
+class RayWorker:
+    """One worker, by its number in its pool."""
+
+    pool: PoolName
+    number: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.pool}-{self.number}"
+
+    @property
+    def share(self) -> int:
+        """Its number among the workers of both pools."""
+        return self.number * len(POOL_NAMES) + POOL_NAMES.index(self.pool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,35 +117,39 @@ class RouterPorts:
     worker: int
 
 
-def router_spec(cluster: RayCluster, ports: RouterPorts) -> ActorSpec:
+def router_spec(cluster: RayCluster, ports: RouterPorts, files: Mapping[str, str]) -> ActorSpec:
+    """``files`` are its certificate, key and CA, under :data:`OWN_FILES`; empty: plain text."""
     argv = (
         *_SEGUE,
         "router",
         *("--host", ports.host, "--port", str(ports.http), "--grpc-port", str(ports.grpc)),
         *("--worker-host", ports.host, "--worker-port", str(ports.worker)),
         *_common(cluster),
+        *_tls(cluster, files, public=True),
         *cluster.router_args,
     )
-    return ActorSpec(ROUTER, argv, cluster.environment, cluster.log_dir)
+    return ActorSpec(ROUTER, argv, cluster.environment, cluster.log_dir, files=files)
 
 
-def worker_spec(cluster: RayCluster, ports: RouterPorts, pool: PoolName, name: str, share: int) -> ActorSpec:
-    settings = cluster.pool(pool)
+def worker_spec(cluster: RayCluster, ports: RouterPorts, worker: RayWorker, files: Mapping[str, str]) -> ActorSpec:
+    """``files`` as of the router."""
+    settings = cluster.pool(worker.pool)
     argv = (
         *_SEGUE,
-        f"{pool}-worker",
-        *("--router", f"{ports.host}:{ports.worker}", "--worker-id", name, "--host", HOST),
+        f"{worker.pool}-worker",
+        *("--router", f"{ports.host}:{ports.worker}", "--worker-id", worker.name, "--host", HOST),
         *("--kv-cache-gib", f"{cluster.kv_cache_gib:g}"),
         *_common(cluster),
+        *_tls(cluster, files),
         *cluster.worker_args,
         *settings.extra_args,
     )
-    on_cpu = None if settings.num_gpus else share
-    return ActorSpec(name, argv, cluster.environment, cluster.log_dir, on_cpu, cluster.kv_cache_gib)
+    on_cpu = None if settings.num_gpus else worker.share
+    return ActorSpec(worker.name, argv, cluster.environment, cluster.log_dir, on_cpu, cluster.kv_cache_gib, files)
 
 
 def actor_options(pool: RayPool) -> dict[str, Any]:
-    """Ray's options of a worker's actor, its place aside."""
+    """Ray's options of a worker's actor, its place aside: that is its placement group's, and so are labels."""
     options: dict[str, Any] = {"num_cpus": pool.num_cpus, "resources": dict(pool.resources)}
     if pool.num_gpus:
         options["num_gpus"] = pool.num_gpus
@@ -120,3 +161,11 @@ def actor_options(pool: RayPool) -> dict[str, Any]:
 def _common(cluster: RayCluster) -> tuple[str, ...]:
     drain_timeout = f"{cluster.drain_timeout_s:g}"
     return ("--model", cluster.model, "--drain-timeout", drain_timeout, "--die-with-parent", PARENT)
+
+
+def _tls(cluster: RayCluster, files: Mapping[str, str], *, public: bool = False) -> tuple[str, ...]:
+    if not files:
+        return ("--insecure",) if cluster.insecure else ()
+    own = files_of(Path(FILES), OWN_FILES)
+    mesh = ("--tls-cert", own.cert, "--tls-key", own.key, "--tls-ca", own.ca)
+    return (*mesh, "--public-tls-cert", own.cert, "--public-tls-key", own.key) if public else mesh
