@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from segue.base.errors import Conflict, SettingsError
-from segue.cluster.cert_files import files_of
+from segue.cluster.cert_files import OPERATOR, files_of
 from segue.cluster.environment import Machine, share_of
 from segue.cluster.local import LocalCluster, LocalWorker, free_port, process_specs, worker_spec
 from segue.cluster.local_certs import check_worker_cert
@@ -134,7 +134,7 @@ class LocalPools(ResizablePools):
 
     async def _turn(self, member: _Member) -> None:
         worker = member.worker
-        tls = None if self._cluster.certs is None else files_of(self._cluster.certs, "operator")
+        tls = None if self._cluster.certs is None else files_of(self._cluster.certs, OPERATOR)
         flex = FlexWorker(worker.name, f"127.0.0.1:{worker.port}", tls)
         ready_s = await flex.turn(worker.role, self._cluster.drain_timeout_s)
         if member.turning_from is not None and member.worker is worker:  # It may have died meanwhile.
