@@ -124,8 +124,7 @@ async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_
         load = Load(client)
         async with asyncio.TaskGroup() as tasks:
             asking = [tasks.create_task(load.go_on(asker)) for asker in range(4)]
-            advised = await until_advised(stub)
-            assert advised.scaling_mode == "advise"
+            assert (await until_advised(stub)).scaling_mode == "advise"
             await stub.Scale(scaled(2, 2))
             # Of four workers three find room; Ray's own autoscaler sees that one more is wanted.
             while not await asyncio.to_thread(pending_bundles):
@@ -160,6 +159,7 @@ async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_
         assert len((await stub.List(ListPoolsRequest())).pools) == 2
         await only_its_owner_gets_in(run, (ports.http, ports.grpc, ports.worker, more.http))
     stopped = await asyncio.to_thread(stop_manager)
+    assert stopped is not None
     assert (stopped.pools, stopped.http_url) == (addresses.pools, addresses.http_url)
     forget(stopped, runs)
     assert list(runs.iterdir()) == []
