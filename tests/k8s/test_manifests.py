@@ -19,11 +19,12 @@ from tests.k8s.manifests import (
     selects,
     with_what_the_operator_makes,
 )
+from tests.k8s.test_third_party import DEFINITIONS
 
 # Oldest and newest Kubernetes that is supported.
 VERSIONS = ("1.33", "1.37")
-# What Kubernetes itself has no schema for; their shape is their owners'.
-CUSTOM = {"ScaledObject", "Certificate", "PodMonitor", "PrometheusRule"}
+# What Kubernetes itself has no schema for: test_third_party.py checks these.
+CUSTOM = DEFINITIONS.keys()
 # Ours: tests/k8s/operator/test_definitions.py checks these.
 OURS = {"CustomResourceDefinition", "PDCluster", "PDPool"}
 TEARDOWN_S = {"router": 5, "worker": 10, "operator": 5}
@@ -77,7 +78,10 @@ def test_pods_run_with_the_least_rights(manifests: tuple[Manifest, ...]) -> None
             own = container["securityContext"]
             assert own["readOnlyRootFilesystem"], name
             assert own["allowPrivilegeEscalation"] is False, name
-            assert own["capabilities"] == {"drop": ["ALL"]}, name
+            assert own["capabilities"]["drop"] == ["ALL"], name
+            # To pin memory for an RDMA adapter, for who has one.
+            may_add = ["IPC_LOCK"] if "rdma/hca" in container["resources"]["limits"] else []
+            assert own["capabilities"].get("add", []) == may_add, name
 
 
 def test_pods_say_when_they_have_started_are_ready_and_live(manifests: tuple[Manifest, ...]) -> None:
@@ -125,7 +129,8 @@ def test_every_port_that_is_named_exists_where_it_is_named(manifests: tuple[Mani
     for selector, port in wanted:
         chosen = [pod for pod in pods if selects(selector, pod["metadata"]["labels"])]
         for pod in chosen:
-            names = {known["name"] for container in pod["spec"]["containers"] for known in container["ports"]}
+            known = [one for container in pod["spec"]["containers"] for one in container["ports"]]
+            names = {one["name"] for one in known} | {one["containerPort"] for one in known}
             assert port in names, f"{port} of {selector}"
 
 

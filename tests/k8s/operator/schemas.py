@@ -60,9 +60,17 @@ def defaulted(value: Any, schema: Manifest) -> Any:
 
 def faults(manifest: Manifest) -> list[str]:
     """What the schema says against an object, without the rules in CEL. Unknown fields count: they would be dropped."""
-    closed = _closed(schema_of(manifest["kind"]))
-    filled = defaulted(manifest, schema_of(manifest["kind"]))
-    return [error.message for error in jsonschema.Draft202012Validator(closed).iter_errors(filled)]
+    return _faults(defaulted(manifest, schema_of(manifest["kind"])), schema_of(manifest["kind"]))
+
+
+def objections(value: Manifest, schema: Manifest) -> list[str]:
+    """What a schema says against an object, and the rules in it if that is kept. Unknown fields count."""
+    return _faults(value, schema) or list(_broken(value, None, schema))
+
+
+def _faults(value: Manifest, schema: Manifest) -> list[str]:
+    errors = jsonschema.Draft202012Validator(_closed(schema)).iter_errors(value)
+    return [f"{error.json_path}: {error.message}" for error in errors]
 
 
 def refusals(manifest: Manifest, before: Manifest | None = None) -> list[str]:
