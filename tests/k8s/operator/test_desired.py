@@ -9,7 +9,7 @@ import pytest
 from segue.operator.actions import Annotate, Apply, Delete, Drain, Plan, Tell
 from segue.operator.desired import desired_state
 from segue.operator.names import MANAGER, SCALE_MANAGER, Manifest
-from segue.operator.observed import Observed, timestamp
+from segue.operator.observed import JointDecision, Observed, Recommendation, timestamp
 from segue.operator.shrink import Load, Worker
 from segue.operator.spec import BadSpec, parse_spec
 from tests.k8s.operator.objects import cluster
@@ -104,13 +104,28 @@ def test_mode_fixed_sets_the_replicas_and_says_why() -> None:
 def test_mode_joint_takes_the_policys_numbers_within_the_bounds() -> None:
     chat = cluster(scaling={"mode": "Joint"}, budget={"gpus": 8}, decode={"maxReplicas": 3})
     seen = settled(chat)
-    seen = Observed(seen.objects, {}, {"prefill": 2, "decode": 6}, "2+6 serves most")
+    wanted = {"prefill": Recommendation(2, "2+6 serves most"), "decode": Recommendation(6, "2+6 serves most")}
+    seen = Observed(seen.objects, {}, JointDecision({"prefill": 2, "decode": 6}, wanted, "2+6 serves most"))
     plan = desired_state(chat, seen, NOW_S)
     numbers = {
         name: applied(plan, "PDPool", name)[0].manifest["spec"]["replicas"] for name in ("chat-prefill", "chat-decode")
     }
     assert numbers == {"chat-prefill": 2, "chat-decode": 3}
     assert any(isinstance(action, Tell) and "2+6 serves most" in action.message for action in plan.actions)
+
+
+def test_what_mode_joint_decided_of_a_pool_is_in_its_status_and_goes_with_the_mode() -> None:
+    chat = cluster(scaling={"mode": "Joint"}, budget={"gpus": 8})
+    seen = settled(chat)
+    decided = JointDecision({}, {"decode": Recommendation(1, "1+1 serves most; decode waits for GPUs")}, "1+1")
+    (status,) = statuses(desired_state(chat, Observed(seen.objects, {}, decided), NOW_S), "chat-decode")
+    assert (status["recommended"], status["reason"]) == (1, "1+1 serves most; decode waits for GPUs")
+    seen.objects["PDPool", "chat-decode"]["status"] = status
+    chat["spec"]["scaling"]["mode"] = "External"
+    (status,) = statuses(desired_state(chat, seen, NOW_S), "chat-decode")
+    assert status.keys().isdisjoint({"recommended", "reason"})
+    seen.objects["PDPool", "chat-decode"]["status"] = status
+    assert statuses(desired_state(chat, seen, NOW_S), "chat-decode") == [], "and that is written once"
 
 
 def test_mode_joint_changes_nothing_while_nothing_is_known() -> None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from segue.base.errors import Conflict, NotFound
 from segue.base.logging import get_logger
-from segue.cluster.autoscaling.fleet_readings import STALE_AFTER_S, Look, fleet_readings, pace_out_of_reach
+from segue.cluster.autoscaling.adviser import Adviser
+from segue.cluster.autoscaling.fleet_readings import STALE_AFTER_S, Look, pace_out_of_reach
 from segue.cluster.autoscaling.fleet_watch import FleetWatch
 from segue.cluster.autoscaling.scaled_pools import ScaledPools
 from segue.cluster.autoscaling.settings import AutoscalerSettings
-from segue.cluster.autoscaling.with_pools import Orders, orders, with_pools
-from segue.cluster.pools import POOL_NAMES, PoolsView
+from segue.cluster.autoscaling.with_pools import Orders
 from segue.cluster.resizing import ResizablePools
-from segue.cluster.scaling.pace import History
-from segue.cluster.scaling.policy import Decision, PolicyState, decide
+from segue.cluster.scaling.policy import Decision
 
 log = get_logger("autoscaler")
 
@@ -45,7 +42,7 @@ class Autoscaler:
         self._pools = pools
         self._scaled = scaled
         self._say = say
-        self._state: PolicyState | None = None
+        self._adviser = Adviser()
         self._warned = False
         self._logged: tuple[tuple[object, ...], float] = ((), float("-inf"))
 
@@ -58,20 +55,19 @@ class Autoscaler:
     async def look(self, looks: Iterable[Look], now_s: float) -> None:
         """Once. Where no router is heard nothing is decided, and everything stays as it is."""
         settings, looks = self._settings, list(looks)
-        heard = fleet_readings(looks, now_s, max(STALE_AFTER_S, 3 * settings.interval_s))
-        if heard is None:
+        stale_after_s = max(STALE_AFTER_S, 3 * settings.interval_s)
+        advice = self._adviser.look(settings.policy, looks, self._pools.view(), now_s, stale_after_s)
+        if advice is None:
             self._log_once((), now_s, "no_router_heard")
             return
-        view = self._pools.view()
-        state = self._state or as_if_asked_for(view, now_s)
-        decision, after = decide(settings.policy, state, with_pools(heard, view, now_s), now_s)
         self._warn(looks)
-        held, done = "", False
+        held = ""
         if settings.mode == "act":
-            held, done = await self._act(orders(decision, view, settings.budget))
-        self._state = after if done else not_done(state, after)
-        self._scaled.decided(decision, held)
-        self._log(decision, held, now_s)
+            held, done = await self._act(advice.orders)
+            if done:
+                self._adviser.done()
+        self._scaled.decided(advice.decision, held)
+        self._log(advice.decision, held, now_s)
 
     def _warn(self, looks: Iterable[Look]) -> None:
         if not self._warned and pace_out_of_reach([look.state for look in looks]):
@@ -106,24 +102,6 @@ class Autoscaler:
         if what != known or now_s - at_s >= _REPEAT_S:
             self._logged = what, now_s
             log.info(event, **figures)
-
-
-def as_if_asked_for(view: PoolsView, now_s: float) -> PolicyState:
-    """What to begin with: the workers that there are were wanted until now. A start or a restart, when nothing is known
-    of the load yet, must not shrink what somebody has set up before the window for it has passed."""
-    until_s = math.nextafter(now_s, -math.inf)  # So that a window of 0, which growing has, doesn't see it.
-    prefill, decode = (History(asked=((until_s, view.of(pool).desired),)) for pool in POOL_NAMES)
-    return PolicyState(prefill, decode)
-
-
-def not_done(before: PolicyState, after: PolicyState) -> PolicyState:
-    """What is remembered of a decision that changed nothing: what was asked for. Rate limits and pauses count what was
-    done."""
-    return PolicyState(
-        replace(after.prefill, changes=before.prefill.changes),
-        replace(after.decode, changes=before.decode.changes),
-        replace(after.balance, changed_s=before.balance.changed_s),
-    )
 
 
 @asynccontextmanager

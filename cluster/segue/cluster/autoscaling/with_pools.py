@@ -8,7 +8,7 @@ from typing import Literal
 
 from segue.cluster.pools import PoolName, PoolsView, PoolView
 from segue.cluster.scaling.joint import Budget
-from segue.cluster.scaling.policy import Decision
+from segue.cluster.scaling.policy import Decision, PoolDecision
 from segue.cluster.scaling.readings import Cluster, WorkerReading
 
 Mode = Literal["off", "advise", "act"]
@@ -99,5 +99,9 @@ def told(view: PoolsView, mode: Mode, decision: Decision | None, held: str = "")
 
 def _told(pool: PoolView, decision: Decision, held: str) -> PoolView:
     one = decision.prefill if pool.name == "prefill" else decision.decode
-    reason = f"{one.reason}; {held}" if held and one.change else one.reason
-    return replace(pool, recommended=one.workers, reason=reason)
+    return replace(pool, recommended=one.workers, reason=reason_of(one, held))
+
+
+def reason_of(one: PoolDecision, held: str) -> str:
+    """Why a pool should have so many workers, and ``held`` if it is to change: why that is not all done."""
+    return f"{one.reason}; {held}" if held and one.change else one.reason

@@ -53,6 +53,10 @@ class Decision:
     decode: PoolDecision
 
     @property
+    def pools(self) -> tuple[PoolDecision, PoolDecision]:
+        return self.prefill, self.decode
+
+    @property
     def turn_to(self) -> Pool | None:
         if self.prefill.change * self.decode.change >= 0:
             return None

@@ -84,7 +84,7 @@ def _pool(look: _Look, role: PoolName, pool: Manifest | None) -> list[Action]:
     if replicas == now:
         return _applied(seen, wanted)
     # In one step with the bounds, which the number might break otherwise.
-    reason = seen.joint_reason if spec.scaling.mode == "Joint" else "scaling.mode is Fixed and the PDCluster says so"
+    reason = seen.joint.reason if spec.scaling.mode == "Joint" else "scaling.mode is Fixed and the PDCluster says so"
     told = Tell(pool, "Normal", "Scaled", f"from {now} to {replicas} workers: {reason}")
     return [Apply(render_pool(cluster, spec, role, replicas), SCALE_MANAGER), *_applied(seen, wanted), told]
 
@@ -93,7 +93,7 @@ def _replicas(spec: ClusterSpec, role: PoolName, now: int, seen: Observed) -> in
     bounds = spec.pool(role)
     if spec.scaling.mode == "Fixed":
         return bounds.replicas
-    wanted = seen.joint.get(role, now)
+    wanted = seen.joint.pools.get(role, now)
     return min(bounds.max_replicas, max(bounds.min_replicas, wanted))
 
 
@@ -119,7 +119,8 @@ def _workers(look: _Look, role: PoolName, pool: Manifest) -> tuple[Resize, list[
         if resized.replicas < replicas  # Once, when it is let go.
     ]
     actions += _applied(seen, render_workers(cluster, spec, role, pool, resized.replicas))
-    actions += pool_status(pool, role, size, resized, now_s)
+    wanted = seen.joint.wanted.get(role) if spec.scaling.mode == "Joint" else None
+    actions += pool_status(pool, role, size, resized, wanted, now_s)
     return resized, actions
 
 

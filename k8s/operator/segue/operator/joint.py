@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 
 import grpc.aio
 
@@ -13,14 +12,16 @@ from segue.base.identity import ROUTER_DNS
 from segue.base.logging import get_logger
 from segue.base.tls import TlsSource
 from segue.base.tls_grpc import open_aio_channel
-from segue.cluster.autoscaling.autoscaler import as_if_asked_for, not_done
-from segue.cluster.autoscaling.fleet_readings import Look, fleet_readings
-from segue.cluster.autoscaling.with_pools import orders, with_pools
+from segue.cluster.autoscaling.adviser import Adviser
+from segue.cluster.autoscaling.fleet_readings import Look
+from segue.cluster.autoscaling.with_pools import reason_of
 from segue.cluster.pools import POOL_NAMES, PoolName, PoolsView, PoolView, PoolWorker
 from segue.cluster.scaling.balance import Joint
 from segue.cluster.scaling.joint import Budget
 from segue.cluster.scaling.pace import Bounds, Pace
-from segue.cluster.scaling.policy import PolicyState, ScalingPolicy, decide
+from segue.cluster.scaling.policy import ScalingPolicy
+from segue.operator.names import COMPONENT, Manifest
+from segue.operator.observed import JointDecision, Recommendation
 from segue.operator.shrink import Worker, chosen
 from segue.operator.spec import ClusterSpec, PoolPods
 from segue.proto.fleet_pb2 import ListFleetRequest
@@ -30,46 +31,33 @@ log = get_logger("operator")
 
 # The routers' port for workers: it asks for no API key.
 ROUTER_PORT = 9100
+# Of one router, each on a port of its own from ROUTER_PORT on; components/networkpolicy opens as many.
+MOST_PROCESSES = 64
 _ANSWER_S = 3.0
 _WINDOW_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class JointDecision:
-    """``pools`` are those that change, and to how many workers."""
-
-    pools: Mapping[PoolName, int] = field(default_factory=dict)
-    reason: str = ""
-
-
 class JointScaler:
-    """Of one PDCluster. What it remembers are windows and pauses; a new one waits them out again.
+    """Of one PDCluster. ``mesh`` is a router's or an operator's certificate where processes use TLS among each other."""
 
-    ``mesh`` is a router's or an operator's certificate where processes use TLS among each other.
-    """
-
-    def __init__(self, mesh: TlsSource | None = None, port: int = ROUTER_PORT) -> None:
+    def __init__(self, mesh: TlsSource | None = None) -> None:
         self._mesh = mesh
-        self._port = port
-        self._state: PolicyState | None = None
+        self._adviser = Adviser()
 
-    async def decide(self, spec: ClusterSpec, router_ips: Sequence[str], view: PoolsView) -> JointDecision:
-        """One look. Where no router is heard nothing is decided."""
-        looks = [look for look in await asyncio.gather(*map(self._look, router_ips)) if look is not None]
-        now_s = time.monotonic()
-        heard = fleet_readings(looks, now_s)
-        if heard is None:
-            return JointDecision(reason=f"none of {len(router_ips)} routers has said anything")
-        policy = policy_of(spec)
-        state = self._state or as_if_asked_for(view, now_s)
-        decision, after = decide(policy, state, with_pools(heard, view, now_s), now_s)
-        given = orders(decision, view, policy.joint.budget if policy.joint is not None else None)
-        self._state = after if given.scale else not_done(state, after)
-        reasons = (decision.prefill.reason, decision.decode.reason, given.held)
-        return JointDecision(given.scale, "; ".join(filter(None, dict.fromkeys(reasons))))
+    async def decide(self, spec: ClusterSpec, routers: Sequence[str], view: PoolsView) -> JointDecision:
+        """One look, asked of ``routers``, which are :func:`router_addresses`. Where none is heard nothing is decided."""
+        looks = [look for look in await asyncio.gather(*map(self._look, routers)) if look is not None]
+        advice = self._adviser.look(policy_of(spec), looks, view, time.monotonic())
+        if advice is None:
+            return JointDecision(reason=f"none of {len(routers)} router processes has said anything")
+        if advice.orders.scale:
+            self._adviser.done()
+        held, decision = advice.orders.held, advice.decision
+        wanted = {one.pool: Recommendation(one.workers, reason_of(one, held)) for one in decision.pools}
+        reasons = (decision.prefill.reason, decision.decode.reason, held)
+        return JointDecision(advice.orders.scale, wanted, "; ".join(filter(None, dict.fromkeys(reasons))))
 
-    async def _look(self, ip: str) -> Look | None:
-        address = f"[{ip}]:{self._port}" if ":" in ip else f"{ip}:{self._port}"
+    async def _look(self, address: str) -> Look | None:
         peer = ROUTER_DNS if self._mesh is not None else ""
         try:
             async with open_aio_channel(address, self._mesh, peer) as channel:
@@ -78,6 +66,29 @@ class JointScaler:
         except grpc.aio.AioRpcError as error:
             log.warning("router_not_heard", router=address, why=f"{error.code().name}: {error.details()}")
             return None
+
+
+def router_addresses(pods: Iterable[Manifest]) -> list[str]:
+    """Of a cluster's pods: where each process of each router listens for workers, host:port. A router of several
+    processes has a port for each, one behind the other, and each process knows its own requests alone."""
+    found: list[str] = []
+    for pod in pods:
+        ip = pod.get("status", {}).get("podIP", "")
+        if pod["metadata"].get("labels", {}).get(COMPONENT) == "router" and ip:
+            host = f"[{ip}]" if ":" in ip else ip
+            found += [f"{host}:{ROUTER_PORT + number}" for number in range(_processes(pod))]
+    return found
+
+
+def _processes(pod: Manifest) -> int:
+    """As the router in this pod was told, ``--processes=4`` or in two words; what the router would refuse counts as 1."""
+    args = [arg for one in pod.get("spec", {}).get("containers", []) for arg in one.get("args", [])]
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        name, given, value = arg.partition("=")
+        if name == "--processes":
+            told = value if given else following
+            return int(told) if told.isdecimal() and 1 <= int(told) <= MOST_PROCESSES else 1
+    return 1
 
 
 def pools_as_asked(desired: Mapping[PoolName, int], workers: Mapping[PoolName, Sequence[Worker]]) -> PoolsView:

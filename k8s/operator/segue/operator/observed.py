@@ -13,14 +13,30 @@ from segue.operator.shrink import Load, Worker
 
 
 @dataclass(frozen=True, slots=True)
+class Recommendation:
+    """How many workers the policy wants a pool to have, and why."""
+
+    workers: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JointDecision:
+    """``pools`` are those that change now, and to how many workers; ``wanted`` is what the policy wants of both, empty
+    where nothing was decided. ``reason`` is for both together."""
+
+    pools: Mapping[PoolName, int] = field(default_factory=dict)
+    wanted: Mapping[PoolName, Recommendation] = field(default_factory=dict)
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
-    """Of one PDCluster: its objects by kind and name, its workers, and how many scaling mode Joint wants in those pools
-    that it wants changed, and why."""
+    """Of one PDCluster: its objects by kind and name, its workers, and what scaling mode Joint has decided."""
 
     objects: Mapping[tuple[str, str], Manifest] = field(default_factory=dict)
     workers: Mapping[PoolName, tuple[Worker, ...]] = field(default_factory=dict)
-    joint: Mapping[PoolName, int] = field(default_factory=dict)
-    joint_reason: str = ""
+    joint: JointDecision = JointDecision()
 
     def object(self, kind: str, name: str) -> Manifest | None:
         return self.objects.get((kind, name))

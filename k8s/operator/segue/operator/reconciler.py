@@ -11,9 +11,9 @@ from segue.cluster.pools import POOL_NAMES, PoolsView
 from segue.operator.actions import Action, Annotate, Apply, Delete, Drain, Tell
 from segue.operator.api import Api, ApiError
 from segue.operator.desired import desired_state
-from segue.operator.joint import JointDecision, JointScaler, pools_as_asked
-from segue.operator.names import COMPONENT, Manifest, labels_of, pool_name
-from segue.operator.observed import Observed, timestamp, workers_of
+from segue.operator.joint import JointScaler, pools_as_asked, router_addresses
+from segue.operator.names import Manifest, labels_of, pool_name
+from segue.operator.observed import JointDecision, Observed, timestamp, workers_of
 from segue.operator.spec import BadSpec, parse_spec
 from segue.operator.workers import Workers
 
@@ -90,12 +90,7 @@ class Reconciler:
         joint = JointDecision()
         if len(desired) == len(POOL_NAMES):
             joint = await self._joint(cluster, pods, pools_as_asked(desired, workers))
-        return Observed(
-            objects=objects,
-            workers=workers,
-            joint=joint.pools,
-            joint_reason=joint.reason,
-        )
+        return Observed(objects, workers, joint)
 
     async def _joint(self, cluster: Manifest, pods: list[Manifest], view: PoolsView) -> JointDecision:
         try:
@@ -104,12 +99,7 @@ class Reconciler:
             return JointDecision()
         if spec.scaling.mode != "Joint":
             return JointDecision()
-        routers = [
-            pod["status"]["podIP"]
-            for pod in pods
-            if pod["metadata"]["labels"].get(COMPONENT) == "router" and pod.get("status", {}).get("podIP")
-        ]
-        return await self._scaler.decide(spec, routers, view)
+        return await self._scaler.decide(spec, router_addresses(pods), view)
 
     async def _act(self, namespace: str, action: Action) -> None:
         match action:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from segue.cluster.pools import POOL_NAMES, PoolName
 from segue.operator.actions import Action, Apply, Tell
 from segue.operator.conditions import Condition, changed, conditions
 from segue.operator.merge import covers
 from segue.operator.names import API_VERSION, COMPONENT, COMPONENTS, Manifest, labels_of
-from segue.operator.observed import Observed
+from segue.operator.observed import Observed, Recommendation
 from segue.operator.shrink import PoolSize, Resize
 from segue.operator.spec import ClusterSpec
+
+# What only scaling mode Joint has to say.
+_OF_JOINT: Final = frozenset({"scaling", "recommended", "reason"})
 
 
 def refused_status(cluster: Manifest, message: str, now_s: float) -> list[Action]:
@@ -41,16 +44,19 @@ def cluster_status(cluster: Manifest, spec: ClusterSpec, seen: Observed, now_s: 
         "decode": ready["decode"],
     }
     if spec.scaling.mode == "Joint":
-        status["scaling"] = seen.joint_reason or "nothing has been measured yet"
+        status["scaling"] = seen.joint.reason or "nothing has been measured yet"
     return _told(cluster, status, told, now_s)
 
 
-def pool_status(pool: Manifest, role: PoolName, size: PoolSize, resized: Resize, now_s: float) -> list[Action]:
-    """``replicas`` counts those that weren't told to leave: that is what a scaler compares its own number with."""
+def pool_status(
+    pool: Manifest, role: PoolName, size: PoolSize, resized: Resize, wanted: Recommendation | None, now_s: float
+) -> list[Action]:
+    """``replicas`` counts those that weren't told to leave: that is what a scaler compares its own number with.
+    ``wanted`` is scaling mode Joint's."""
     cluster = pool["spec"]["cluster"]
     staying = [worker for worker in size.workers if not worker.leaving]
     ready = sum(worker.ready for worker in staying)
-    status = {
+    status: dict[str, Any] = {
         "observedGeneration": _generation(pool),
         "replicas": len(staying),
         "ready": ready,
@@ -58,6 +64,8 @@ def pool_status(pool: Manifest, role: PoolName, size: PoolSize, resized: Resize,
         "backlogTokens": sum(worker.load.waiting_tokens for worker in size.workers if worker.load is not None),
         "selector": selector(cluster, role),
     }
+    if wanted is not None:
+        status |= {"recommended": wanted.workers, "reason": wanted.reason}
     told = [
         Condition(
             "Ready",
@@ -95,7 +103,8 @@ def _told(owner: Manifest, status: dict[str, Any], now: list[Condition], now_s: 
         Tell(owner, "Warning" if _bad(one) else "Normal", one.reason, one.message) for one in changed(owner, now)
     ]
     live = owner.get("status", {})
-    if not covers(live, status):
+    # What is no longer said goes with the next apply, and is worth one.
+    if not covers(live, status) or (live.keys() - status.keys()) & _OF_JOINT:
         manifest = {
             "apiVersion": API_VERSION,
             "kind": owner["kind"],
