@@ -11,10 +11,10 @@ import aiohttp
 
 from segue.base.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from segue.base.logging import get_logger
-from segue.cluster.pools import POOL_NAMES, Phase, PoolName, PoolsView, PoolView, PoolWorker
+from segue.cluster.pools import PoolName, PoolsView
 from segue.operator.api import Api, ApiError
-from segue.operator.names import COMPONENT, COMPONENTS, LEAVE_FIRST, Manifest, labels_of, pool_name
-from segue.operator.observed import workers_of
+from segue.operator.names import LEAVE_FIRST, Manifest, pool_name
+from segue.operator.shown import mode_of, read_cluster, view_of
 
 log = get_logger("pools")
 
@@ -87,7 +87,7 @@ class KubernetesPools:
 
     async def _check_mode(self, desired: Mapping[PoolName, int]) -> None:
         cluster = await self._read("PDCluster", self._cluster)
-        mode = _mode(cluster)
+        mode = mode_of(cluster)
         if mode != "External":
             roles = " and ".join(desired)
             fixed = f"change spec.{next(iter(desired))}.replicas of the PDCluster" if mode == "Fixed" else "let it"
@@ -123,37 +123,8 @@ class KubernetesPools:
             await asyncio.sleep(_LOOK_S)
 
     async def _look(self) -> None:
-        cluster = await self._api.get("PDCluster", self._namespace, self._cluster)
-        mode = "" if cluster is None else _mode(cluster)
-        labels = labels_of(self._cluster)
-        pools = {one["metadata"]["name"]: one for one in await self._api.list("PDPool", self._namespace, labels)}
-        pods = await self._api.list("Pod", self._namespace, labels)
-        named = ((role, pools.get(pool_name(self._cluster, role))) for role in POOL_NAMES)
-        found = tuple(_pool(role, pool, pods) for role, pool in named if pool is not None)
-        view = PoolsView("kubernetes", found, mode)
+        view = view_of(await read_cluster(self._api, self._namespace, self._cluster))
         if view != self._view:
             self._view = view
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
-
-
-def _mode(cluster: Manifest) -> str:
-    return str(cluster["spec"].get("scaling", {}).get("mode", "External"))
-
-
-def _pool(role: PoolName, pool: Manifest, pods: list[Manifest]) -> PoolView:
-    """With pods that are being deleted: they leave, too."""
-    staying = {one.pod: one for one in workers_of(pods, role, {})}
-    workers = []
-    for pod in pods:
-        name = pod["metadata"]["name"]
-        one = staying.get(name)
-        if one is not None:
-            phase: Phase = (
-                "leaving" if one.leaving or one.named else "running" if one.started_s is not None else "restarting"
-            )
-            place = one.node or "waiting for a node"
-            workers.append(PoolWorker(name, phase, place, f"pod {name}", one.restarts))
-        elif "deletionTimestamp" in pod["metadata"] and pod["metadata"]["labels"].get(COMPONENT) == COMPONENTS[role]:
-            workers.append(PoolWorker(name, "leaving", pod.get("spec", {}).get("nodeName", ""), f"pod {name}"))
-    return PoolView(role, pool["spec"]["replicas"], tuple(workers))

@@ -1,0 +1,70 @@
+"""A PDCluster as people are shown it: read from the API server, without the operator's help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from segue.cluster.pools import POOL_NAMES, Phase, PoolName, PoolsView, PoolView, PoolWorker
+from segue.operator.api import Api
+from segue.operator.names import COMPONENT, COMPONENTS, Manifest, labels_of, pool_name
+from segue.operator.observed import workers_of
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterObjects:
+    """``cluster`` is None where there is no such PDCluster, ``pools`` has those that exist."""
+
+    cluster: Manifest | None
+    pools: Mapping[PoolName, Manifest]
+    pods: Sequence[Manifest]
+
+
+async def read_cluster(api: Api, namespace: str, name: str) -> ClusterObjects:
+    """Raises ApiError, aiohttp.ClientError, OSError."""
+    labels = labels_of(name)
+    cluster = await api.get("PDCluster", namespace, name)
+    pools = {one["metadata"]["name"]: one for one in await api.list("PDPool", namespace, labels)}
+    pods = await api.list("Pod", namespace, labels)
+    named = {role: pools[pool_name(name, role)] for role in POOL_NAMES if pool_name(name, role) in pools}
+    return ClusterObjects(cluster, named, pods)
+
+
+def view_of(seen: ClusterObjects) -> PoolsView:
+    """The pools as on any other backend."""
+    pools = tuple(_pool(role, pool, seen.pods) for role, pool in seen.pools.items())
+    return PoolsView("kubernetes", pools, "" if seen.cluster is None else mode_of(seen.cluster))
+
+
+def troubles(cluster: Manifest) -> list[str]:
+    """What of a PDCluster isn't as it should be, by its conditions."""
+    told = cluster.get("status", {}).get("conditions") or []
+    if not told:
+        return ["the operator hasn't looked at it yet; does it run (kubectl get pods -A -l app.kubernetes.io/part-of=segue)"]
+    return [f"{one['reason']}: {one['message']}" for one in told if one["status"] != "True"]
+
+
+def mode_of(cluster: Manifest) -> str:
+    return str(cluster["spec"].get("scaling", {}).get("mode", "External"))
+
+
+def _pool(role: PoolName, pool: Manifest, pods: Sequence[Manifest]) -> PoolView:
+    """With pods that are being deleted: they leave, too."""
+    staying = {one.pod: one for one in workers_of(pods, role, {})}
+    workers = []
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        one = staying.get(name)
+        if one is not None:
+            phase: Phase = (
+                "leaving" if one.leaving or one.named else "running" if one.started_s is not None else "restarting"
+            )
+            place = one.node or "waiting for a node"
+            workers.append(PoolWorker(name, phase, place, f"pod {name}", one.restarts))
+        elif "deletionTimestamp" in pod["metadata"] and pod["metadata"]["labels"].get(COMPONENT) == COMPONENTS[role]:
+            workers.append(PoolWorker(name, "leaving", pod.get("spec", {}).get("nodeName", ""), f"pod {name}"))
+    status = pool.get("status", {})
+    # Only scaling mode Joint recommends anything.
+    return PoolView(
+        role, pool["spec"]["replicas"], tuple(workers), status.get("recommended"), status.get("reason", "")
+    )
