@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Coroutine
-from typing import Annotated, Any
+from collections.abc import Coroutine, Sequence
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -29,6 +29,14 @@ Pools = Annotated[
         metavar="HOST:PORT",
         envvar="SEGUE_CLUSTER",
         help="Where its pools are managed, for what the scaling policy says. Default: found on this machine.",
+    ),
+]
+Kubernetes = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMESPACE/NAME",
+        help="A PDCluster that the operator keeps, as its objects say it is; reached with kubectl's configuration. No "
+        "router is asked.",
     ),
 ]
 OperationsKey = Annotated[
@@ -56,8 +64,14 @@ def status(
     tls_ca: TlsCaFile = "",
     tls_cert: TlsCertFile = "",
     tls_key: TlsKeyFile = "",
+    kubernetes: Kubernetes = "",
 ) -> None:
     """Show pools, workers and the last minute. Exit status 0: each pool has a ready worker; 1: one has none."""
+    if kubernetes:
+        from segue.cli.kubernetes_status import kubernetes_status
+
+        with settings_errors():
+            _end(_run(kubernetes_status(kubernetes, as_json), kubernetes))
     from rich.console import Console
     from rich.text import Text
 
@@ -93,10 +107,13 @@ def status(
             console.print(Text(), pools_table(view_of(pools), console.width), sep="\n")
         if pools is not None and pools.scaling_mode not in ("", "off"):
             console.print(scaling_table(pools))
-    told = problems(state)
-    for problem in told:
+    _end(problems(state))
+
+
+def _end(found: Sequence[str]) -> NoReturn:
+    for problem in found:
         print(f"segue: {problem}", file=sys.stderr)
-    raise typer.Exit(1 if told else 0)
+    raise typer.Exit(1 if found else 0)
 
 
 def top(

@@ -50,15 +50,16 @@ async def kubernetes_status(cluster: str, as_json: bool) -> list[str]:
     else:
         # Piped, there is no width to keep to.
         console = Console() if sys.stdout.isatty() else Console(width=200)
-        console.print(_screen(cluster, seen))
+        console.print(_screen(cluster, seen, console.width))
     return troubles(seen.cluster)
 
 
-def _screen(cluster: str, seen: ClusterObjects) -> RenderableType:
+def _screen(cluster: str, seen: ClusterObjects, width: int) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
+    from segue.cli.pools_table import pools_table
     from segue.cli.scaling_screen import scaling_table
     from segue.cluster.pools_service import message_of
     from segue.operator.shown import view_of
@@ -69,13 +70,12 @@ def _screen(cluster: str, seen: ClusterObjects) -> RenderableType:
         told = pool.get("status", {})
         figures = [told.get(field) for field in ("ready", "draining", "backlogTokens")]
         pools.add_row(name, str(pool["spec"]["replicas"]), *("" if one is None else f"{one:,}" for one in figures))
-    workers = Table("worker", "pool", "state", "on", "restarts", box=None)
-    for shown in view.pools:
-        for one in shown.workers:
-            workers.add_row(one.worker_id, shown.name, one.phase, one.place, str(one.restarts))
     status = (seen.cluster or {}).get("status", {})
     conditions = Table("condition", "", "why", box=None)
     for one in status.get("conditions") or []:
         conditions.add_row(one["type"], one["status"], f"{one['reason']}: {one['message']}")
     title = Text(f"{cluster}  {status.get('endpoint', '')}", style="bold")
-    return Group(title, Text(), conditions, Text(), pools, Text(), workers, scaling_table(message_of(view)))
+    # Only mode Joint decides anything; else it says whose business that is.
+    joint = view.scaling_mode == "Joint"
+    scaling = scaling_table(message_of(view)) if joint else Text(f"\nscaling: {view.scaling_mode}", style="bold")
+    return Group(title, Text(), conditions, Text(), pools, Text(), pools_table(view, width), scaling)

@@ -7,11 +7,13 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import kmock
 import kopf
 import pytest
+import yaml
 
 from segue.operator.main import OperatorSettings, operate
 from segue.operator.names import Manifest
@@ -53,6 +55,19 @@ class World:
 
     def login(self) -> kopf.ConnectionInfo:
         return kopf.ConnectionInfo(server=str(self.api.url))
+
+    def kubeconfig(self, folder: Path) -> str:
+        """A user's file for kubectl; its path."""
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "here",
+            "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
+            "clusters": [{"name": "here", "cluster": {"server": str(self.api.url)}}],
+            "users": [{"name": "me", "user": {"token": "secret"}}],
+        }
+        (folder / "config").write_text(yaml.safe_dump(config))
+        return str(folder / "config")
 
     @asynccontextmanager
     async def operator(self) -> AsyncIterator[None]:

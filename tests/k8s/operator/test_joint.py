@@ -112,6 +112,8 @@ def test_every_process_of_every_router_is_asked() -> None:
     assert router_addresses(pods) == ["10.0.0.1:9100", "10.0.0.1:9101", "10.0.0.1:9102", "[fd00::1]:9100"]
     assert len(router_addresses([router_pod("d", "10.0.0.2", "--processes", "2")])) == 2
     assert len(router_addresses([router_pod("e", "10.0.0.2", "--processes=many")])) == 1
+    bare: Manifest = {"metadata": {"labels": {COMPONENT: "router"}}, "status": {"podIP": "10.0.0.3"}}
+    assert router_addresses([bare]) == ["10.0.0.3:9100"]
 
 
 def test_processes_listen_where_they_are_asked() -> None:

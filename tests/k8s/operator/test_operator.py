@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from segue.base.errors import SettingsError
@@ -164,16 +163,7 @@ async def test_without_the_definitions_it_says_so_and_ends(world: World) -> None
 async def test_segue_scale_reaches_a_cluster_by_the_users_kubeconfig(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "here",
-        "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
-        "clusters": [{"name": "here", "cluster": {"server": str(world.api.url)}}],
-        "users": [{"name": "me", "user": {"token": "secret"}}],
-    }
-    (tmp_path / "config").write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("KUBECONFIG", world.kubeconfig(tmp_path))
     async with world.operator():
         await world.put()
         await world.settle(world.ready)

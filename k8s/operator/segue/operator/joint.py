@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import grpc.aio
 
@@ -83,7 +84,7 @@ def router_addresses(pods: Iterable[Manifest]) -> list[str]:
 def _processes(pod: Manifest) -> int:
     """As the router in this pod was told, ``--processes=4`` or in two words; what the router would refuse counts as 1."""
     args = [arg for one in pod.get("spec", {}).get("containers", []) for arg in one.get("args", [])]
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    for arg, following in pairwise([*args, ""]):
         name, given, value = arg.partition("=")
         if name == "--processes":
             told = value if given else following

@@ -9,6 +9,7 @@ from segue.cluster.pools import POOL_NAMES, Phase, PoolName, PoolsView, PoolView
 from segue.operator.api import Api
 from segue.operator.names import COMPONENT, COMPONENTS, Manifest, labels_of, pool_name
 from segue.operator.observed import workers_of
+from segue.operator.workers import WORKER_PORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,9 @@ def troubles(cluster: Manifest) -> list[str]:
     """What of a PDCluster isn't as it should be, by its conditions."""
     told = cluster.get("status", {}).get("conditions") or []
     if not told:
-        return ["the operator hasn't looked at it yet; does it run (kubectl get pods -A -l app.kubernetes.io/part-of=segue)"]
+        return [
+            "the operator hasn't looked at it yet; does it run (kubectl get pods -A -l app.kubernetes.io/part-of=segue)"
+        ]
     return [f"{one['reason']}: {one['message']}" for one in told if one["status"] != "True"]
 
 
@@ -60,11 +63,28 @@ def _pool(role: PoolName, pool: Manifest, pods: Sequence[Manifest]) -> PoolView:
                 "leaving" if one.leaving or one.named else "running" if one.started_s is not None else "restarting"
             )
             place = one.node or "waiting for a node"
-            workers.append(PoolWorker(name, phase, place, f"pod {name}", one.restarts))
+            address = f"{one.ip}:{WORKER_PORT}" if one.ip else ""
+            workers.append(
+                PoolWorker(
+                    name, phase, place, f"pod {name}", one.restarts, address=address, resources=resources_of(pod)
+                )
+            )
         elif "deletionTimestamp" in pod["metadata"] and pod["metadata"]["labels"].get(COMPONENT) == COMPONENTS[role]:
             workers.append(PoolWorker(name, "leaving", pod.get("spec", {}).get("nodeName", ""), f"pod {name}"))
     status = pool.get("status", {})
     # Only scaling mode Joint recommends anything.
-    return PoolView(
-        role, pool["spec"]["replicas"], tuple(workers), status.get("recommended"), status.get("reason", "")
-    )
+    return PoolView(role, pool["spec"]["replicas"], tuple(workers), status.get("recommended"), status.get("reason", ""))
+
+
+def resources_of(pod: Manifest) -> dict[str, float]:
+    """What a pod's containers have to themselves, by the names of :class:`PoolWorker`: requested CPUs, GPUs."""
+    found = {"CPU": 0.0, "GPU": 0.0}
+    for container in pod.get("spec", {}).get("containers", []):
+        given = container.get("resources", {})
+        found["CPU"] += _cpus(str(given.get("requests", {}).get("cpu", "0")))
+        found["GPU"] += float(given.get("limits", {}).get("nvidia.com/gpu", 0))
+    return {name: amount for name, amount in found.items() if amount}
+
+
+def _cpus(quantity: str) -> float:
+    return float(quantity.removesuffix("m")) / 1000 if quantity.endswith("m") else float(quantity)
