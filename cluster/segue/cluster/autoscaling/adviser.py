@@ -1,4 +1,4 @@
-"""One look of the scaling policy, and what it remembers of it: the same on one machine, on Ray and on Kubernetes. No I/O.
+"""One look of the scaling policy, and what it remembers of it: the same wherever the pools run. No I/O.
 
 Looks of the routers and a view of the pools go in; what the policy decides and what can be done of it now come out.
 Whoever asked says whether it was done.

@@ -39,14 +39,14 @@ _WINDOW_S = 30.0
 
 
 class JointScaler:
-    """Of one PDCluster. ``mesh`` is a router's or an operator's certificate where processes use TLS among each other."""
+    """Of one PDCluster. ``mesh`` is an operator's certificate where processes use TLS among each other."""
 
     def __init__(self, mesh: TlsSource | None = None) -> None:
         self._mesh = mesh
         self._adviser = Adviser()
 
     async def decide(self, spec: ClusterSpec, routers: Sequence[str], view: PoolsView) -> JointDecision:
-        """One look, asked of ``routers``, which are :func:`router_addresses`. Where none is heard nothing is decided."""
+        """One look. ``routers`` are :func:`router_addresses`; where none is heard nothing is decided."""
         looks = [look for look in await asyncio.gather(*map(self._look, routers)) if look is not None]
         advice = self._adviser.look(policy_of(spec), looks, view, time.monotonic())
         if advice is None:
@@ -82,7 +82,7 @@ def router_addresses(pods: Iterable[Manifest]) -> list[str]:
 
 
 def _processes(pod: Manifest) -> int:
-    """As the router in this pod was told, ``--processes=4`` or in two words; what the router would refuse counts as 1."""
+    """As the router in this pod was told, ``--processes=4`` or in two words; what it would refuse counts as 1."""
     args = [arg for one in pod.get("spec", {}).get("containers", []) for arg in one.get("args", [])]
     for arg, following in pairwise([*args, ""]):
         name, given, value = arg.partition("=")
