@@ -158,7 +158,7 @@ def test_what_the_operator_writes_is_valid() -> None:
     pool = render_pool(chat, spec, "decode", 3)
     assert faults(pool) == []
     actions = cluster_status(chat, spec, Observed(), 0.0)
-    actions += pool_status(pool, "decode", PoolSize(3, 3, (), 120), Resize(3), Recommendation(3, "why"), 0.0)
+    actions += pool_status(pool, PoolSize(3, 3, (), 120), Resize(3), Recommendation(3, "why"), 0.0)
     for action in actions:
         if isinstance(action, Apply):
             spec_of = chat if action.manifest["kind"] == "PDCluster" else pool

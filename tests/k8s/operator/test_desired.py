@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from segue.cluster.pools import PoolName
 from segue.operator.actions import Annotate, Apply, Delete, Drain, Plan, Tell
 from segue.operator.desired import desired_state
 from segue.operator.names import MANAGER, SCALE_MANAGER, Manifest
@@ -104,7 +105,10 @@ def test_mode_fixed_sets_the_replicas_and_says_why() -> None:
 def test_mode_joint_takes_the_policys_numbers_within_the_bounds() -> None:
     chat = cluster(scaling={"mode": "Joint"}, budget={"gpus": 8}, decode={"maxReplicas": 3})
     seen = settled(chat)
-    wanted = {"prefill": Recommendation(2, "2+6 serves most"), "decode": Recommendation(6, "2+6 serves most")}
+    wanted: dict[PoolName, Recommendation] = {
+        "prefill": Recommendation(2, "2+6 serves most"),
+        "decode": Recommendation(6, "2+6 serves most"),
+    }
     seen = Observed(seen.objects, {}, JointDecision({"prefill": 2, "decode": 6}, wanted, "2+6 serves most"))
     plan = desired_state(chat, seen, NOW_S)
     numbers = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from typer.testing import CliRunner
 
 from segue.cli.main import app
@@ -17,8 +17,15 @@ from segue.operator.shown import resources_of
 from tests.k8s.operator.conftest import World
 
 
-async def status(*args: str) -> Result:
-    return await asyncio.to_thread(CliRunner().invoke, app, ["status", "--kubernetes", *args])
+@dataclass(frozen=True)
+class Said:
+    exit_code: int
+    output: str
+
+
+async def status(*args: str) -> Said:
+    said = await asyncio.to_thread(CliRunner().invoke, app, ["status", "--kubernetes", *args])
+    return Said(said.exit_code, said.output)
 
 
 @pytest.fixture(autouse=True)

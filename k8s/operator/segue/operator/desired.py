@@ -120,7 +120,7 @@ def _workers(look: _Look, role: PoolName, pool: Manifest) -> tuple[Resize, list[
     ]
     actions += _applied(seen, render_workers(cluster, spec, role, pool, resized.replicas))
     wanted = seen.joint.wanted.get(role) if spec.scaling.mode == "Joint" else None
-    actions += pool_status(pool, role, size, resized, wanted, now_s)
+    actions += pool_status(pool, size, resized, wanted, now_s)
     return resized, actions
 
 

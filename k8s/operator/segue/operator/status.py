@@ -49,7 +49,7 @@ def cluster_status(cluster: Manifest, spec: ClusterSpec, seen: Observed, now_s: 
 
 
 def pool_status(
-    pool: Manifest, role: PoolName, size: PoolSize, resized: Resize, wanted: Recommendation | None, now_s: float
+    pool: Manifest, size: PoolSize, resized: Resize, wanted: Recommendation | None, now_s: float
 ) -> list[Action]:
     """``replicas`` counts those that weren't told to leave: that is what a scaler compares its own number with.
     ``wanted`` is scaling mode Joint's."""
@@ -62,7 +62,7 @@ def pool_status(
         "ready": ready,
         "draining": len(size.workers) - len(staying),
         "backlogTokens": sum(worker.load.waiting_tokens for worker in size.workers if worker.load is not None),
-        "selector": selector(cluster, role),
+        "selector": selector(cluster, pool["spec"]["role"]),
     }
     if wanted is not None:
         status |= {"recommended": wanted.workers, "reason": wanted.reason}
