@@ -254,7 +254,17 @@ ROWS = (
     Row(
         "Routers",
         (
-            Panel("Event loop lag", quantiles("segue_event_loop_lag_seconds", ROUTER, "instance"), "s"),
+            Panel(
+                "Event loop lag",
+                {
+                    **quantiles("segue_event_loop_lag_seconds", ROUTER, "instance"),
+                    "{{instance}} p99, by its own work": quantiles(
+                        "segue_event_loop_own_lag_seconds", ROUTER, "instance"
+                    )["{{instance}} p99"],
+                },
+                "s",
+                "By its own work: a router at its limit. The rest: a machine that is busy otherwise.",
+            ),
             Panel(
                 "Processor",
                 {"{{instance}}": f"rate(process_cpu_seconds_total{{{ROUTER}}}[$__rate_interval])"},

@@ -55,6 +55,16 @@ CASES = [
     ("the router's core is full", replace(EASY, router=replace(EASY.router, cpu_cores=0.98)), Bound.ROUTER),
     ("the router's loop is late", replace(EASY, router=RouterEvidence(0.6, 0.2)), Bound.ROUTER),
     ("the router is idle and its machine busy", replace(EASY, router=RouterEvidence(0.1, 0.2)), Bound.NONE),
+    (
+        "the router's loop is late by its own work on a machine that grants it little",
+        replace(EASY, router=RouterEvidence(0.3, 0.5, own_lag_s=0.1)),
+        Bound.ROUTER,
+    ),
+    (
+        "the router works a little and its machine is busy otherwise",
+        replace(EASY, router=RouterEvidence(0.6, 0.5, own_lag_s=0.02)),
+        Bound.NONE,
+    ),
     ("the queue is for prefill", replace(EASY, router=RouterEvidence(queue_s=1.0)), Bound.PREFILL),
     (
         "the queue is for decode",

@@ -96,7 +96,7 @@ BOUNDS = {
     # Long prompts as text, which the router tokenises, for engines that take next to no time.
     "router-bound": (
         ("--prefill", "16", "--decode", "4", "--simulated-speed", "50"),
-        ("-c", "16", "--api", "chat", "--input-tokens", "3000", "--output-tokens", "2", "--tokenizer", MODEL),
+        ("-c", "48", "--api", "chat", "--input-tokens", "3000", "--output-tokens", "2", "--tokenizer", MODEL),
     ),
     "underused": ((), ("--rate", "1", "--input-tokens", "16", "--output-tokens", "4")),
 }
@@ -142,9 +142,5 @@ def test_a_cluster_driven_into_a_bound_is_diagnosed(
 
     # A machine that is busy with other tests keeps the router waiting, which is said and is no bound of the cluster.
     expected = {"underused", "not bound"} if bound == "underused" else {bound}
-    told = json.loads(live)
-    if bound == "router-bound" and told["evidence"]["router"]["cpu_cores"] < 0.5:
-        assert told["diagnosis"]["findings"][0]["bound"] == bound, live
-    else:
-        assert told["diagnosis"]["bound"] in expected, live
+    assert json.loads(live)["diagnosis"]["bound"] in expected, live
     assert json.loads(afterwards)["diagnosis"]["bound"] in expected, afterwards

@@ -14,6 +14,7 @@ from segue.cli.fleet_screen import problems, status_screen, top_screen
 from segue.cli.main import app
 from segue.client import Connection, FleetClient, SegueClient
 from segue.proto.fleet_pb2 import FleetLink, FleetPool, FleetState, FleetWorker
+from segue.proto.pools_pb2 import Pool, PoolsState, PoolWorkerPhase
 from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
 from segue.router.access.keys import KeyLimits, mint
 from tests.router.core.scripted import until
@@ -61,6 +62,32 @@ def test_screens_fit_their_terminal(width: int) -> None:
         assert "…" not in text
         assert "decode-2" in text
         assert "simulated" in text
+
+
+def scaled(mode: str) -> PoolsState:
+    leaving, running = PoolWorkerPhase.POOL_WORKER_PHASE_LEAVING, PoolWorkerPhase.POOL_WORKER_PHASE_RUNNING
+    reason = "use 3.10 over 2 workers (KV cache or batch, whichever is fuller), target 0.8 a worker; ITL attainment 91%"
+    prefill = Pool(role=Role.ROLE_PREFILL, desired=1, recommended=1, reason="backlog 0.40 s of one worker's work")
+    prefill.workers.add(worker_id="prefill-0", phase=running)
+    prefill.workers.add(worker_id="prefill-1", phase=leaving)
+    decode = Pool(role=Role.ROLE_DECODE, desired=2, recommended=4, reason=reason)
+    decode.workers.add(worker_id="decode-0", phase=running)
+    return PoolsState(backend="local", scaling_mode=mode, pools=[prefill, decode])
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_top_shows_what_scaling_does_and_keeps_to_its_terminal(width: int) -> None:
+    text = drawn(top_screen(fleet(200), width, 40, scaled("advise")), width)
+    assert len(text.splitlines()) <= 40
+    assert "scaling: advise" in text
+    prefill, decode = (
+        next(line.split() for line in text.partition("recommended")[2].splitlines() if line.split()[:1] == [pool])
+        for pool in ("prefill", "decode")
+    )
+    assert prefill[:5] == ["prefill", "1", "1", "1", "leaving"]
+    assert decode[:6] == ["decode", "2", "4", "(+2)", "1", "starting"]
+    assert "more workers" in text
+    assert "scaling" not in drawn(top_screen(fleet(200), width, 40, scaled("off")), width)
 
 
 def test_top_shows_the_busiest_and_counts_the_rest() -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 Row = TypeVar("Row")
 
-WIDE_COLUMNS = 125  # Characters from which on a terminal has all columns.
+WIDE_COLUMNS = 140  # Characters from which on a terminal has all columns.
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,18 @@ import asyncio
 import json
 import sys
 from collections.abc import Coroutine, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from segue.cli.failures import fail, settings_errors
 from segue.cli.options import tls_files
 from segue.cli.scale import Certs
+
+if TYPE_CHECKING:
+    from segue.proto.pools_pb2 import PoolsState
+
+_POOLS_TIMEOUT_S = 2.0
 
 Address = Annotated[str, typer.Option(metavar="HOST:PORT", help="A router's public gRPC.")]
 AnyAddress = Annotated[
@@ -117,7 +122,9 @@ def _end(found: Sequence[str]) -> NoReturn:
 
 
 def top(
-    address: Address = "127.0.0.1:9000",
+    address: AnyAddress = "",
+    cluster: Pools = "",
+    certs: Certs = None,
     interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between looks.")] = 1.0,
     api_key: OperationsKey = "",
     tls: Tls = False,
@@ -125,10 +132,12 @@ def top(
     tls_cert: TlsCertFile = "",
     tls_key: TlsKeyFile = "",
 ) -> None:
-    """Watch a router's fleet, live: pools, workers, requests, tokens, latencies. q or Ctrl-C leaves."""
+    """Watch a router's fleet, live: pools, workers, requests, tokens, latencies, and what the scaling policy does.
+    q or Ctrl-C leaves."""
     from rich.console import Console
 
     from segue.base.tls import TlsFiles
+    from segue.cli.scaling_screen import pools_state, where
     from segue.cli.top import watch
     from segue.client import Connection
 
@@ -136,8 +145,16 @@ def top(
     if not console.is_terminal:
         raise fail("segue top draws on a terminal, and this is none; segue status --json is for programs", 2)
     with settings_errors():
-        files = tls_files(tls_cert, tls_key, tls_ca) or (TlsFiles() if tls else None)
-        _run(watch(Connection(address, api_key or None, files), console, interval), address)
+        found = where(address, cluster, certs)
+        files = tls_files(tls_cert, tls_key, tls_ca)
+        if files is None and (tls or found.ca):
+            files = TlsFiles() if tls else TlsFiles(ca=found.ca)
+
+        async def ask_pools() -> PoolsState | None:
+            return None if found.pools is None else await pools_state(found.pools, _POOLS_TIMEOUT_S, quiet=True)
+
+        router = Connection(found.address, api_key or None, files)
+        _run(watch(router, console, interval, ask_pools), found.address)
 
 
 def _run(work: Coroutine[Any, Any, Any], address: str) -> Any:

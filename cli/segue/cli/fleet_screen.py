@@ -9,8 +9,10 @@ from rich.text import Text
 
 from segue.cli.columns import WIDE_COLUMNS, Column, table_of
 from segue.cli.fleet_cells import is_well, kv_used, pool_text, quantile_text, ready_text, role_name, state_text, work_of
+from segue.cli.scaling_screen import is_scaled, scaling_lines, scaling_table
 from segue.cli.units import bar, byte_rate, count, duration, per_second, ratio
 from segue.proto.fleet_pb2 import FleetClass, FleetLink, FleetPool, FleetState, FleetWorker
+from segue.proto.pools_pb2 import PoolsState
 
 # Head, foot, and the titles, heads, rules and spaces of three tables, with two pools and the sum over classes.
 _OTHER_LINES = 18
@@ -85,17 +87,23 @@ def status_screen(state: FleetState, width: int) -> RenderableType:
     return Group(_head(state), *shown)
 
 
-def top_screen(state: FleetState, width: int, height: int) -> RenderableType:
+def top_screen(state: FleetState, width: int, height: int, pools: PoolsState | None = None) -> RenderableType:
     """The same for a terminal of so many characters and lines: unwell and busy workers come first, and those that
-    don't fit are counted."""
+    don't fit are counted. ``pools``: as whoever manages them tells, for what the scaling policy does."""
     wide = width >= WIDE_COLUMNS
-    room = max(3, height - _OTHER_LINES - len(state.classes))
+    scaling: list[RenderableType] = []
+    room = height - _OTHER_LINES - len(state.classes)
+    if pools is not None and is_scaled(pools):
+        scaling = [scaling_table(pools, one_line=True), Text()]
+        room -= scaling_lines(pools) + 1
+    room = max(3, room)
     workers = sorted(state.workers, key=_urgency)
     shown = workers if len(workers) <= room else workers[: room - 1]
     foot = Text("q or Ctrl-C leaves", style="dim")
     if left_out := len(workers) - len(shown):
         foot = Text(f"and {left_out} more workers; ", style="dim").append(foot)
-    return Group(_head(state), *_summary(state, wide=wide), table_of("workers", _WORKER, shown, wide=wide), foot)
+    workers_table = table_of("workers", _WORKER, shown, wide=wide)
+    return Group(_head(state), *_summary(state, wide=wide), *scaling, workers_table, foot)
 
 
 def _urgency(worker: FleetWorker) -> tuple[bool, int, int, str]:

@@ -1,4 +1,4 @@
-"""What ``segue status`` shows of whoever scales the pools."""
+"""What ``segue status`` and ``segue top`` show of whoever scales the pools."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ def where(address: str, cluster: str, certs: Path | None) -> Found:
     return Found(address, "" if folder is None else files_of(folder, OPERATOR).ca, pools)
 
 
-async def pools_state(pools: PoolsAt, timeout_s: float) -> PoolsState | None:
-    """None, and a line on stderr, if it doesn't answer: the router's part of the picture is worth showing without."""
+async def pools_state(pools: PoolsAt, timeout_s: float, *, quiet: bool = False) -> PoolsState | None:
+    """None, and unless ``quiet`` a line on stderr, if it doesn't answer: the router's part of the picture is worth
+    showing without."""
     import grpc.aio
 
     from segue.proto.pools_pb2 import ListPoolsRequest
@@ -50,20 +51,35 @@ async def pools_state(pools: PoolsAt, timeout_s: float) -> PoolsState | None:
         try:
             return await stub.List(ListPoolsRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            print(f"segue: {pools.problem(error)}", file=sys.stderr)
+            if not quiet:
+                print(f"segue: {pools.problem(error)}", file=sys.stderr)
             return None
 
 
-def scaling_table(pools: PoolsState) -> RenderableType:
-    """Each pool's number of workers, the policy's, and why."""
+def is_scaled(pools: PoolsState | None) -> bool:
+    """Whether there is a policy that says something."""
+    return pools is not None and pools.scaling_mode not in ("", "off")
+
+
+def scaling_table(pools: PoolsState, *, one_line: bool = False) -> RenderableType:
+    """Each pool's number of workers, the policy's, and why; ``one_line``: the reason as far as it fits."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    from segue.cli.fleet_cells import role_name
+    from segue.cli.fleet_cells import recommended_text, role_name, under_way_text
 
-    table = Table("pool", "workers", "recommended", "why", box=None, title_justify="left")
+    table = Table(box=None, expand=True)
+    for title in ("pool", "workers", "recommended", "under way"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("why", ratio=1, no_wrap=one_line, overflow="ellipsis" if one_line else "fold")
     for pool in pools.pools:
-        recommended = str(pool.recommended) if pool.HasField("recommended") else ""
-        table.add_row(role_name(pool.role), str(pool.desired), recommended, pool.reason or "nothing decided yet")
-    return Group(Text(), Text(f"scaling: {pools.scaling_mode}", style="bold"), table)
+        why = pool.reason or "nothing decided yet"
+        table.add_row(role_name(pool.role), str(pool.desired), recommended_text(pool), under_way_text(pool), why)
+    shown = (Text(f"scaling: {pools.scaling_mode}", style="bold"), table)
+    return Group(*shown) if one_line else Group(Text(), *shown)
+
+
+def scaling_lines(pools: PoolsState) -> int:
+    """What the table takes, with its reasons in one line each."""
+    return 2 + len(pools.pools)

@@ -57,7 +57,7 @@ class WorkerTelemetry:
         self._server = MetricsServer(exposition, ready=lambda: runtime.status.state == WorkerState.WORKER_STATE_READY)
         port = await self._server.start(settings.metrics_host, metrics_port)
         log.info("metrics", host=settings.metrics_host, port=port, worker_id=settings.worker_id)
-        self._watching = tasks.create_task(watch_loop_lag(metrics.loop_lag.at().observe), name="loop lag")
+        self._watching = tasks.create_task(watch_loop_lag(metrics.on_lag), name="loop lag")
         return metrics, counted
 
     async def stop(self) -> None:

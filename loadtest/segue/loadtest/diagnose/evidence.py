@@ -21,12 +21,14 @@ class PoolEvidence:
 @dataclass(frozen=True, slots=True)
 class RouterEvidence:
     """``cpu_cores``: of one router process. ``outside_s``: of a first token's time, what passes outside the router's
-    own clock: HTTP, network, and the client."""
+    own clock: HTTP, network, and the client. ``own_lag_s``: of ``loop_lag_s``, what the loop's own work took, None
+    where the router doesn't tell."""
 
     cpu_cores: float | None = None
     loop_lag_s: float | None = None
     queue_s: float | None = None
     outside_s: float | None = None
+    own_lag_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

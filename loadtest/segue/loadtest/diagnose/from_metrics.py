@@ -36,6 +36,7 @@ def evidence_of_metrics(window: Window, source: str, slo: Slo) -> Evidence:
         router=RouterEvidence(
             cpu_cores=window.rate("process_cpu_seconds_total"),
             loop_lag_s=window.quantile("segue_event_loop_lag_seconds", 0.99),
+            own_lag_s=window.quantile("segue_event_loop_own_lag_seconds", 0.99),
             queue_s=window.mean("segue_queue_seconds"),
         ),
         transfer=transfer,

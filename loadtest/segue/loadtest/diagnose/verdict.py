@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from segue.loadtest.diagnose.advice import decode_advice, prefill_advice, router_advice, transfer_advice
-from segue.loadtest.diagnose.evidence import Evidence, PoolEvidence
+from segue.loadtest.diagnose.evidence import Evidence, PoolEvidence, RouterEvidence
 
 # From here on a queue forms that does not go away by itself.
 FULL = 0.9
@@ -192,11 +192,11 @@ def _router(evidence: Evidence) -> Finding:
             Sign(f"the router process uses {router.cpu_cores:.2f} cores of the one it can", router.cpu_cores / FULL)
         )
     if router.loop_lag_s is not None:
-        idle = router.cpu_cores is not None and router.cpu_cores < 0.5
-        words = f"its event loop wakes {_ms(router.loop_lag_s)} late at p99"
-        words += ", though it is idle: other work has its machine's processors" if idle else ""
-        strain = router.loop_lag_s / _LAG_S
-        signs.append(Sign(words, min(strain, _OTHERS_FAULT) if idle else strain))
+        own_s = _own_lag_s(router)
+        words = f"its event loop wakes {_ms(router.loop_lag_s)} late at p99, {_ms(own_s)} of it by its own work"
+        words += "; the rest is other work's on its machine" if router.loop_lag_s - own_s > _LAG_S else ""
+        # A machine that is busy otherwise is worth saying, but no bound of the cluster.
+        signs.append(Sign(words, max(own_s / _LAG_S, min(router.loop_lag_s / _LAG_S, _OTHERS_FAULT))))
     if router.outside_s is not None and evidence.ttft is not None and evidence.ttft.seen_s > 0:
         share = router.outside_s / evidence.ttft.seen_s
         words = (
@@ -205,6 +205,14 @@ def _router(evidence: Evidence) -> Finding:
         # Below a tenth of a second it is not what anybody waits for.
         signs.append(Sign(words, min(share / 0.5, router.outside_s / 0.1)))
     return _finding(Bound.ROUTER, signs, router_advice(evidence))
+
+
+def _own_lag_s(router: RouterEvidence) -> float:
+    """A router that doesn't tell is late by its own work unless it is idle."""
+    if router.own_lag_s is not None:
+        return router.own_lag_s
+    idle = router.cpu_cores is not None and router.cpu_cores < 0.5
+    return 0.0 if idle else router.loop_lag_s or 0.0
 
 
 def _pool_signs(pool: PoolEvidence, name: str) -> list[Sign]:

@@ -7,7 +7,7 @@ router, from its first byte of a request to what it sends, unless the sentence s
 
 from __future__ import annotations
 
-from segue.base.loop_lag import LOOP_LAG  # noqa: F401 - exported by this process like the others
+from segue.base.loop_lag import LOOP_LAG, LOOP_LAG_OWN  # noqa: F401 - exported by this process like the others
 from segue.base.metrics import Metric
 
 # From an idle GPU and a short prompt to a queue that nobody would wait in; SLO bounds (0.5 s, 2 s) are bounds here.

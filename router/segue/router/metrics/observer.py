@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from segue.base.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded
-from segue.base.loop_lag import LOOP_LAG
+from segue.base.loop_lag import LOOP_LAG, LOOP_LAG_OWN, Lag
 from segue.base.metrics import Exposition, Histogram
 from segue.proto.inference_pb2 import Path
 from segue.proto.worker_pb2 import Transfer
@@ -51,7 +51,8 @@ class RouterMetrics(RouterObserver):
         self._tenants = Tenants(max_tenants)
         self.ttft = exposition.histogram(catalogue.TTFT)
         self.itl = exposition.histogram(catalogue.ITL)
-        self.loop_lag = exposition.histogram(LOOP_LAG)
+        self._loop_lag = exposition.histogram(LOOP_LAG)
+        self._loop_lag_own = exposition.histogram(LOOP_LAG_OWN)
         self._tpot = exposition.histogram(catalogue.TPOT)
         self._end_to_end = exposition.histogram(catalogue.END_TO_END)
         self._queue = exposition.histogram(catalogue.QUEUE)
@@ -73,6 +74,11 @@ class RouterMetrics(RouterObserver):
             if one.name in self._promised:
                 self.slo.add(0, one.name, "met")
                 self.slo.add(0, one.name, "missed")
+
+    def on_lag(self, lag: Lag) -> None:
+        """The event loop has been sampled."""
+        self._loop_lag.observe(lag.seconds)
+        self._loop_lag_own.observe(lag.own_s)
 
     def on_refused(self, tenant: str, slo_class: str, code: str) -> None:
         self.refused.add(1, slo_class, code)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from segue.base.logging import get_logger
-from segue.base.loop_lag import INTERVAL_S, watch_loop_lag
+from segue.base.loop_lag import INTERVAL_S, Lag, watch_loop_lag
 from segue.base.metrics import Exposition, Metric, Reading
 from segue.base.metrics_http import PATH, MetricsServer, metrics_handler
 from segue.base.tracing import Tracing, TracingSettings, open_tracing
@@ -103,9 +103,9 @@ class Telemetry:
         """Of the last minute's prompt tokens, those that came from a prefix cache."""
         return self._window.cached_share(time.monotonic())
 
-    def _on_lag(self, lag_s: float) -> None:
-        self.metrics.loop_lag.at().observe(lag_s)
-        self._lags.append(lag_s)
+    def _on_lag(self, lag: Lag) -> None:
+        self.metrics.on_lag(lag)
+        self._lags.append(lag.seconds)
         now_s = time.monotonic()
         if now_s - self._ticked_s >= _TICK_S:
             self._ticked_s = now_s

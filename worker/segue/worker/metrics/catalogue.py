@@ -6,7 +6,7 @@ A *leg* is what one router asked of this worker for one answer: a prefill, or a 
 
 from __future__ import annotations
 
-from segue.base.loop_lag import LOOP_LAG  # noqa: F401 - exported by this process like the others
+from segue.base.loop_lag import LOOP_LAG, LOOP_LAG_OWN  # noqa: F401 - exported by this process like the others
 from segue.base.metrics import Metric
 
 _OF_WORKER = ("worker", "pool")

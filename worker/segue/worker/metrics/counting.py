@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from segue.base.loop_lag import LOOP_LAG
+from segue.base.loop_lag import LOOP_LAG, LOOP_LAG_OWN, Lag
 from segue.base.metrics import Exposition
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import Load, Register, RequestError, RequestOutput, Submit
@@ -19,7 +19,8 @@ class WorkerMetrics(WorkerObserver):
 
     def __init__(self, exposition: Exposition, register: Register) -> None:
         self.on_role(register)
-        self.loop_lag = exposition.histogram(LOOP_LAG)
+        self._loop_lag = exposition.histogram(LOOP_LAG)
+        self._loop_lag_own = exposition.histogram(LOOP_LAG_OWN)
         self._step = exposition.histogram(catalogue.STEP)
         self._steps = exposition.counter(catalogue.STEPS)
         self._legs = exposition.counter(catalogue.LEGS)
@@ -33,6 +34,11 @@ class WorkerMetrics(WorkerObserver):
         self._taken_at_s: dict[str, float] = {}
         for counter in (self._steps, self._transfer_bytes):
             counter.add(0, *self.labels)
+
+    def on_lag(self, lag: Lag) -> None:
+        """The event loop has been sampled."""
+        self._loop_lag.observe(lag.seconds)
+        self._loop_lag_own.observe(lag.own_s)
 
     def on_role(self, register: Register) -> None:
         self.labels = labels_of(register)
