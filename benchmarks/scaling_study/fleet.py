@@ -1,4 +1,4 @@
-"""Two pools of simulated engines under a load, in steps of a tenth of a second.
+"""Two pools of simulated engines under a load, in steps of a fifth of a second.
 
 Not engines that schedule blocks, as ``--engine simulated`` runs them, but their timing model alone: a prefill worker
 computes one prompt after the other, a decode worker gives each running request a token a step, and a step takes as long
@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
 from typing import Literal
 
 import numpy as np
 from scaling_study.rates import TICK_S, Rates
-from scaling_study.slots import Slots
+from scaling_study.slots import Running, Slots
 from scaling_study.traffic import SLOS, Arrival
 
 from segue.cluster.scaling.readings import Cluster, Pool, WorkerReading
@@ -24,6 +26,7 @@ START_S = 60.0  # Until a new worker has loaded the model and is warm.
 TURN_S = 2.0  # Until a flex worker that has drained serves in its other role.
 _RATE_WINDOW_S = 30.0
 
+POOLS: tuple[Pool, Pool] = ("prefill", "decode")
 Phase = Literal["starting", "ready", "draining", "gone"]
 
 
@@ -51,12 +54,6 @@ class Outcome:
     samples: list[dict[str, float]] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Running:
-    arrival: Arrival
-    first_s: float
-
-
 class Fleet:
     """The pools and what runs in them. Times are of the simulation."""
 
@@ -67,16 +64,19 @@ class Fleet:
         self.outcome = Outcome()
         self.workers: list[Worker] = []
         self._queue: deque[Arrival] = deque()
-        self._prefilled: list[tuple[float, Arrival]] = []
-        self._waiting: deque[_Running] = deque()
-        self._running: dict[int, _Running] = {}
+        self._prefilled: list[tuple[float, int, Arrival]] = []
+        self._waiting: deque[Running] = deque()
         self._slots = Slots()
-        self._arrived: deque[tuple[float, int, int]] = deque()
-        self._kept: deque[tuple[float, bool, bool]] = deque()
+        self._arrived: deque[tuple[float, int]] = deque()
+        self._kept: deque[tuple[float, bool, bool, int]] = deque()
         self._prefill_speed = 0.0
-        for pool, count in (("prefill", prefill), ("decode", decode)):
-            for _ in range(count):
-                self.add("prefill" if pool == "prefill" else "decode", ready=True)
+        self._started = 0
+        self._order = count()
+        self._ready: dict[Pool, list[Worker]] = {}
+        self._changing = False
+        for pool, workers in zip(POOLS, (prefill, decode), strict=True):
+            for _ in range(workers):
+                self.add(pool, ready=True)
 
     # What a scaler does
 
@@ -85,11 +85,13 @@ class Fleet:
 
     def add(self, pool: Pool, *, ready: bool = False) -> bool:
         """False if no GPU is free."""
-        if sum(worker.phase != "gone" for worker in self.workers) >= self.gpus:
+        if len(self.workers) >= self.gpus:
             return False
         phase: Phase = "ready" if ready else "starting"
         at_s = self.now_s if ready else self.now_s + START_S
-        self.workers.append(Worker(len(self.workers), pool, phase, at_s))
+        self.workers.append(Worker(self._started, pool, phase, at_s))
+        self._started += 1
+        self._note_phases()
         return True
 
     def let_go(self, pool: Pool, turns_to: Pool | None = None) -> None:
@@ -97,6 +99,7 @@ class Fleet:
         staying = self.present(pool)
         worker = min(staying, key=lambda one: (one.phase == "ready", self._work(one), -one.number))
         worker.phase, worker.turns_to = "draining", turns_to
+        self._note_phases()
         if pool == "decode":
             self._move_from(worker)
 
@@ -106,17 +109,24 @@ class Fleet:
         self.now_s += TICK_S
         for arrival in arrivals:
             self.outcome.requests += 1
-            lengths = arrival.lengths
-            computed = lengths.prompt_tokens - lengths.cached_tokens
-            self._arrived.append((arrival.at_s, computed, lengths.output_tokens))
+            self._arrived.append((arrival.at_s, arrival.lengths.computed_tokens))
             self._queue.append(arrival)
         self._change_phases()
         self._prefill()
         self._place()
         self._decode()
-        self.outcome.gpu_s += TICK_S * sum(worker.phase != "gone" for worker in self.workers)
+        self.outcome.gpu_s += TICK_S * len(self.workers)
+
+    def _note_phases(self) -> None:
+        self.workers = [worker for worker in self.workers if worker.phase != "gone"]
+        self._changing = any(worker.phase != "ready" for worker in self.workers)
+        for pool in POOLS:
+            self._ready[pool] = [one for one in self.workers if one.pool == pool and one.phase == "ready"]
 
     def _change_phases(self) -> None:
+        """Nearly always there is nothing to do."""
+        if not self._changing:
+            return
         for worker in self.workers:
             if worker.phase == "starting" and worker.ready_at_s <= self.now_s:
                 worker.phase, worker.free_at_s = "ready", self.now_s
@@ -126,6 +136,7 @@ class Fleet:
                 else:
                     worker.pool, worker.turns_to = worker.turns_to, None
                     worker.phase, worker.ready_at_s = "starting", self.now_s + TURN_S
+        self._note_phases()
 
     def _busy(self, worker: Worker) -> bool:
         if worker.pool == "prefill":
@@ -136,47 +147,44 @@ class Fleet:
         return worker.free_at_s if worker.pool == "prefill" else self._slots.count(worker.number)
 
     def _prefill(self) -> None:
-        workers = [worker for worker in self.workers if worker.pool == "prefill" and worker.phase == "ready"]
+        workers = self._ready["prefill"]
         while self._queue and workers:
-            worker = min(workers, key=lambda one: one.free_at_s)
+            worker = min(workers, key=_free_at)
             if worker.free_at_s > self.now_s:
                 break
             arrival = self._queue.popleft()
             took_s = self.rates.prefill_s(arrival.lengths)
             worker.free_at_s = max(worker.free_at_s, arrival.at_s) + took_s
-            computed = arrival.lengths.prompt_tokens - arrival.lengths.cached_tokens
-            speed = computed / took_s
+            speed = arrival.lengths.computed_tokens / took_s
             self._prefill_speed = 0.98 * self._prefill_speed + 0.02 * speed if self._prefill_speed else speed
-            self._prefilled.append((worker.free_at_s, arrival))
-        due = [entry for entry in self._prefilled if entry[0] <= self.now_s]
-        if due:
-            self._prefilled = [entry for entry in self._prefilled if entry[0] > self.now_s]
-            for first_s, arrival in sorted(due, key=lambda entry: entry[0]):
-                running = _Running(arrival, first_s)
-                if arrival.lengths.output_tokens == 1:
-                    self._end(running, first_s)
-                else:
-                    self._waiting.append(running)
+            heappush(self._prefilled, (worker.free_at_s, next(self._order), arrival))
+        while self._prefilled and self._prefilled[0][0] <= self.now_s:
+            first_s, _, arrival = heappop(self._prefilled)
+            running = Running(arrival, first_s)
+            if arrival.lengths.output_tokens == 1:
+                self._end(running, first_s)
+            else:
+                self._waiting.append(running)
 
     def _place(self) -> None:
-        ready = [worker.number for worker in self.workers if worker.pool == "decode" and worker.phase == "ready"]
+        ready = [worker.number for worker in self._ready["decode"]]
         while self._waiting and ready:
             running = self._waiting[0]
-            lengths = running.arrival.lengths
             worker = min(ready, key=self._slots.reserved)
-            needed = lengths.prompt_tokens + lengths.output_tokens
-            if self._slots.reserved(worker) + needed > self.rates.kv_tokens and self._slots.count(worker):
+            if self._slots.reserved(worker) + running.needs_tokens > self.rates.kv_tokens and self._slots.count(worker):
                 break
             self._waiting.popleft()
-            transfer_s = self.rates.transfer_s_per_token * lengths.prompt_tokens
-            slot = self._slots.take(worker, lengths, starts_s=max(self.now_s - TICK_S, running.first_s) + transfer_s)
-            self._running[slot] = running
+            since_s = max(self.now_s - TICK_S, running.first_s)
+            self._slots.take(worker, running, starts_s=since_s + self._transfer_s(running))
+
+    def _transfer_s(self, running: Running) -> float:
+        return self.rates.transfer_s_per_token * running.arrival.lengths.prompt_tokens
 
     def _decode(self) -> None:
-        for slot, at_s in self._slots.advance(self.rates, self.now_s):
-            self._end(self._running.pop(slot), at_s)
+        for running, at_s in self._slots.advance(self.rates, self.now_s):
+            self._end(running, at_s)
 
-    def _end(self, running: _Running, at_s: float) -> None:
+    def _end(self, running: Running, at_s: float) -> None:
         arrival, slo = running.arrival, SLOS[running.arrival.lengths.kind]
         tokens = arrival.lengths.output_tokens
         first = running.first_s - arrival.at_s <= slo.ttft_s
@@ -185,42 +193,41 @@ class Fleet:
         self.outcome.good += first and pace
         self.outcome.late_first += not first
         self.outcome.slow += not pace
-        self._kept.append((self.now_s, first, pace))
+        self._kept.append((self.now_s, first, pace, tokens))
 
     def _move_from(self, worker: Worker) -> None:
         """Running requests go on elsewhere, as far as there is room; the others finish where they are."""
-        others = [one.number for one in self.workers if one.pool == "decode" and one.phase == "ready"]
-        for slot in self._slots.of(worker.number):
+        others = [one.number for one in self._ready["decode"]]
+        for running in self._slots.of(worker.number):
             if not others:
                 return
             target = min(others, key=self._slots.reserved)
-            lengths = self._running[slot].arrival.lengths
-            needed = lengths.prompt_tokens + lengths.output_tokens
-            if self._slots.reserved(target) + needed > self.rates.kv_tokens:
+            if self._slots.reserved(target) + running.needs_tokens > self.rates.kv_tokens:
                 return
-            self._slots.move(
-                slot, target, starts_s=self.now_s + self.rates.transfer_s_per_token * lengths.prompt_tokens
-            )
+            self._slots.move(running, target, starts_s=self.now_s + self._transfer_s(running))
             self.outcome.moves += 1
 
     # What a scaler sees
 
     def readings(self) -> Cluster:
         """As a router would tell them."""
-        while self._arrived and self._arrived[0][0] < self.now_s - _RATE_WINDOW_S:
+        since_s = self.now_s - _RATE_WINDOW_S
+        while self._arrived and self._arrived[0][0] < since_s:
             self._arrived.popleft()
-        while self._kept and self._kept[0][0] < self.now_s - _RATE_WINDOW_S:
+        while self._kept and self._kept[0][0] < since_s:
             self._kept.popleft()
         window_s = min(_RATE_WINDOW_S, max(self.now_s, TICK_S))
-        queued = sum(arrival.lengths.prompt_tokens - arrival.lengths.cached_tokens for arrival in self._queue)
+        queued = sum(arrival.lengths.computed_tokens for arrival in self._queue)
         kept = len(self._kept)
+        # What new requests will want is not known, only what those wanted that ended.
+        wanted = sum(tokens for *_, tokens in self._kept) / kept if kept else 0.0
         return Cluster(
-            workers=tuple(self._reading(worker) for worker in self.workers if worker.phase != "gone"),
+            workers=tuple(self._reading(worker) for worker in self.workers),
             queued_tokens=float(queued),
-            arriving_tokens_per_s=sum(tokens for _, tokens, _ in self._arrived) / window_s,
-            arriving_output_tokens_per_s=sum(tokens for _, _, tokens in self._arrived) / window_s,
-            ttft_attainment=sum(first for _, first, _ in self._kept) / kept if kept else 1.0,
-            itl_attainment=sum(pace for _, _, pace in self._kept) / kept if kept else 1.0,
+            arriving_tokens_per_s=sum(tokens for _, tokens in self._arrived) / window_s,
+            arriving_output_tokens_per_s=wanted * len(self._arrived) / window_s,
+            ttft_attainment=sum(first for _, first, _, _ in self._kept) / kept if kept else 1.0,
+            itl_attainment=sum(pace for _, _, pace, _ in self._kept) / kept if kept else 1.0,
         )
 
     def _reading(self, worker: Worker) -> WorkerReading:
@@ -248,3 +255,7 @@ class Fleet:
             running=float(self._slots.count(worker.number)),
             running_at_slo=batch,
         )
+
+
+def _free_at(worker: Worker) -> float:
+    return worker.free_at_s

@@ -2,59 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
-from scaling_study.traffic import DAY_H, Day
+from scaling_study.day import DAY_H, Traces
+from scaling_study.runs import Result
+from scaling_study.scalers import scalers
+from scaling_study.statics import best_of_each_size
+from scaling_study.study import Report
 
 _PREFILL, _DECODE = "#c8553d", "#1b7f5c"
 
 
-def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """The scalers, and the static splits beside the best of them."""
-    statics = [result for result in results if result["name"].startswith("static")]
-    best = sorted(statics, key=lambda result: -result["good_per_gpu_hour"])[:3]
-    rows = [*sorted(best, key=lambda result: result["name"]), *(one for one in results if one not in statics)]
+def markdown(report: Report) -> str:
+    """The scalers beside the best split; then the best split of each size."""
+    seeds = sorted({one.seed for one in report.results})
+    best = [report.best_fixed(seed) for seed in seeds]
+    rows = [(_names(best), best), *((one.name, report.named(one.name)) for one in scalers(report.settings.gpus))]
+    rows = [(name, sorted(results, key=lambda one: one.seed)) for name, results in rows]
     lines = [
-        "| policy | GPU-hours | within the SLO | first token late | too slow | good answers a GPU-hour |",
-        "|---|---|---|---|---|---|",
+        "| policy | GPU-hours | within the SLO | first token late | too slow | good answers a GPU-hour | of the best split |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+        *(_row(name, results, best) for name, results in rows),
+        "",
+        "The best split of each size:",
+        "",
+        "| GPUs | split | within the SLO | good answers a GPU-hour |",
+        "|---:|---|---:|---:|",
     ]
-    lines += [
-        f"| {one['name']} | {one['gpu_hours']:.1f} | {one['attainment']:.1%} | {one['late_first']:.1%} | "
-        f"{one['slow']:.1%} | {one['good_per_gpu_hour']:,.0f} |"
-        for one in rows
-    ]
+    for split in best_of_each_size(report.short):
+        result = report.of(split.name, report.settings.day.seed)
+        if result is not None:
+            lines.append(
+                f"| {split.total} | {split.prefill}+{split.decode} | {result.attainment:.1%} | "
+                f"{result.good_per_gpu_hour:,.0f} |"
+            )
     return "\n".join(lines) + "\n"
 
 
-def plot(results: Sequence[Mapping[str, Any]], day: Day, file: Path) -> None:
-    """The load, and each scaler's workers over the day."""
+def _names(best: Sequence[Result]) -> str:
+    names = sorted({one.name.removeprefix("static ") for one in best})
+    return f"best static split of each seed ({', '.join(names)})"
+
+
+def _row(name: str, results: Sequence[Result], best: Sequence[Result]) -> str:
+    ratios = [one.good_per_gpu_hour / other.good_per_gpu_hour for one, other in zip(results, best, strict=True)]
+    cells = [
+        _mean(results, lambda one: one.gpu_hours, ".1f"),
+        _mean(results, lambda one: one.attainment, ".1%"),
+        _mean(results, lambda one: one.late_first, ".1%"),
+        _mean(results, lambda one: one.slow, ".1%"),
+        _mean(results, lambda one: one.good_per_gpu_hour, ",.0f"),
+        "1" if list(results) == list(best) else f"{fmean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _mean(results: Sequence[Result], figure: Callable[[Result], float], form: str) -> str:
+    return format(fmean(figure(one) for one in results), form)
+
+
+def plot(report: Report, traces: Traces, file: Path) -> None:
+    """The load, each scaler's workers over the first seed's day, and what every one was worth."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    scalers = [result for result in results if not result["name"].startswith("static")]
-    figure, axes = pyplot.subplots(
-        len(scalers) + 1, 1, figsize=(9, 2 * (len(scalers) + 1)), sharex=True, layout="constrained"
-    )
-    hours = [index * DAY_H / 200 for index in range(201)]
-    for kind, colour in (("conversation", "#4464ad"), ("code", "#8a8a8a")):
-        label = "conversations/s" if kind == "conversation" else "code completions/s"
-        rates = [day.rates(hour / DAY_H * day.seconds)[kind] for hour in hours]
-        axes[0].plot(hours, rates, color=colour, label=label)
-    axes[0].legend(frameon=False, loc="upper left")
-    for axis, result in zip(axes[1:], scalers, strict=True):
-        at = [sample["at_s"] / day.seconds * DAY_H for sample in result["samples"]]
-        prefill = [sample["prefill"] for sample in result["samples"]]
-        decode = [sample["decode"] for sample in result["samples"]]
-        axis.stackplot(at, prefill, decode, colors=(_PREFILL, _DECODE), labels=("prefill", "decode"), step="post")
-        told = f"{result['name']}: {result['gpu_hours']:.0f} GPU-hours, {result['attainment']:.0%} within the SLO"
+    day = report.settings.day
+    shown = [one for scaler in scalers(report.settings.gpus) if (one := report.of(scaler.name, day.seed)) is not None]
+    figure, axes = pyplot.subplots(len(shown) + 2, 1, figsize=(9, 2 * (len(shown) + 2)), layout="constrained")
+    rates = {"conversations/s": day.rates("conversation", traces), "code completions/s": day.rates("code", traces)}
+    for (label, values), colour in zip(rates.items(), ("#4464ad", "#8a8a8a"), strict=True):
+        axes[0].step([index / len(values) * DAY_H for index in range(len(values))], values, color=colour, label=label)
+    axes[0].legend(frameon=False, loc="upper right", ncols=2)
+    for axis, result in zip(axes[1:], shown, strict=False):
+        at = [sample.at_s / day.seconds * DAY_H for sample in result.samples]
+        pools = [sample.prefill for sample in result.samples], [sample.decode for sample in result.samples]
+        axis.stackplot(at, *pools, colors=(_PREFILL, _DECODE), labels=("prefill", "decode"), step="post")
+        told = f"{result.name}: {result.gpu_hours:.1f} GPU-hours, {result.attainment:.1%} within the SLO"
         axis.set_title(told, loc="left", fontsize=9)
         axis.set_ylabel("workers")
+        axis.set_ylim(0, report.settings.gpus)
     axes[1].legend(frameon=False, loc="upper left", ncols=2)
-    axes[-1].set_xlabel("hour of the day")
+    for axis in axes[:-1]:
+        axis.set_xlim(0, DAY_H)
+    axes[-2].set_xlabel("hour of the day")
+    for result in [one for one in report.results if one.seed == day.seed]:
+        fixed = result.name.startswith("static")
+        at_, label = (result.gpu_hours, result.good_per_gpu_hour), result.name.removeprefix("static ")
+        axes[-1].plot(*at_, "o", color="#8a8a8a" if fixed else "#4464ad", markersize=4)
+        axes[-1].annotate(label, at_, xytext=(3, 3), textcoords="offset points", fontsize=7)
+    axes[-1].set_xlabel("GPU-hours")
+    axes[-1].set_ylabel("good answers\na GPU-hour")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
     pyplot.close(figure)

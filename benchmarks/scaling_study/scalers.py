@@ -89,20 +89,18 @@ class Policy:
             _resize(fleet, one.pool, one.workers)
 
 
-def candidates(gpus: int) -> list[Candidate]:
-    """Static splits of all GPUs and of fewer, then the scalers, which begin with half of them."""
-    splits = [
-        Candidate(f"static {prefill}+{total - prefill}", prefill, total - prefill, Static)
-        for total in range(gpus, gpus // 2 - 1, -2)
-        for prefill in range(total // 3, total - total // 4 + 1)
-    ]
+def fixed(prefill: int, decode: int) -> Candidate:
+    return Candidate(f"static {prefill}+{decode}", prefill, decode, Static)
+
+
+def scalers(gpus: int) -> list[Candidate]:
+    """Those that change the pools. They begin with half of the GPUs."""
     bounds = Bounds(1, gpus - 1)
     pace = Pace(Direction(0.0, 4, 60.0), Direction(300.0, 1, 60.0), bounds)
     apart = ScalingPolicy(Targets(), pace, pace)
     jointly = ScalingPolicy(Targets(), pace, pace, Joint(Budget(gpus)))
     begin = gpus // 4
     return [
-        *splits,
         Candidate("pool rules (llm-d)", begin, begin, lambda: PoolRules(gpus - 1)),
         Candidate("Segue, each pool", begin, begin, lambda: Policy(apart)),
         Candidate("Segue, joint", begin, begin, lambda: Policy(jointly)),
