@@ -1,10 +1,11 @@
 """Scaling policies on a simulated fleet over a day of production traffic: GPU-hours, SLO attainment, goodput.
 
-python benchmarks/scaling.py --conversation mooncake_conversation.jsonl --code azure_code_2023.csv --json scaling.json --docs
+python benchmarks/scaling.py --conversation mooncake_conversation.jsonl --code azure_code_2023.csv \\
+    --json recorded.json --docs
 
 The traces are not in the repository; docs/scaling.md says where from and what is taken from them. No engine runs: the
-engines are the simulated engine's timing model, llama-3.1-8b on H100. What the JSON file has is not run again, so that a
-study that was cut off goes on; --docs puts the table and the plot of it into docs/scaling.md.
+engines are the simulated engine's timing model, llama-3.1-8b on H100. What the JSON file has is not run again, so that
+a study that was cut off goes on; --docs puts the table and the plot of it into docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from reliability.tables import between
 from scaling_study.day import Day
 from scaling_study.report import markdown, plot
-from scaling_study.study import Report, Settings, read, study, write
+from scaling_study.study import Report, Settings, Study, read, write
 from scaling_study.traffic import completions, conversations
 
 _DOCS = Path(__file__).parents[1] / "docs"
@@ -35,13 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--conversations-per-s", type=float, default=7.0, help="mean over the day")
     parser.add_argument("--completions-per-s", type=float, default=30.0, help="mean over the day")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--reach", type=float, default=0.1, help="splits so near the best are run over the whole day")
+    parser.add_argument("--reach", type=float, default=0.05, help="splits so near the best are run for every seed")
     given = parser.parse_args(argv)
     day = Day(given.hours * 3600, given.shape, given.conversations_per_s, given.completions_per_s)
-    settings = Settings(given.gpus, day, given.seeds, short_seconds=day.seconds / 4, reach=given.reach)
+    settings = Settings(given.gpus, day, given.seeds, given.reach)
     report = _begun(given.json, settings)
     traces = {"conversation": conversations(given.conversation), "code": completions(given.code)}
-    study(report, traces, lambda known: write(known, given.json), lambda line: print(line, flush=True))
+    Study(report, traces, lambda known: write(known, given.json), lambda line: print(line, flush=True)).run()
     if given.docs:
         figure = f"scaling-{given.shape}.png"
         plot(report, traces, _DOCS / "figures" / figure)

@@ -1,19 +1,22 @@
-"""The best of all fixed splits: every one tried on a short day, those near the best on the full day.
+"""The best of all fixed splits over the whole day.
 
-Nothing carries over from one hour of a fixed split to another but its queues, so that a shorter day under the same rates
-ranks them nearly as the full one does. A split is left out only where another of as many GPUs is better by proof: a
-decode pool can make no first token come earlier, so no split has more good answers than first tokens in time, and these
-follow from the prefill pool alone.
+Every split of every size, but for two kinds that are left out. By proof: a decode pool can make no first token come
+earlier, so that no split has more good answers than first tokens in time, and these follow from the prefill pool alone.
+By what was seen: with a decode pool of a size that beside another prefill pool kept less than half of what these first
+tokens allow, the requests pile up whatever prefill does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 
 from scaling_study.rates import Rates
 from scaling_study.traffic import SLOS, Arrival
+
+_LIKELY = 0.6  # Of the GPUs in prefill; decides the order alone.
+_WORTH_KNOWING = 0.7  # Of the best split's good answers a GPU; a split that can't have so many is not looked for.
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -30,9 +33,10 @@ class Fixed:
         return f"static {self.prefill}+{self.decode}"
 
 
-def splits(gpus: int) -> list[Fixed]:
-    """Every one with at least one worker a pool."""
-    return [Fixed(prefill, total - prefill) for total in range(2, gpus + 1) for prefill in range(1, total)]
+def parse(name: str) -> Fixed:
+    """The other way round than ``Fixed.name``."""
+    prefill, decode = name.removeprefix("static ").split("+")
+    return Fixed(int(prefill), int(decode))
 
 
 def first_in_time(arrivals: Sequence[Arrival], prefill: int, rates: Rates) -> int:
@@ -47,22 +51,27 @@ def first_in_time(arrivals: Sequence[Arrival], prefill: int, rates: Rates) -> in
     return in_time
 
 
-def search(
-    gpus: int, bounds: dict[int, float], reach: float, good: Callable[[Fixed], float]
-) -> Iterator[tuple[Fixed, float]]:
-    """Each split and its share of good answers, ``good(split)``, without those that another of the same size beats by
-    proof, and by more than ``reach``. ``bounds[prefill]`` is the share of first tokens in time."""
-    for total in range(2, gpus + 1):
+def search(gpus: int, in_time: Mapping[int, float], good: Callable[[Fixed], float]) -> Iterator[tuple[Fixed, float]]:
+    """Each split that may be the best of its size, and its share of good answers, ``good(split)``. ``in_time[prefill]``
+    is the share of first tokens in time."""
+    most_per_gpu, too_few = 0.0, 0
+    for total in range(gpus, 1, -1):
         best = 0.0
         # First those that are likely to be good, so that the others need not be tried.
-        for split in sorted(
-            (one for one in splits(gpus) if one.total == total), key=lambda one: abs(one.prefill / total - 0.6)
-        ):
-            if best and bounds[split.prefill] * (1 + reach) < best:
+        for split in sorted(_of_size(total), key=lambda one: abs(one.prefill / total - _LIKELY)):
+            most = in_time[split.prefill]
+            if split.decode <= too_few or most <= best or most / total < most_per_gpu * _WORTH_KNOWING:
                 continue
             share = good(split)
-            best = max(best, share)
             yield split, share
+            best = max(best, share)
+            most_per_gpu = max(most_per_gpu, share / total)
+            if share < most / 2:
+                too_few = max(too_few, split.decode)
+
+
+def _of_size(total: int) -> list[Fixed]:
+    return [Fixed(prefill, total - prefill) for prefill in range(1, total)]
 
 
 def within_reach(found: dict[Fixed, float], reach: float) -> list[Fixed]:
