@@ -21,7 +21,7 @@ def markdown(report: Report) -> str:
     best = [report.best_fixed(seed) for seed in seeds]
     rows = [(_names(best), best), *((one.name, report.named(one.name)) for one in scalers(report.settings.gpus))]
     rows = [(name, sorted(results, key=lambda one: one.seed)) for name, results in rows]
-    heads = "policy", "GPU-hours", "within the SLO", "first token late", "too slow", "good a GPU-hour", "to the best split"
+    heads = "policy", "GPU-hours", "within the SLO", "first token late", "too slow", "good a GPU-hour", "to best split"
     lines = [
         f"| {' | '.join(heads)} |",
         "|---|---:|---:|---:|---:|---:|---:|",

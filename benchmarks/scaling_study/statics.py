@@ -1,22 +1,28 @@
-"""The best of all fixed splits over the whole day.
+"""The best of all fixed splits over the whole day: those that may be the best are run, most promising first.
 
-Every split of every size, but for two kinds that are left out. By proof: a decode pool can make no first token come
-earlier, so that no split has more good answers than first tokens in time, and these follow from the prefill pool alone.
-By what was seen: with a decode pool of a size that beside another prefill pool kept less than half of what these first
-tokens allow, the requests pile up whatever prefill does.
+A split is left out by proof: a decode pool can make no first token come earlier, so that no split has more good
+answers than first tokens in time, and these follow from the prefill pool alone. And by what was seen: answers that a
+decode pool of some size was too slow for are no fewer beside more prefill workers, which only send it requests sooner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 
 from scaling_study.rates import Rates
 from scaling_study.traffic import SLOS, Arrival
 
-_LIKELY = 0.6  # Of the GPUs in prefill; decides the order alone.
-_WORTH_KNOWING = 0.7  # Of the best split's good answers a GPU; a split that can't have so many is not looked for.
+_TOLERANCE = 0.02  # Of all requests: by so much more may be on pace beside more prefill workers after all.
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Shares of a split's requests: good ones, and those whose answer was not too slow."""
+
+    good: float
+    on_pace: float
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,27 +57,19 @@ def first_in_time(arrivals: Sequence[Arrival], prefill: int, rates: Rates) -> in
     return in_time
 
 
-def search(gpus: int, in_time: Mapping[int, float], good: Callable[[Fixed], float]) -> Iterator[tuple[Fixed, float]]:
-    """Each split that may be the best of its size, and its share of good answers, ``good(split)``. ``in_time[prefill]``
-    is the share of first tokens in time."""
-    most_per_gpu, too_few = 0.0, 0
-    for total in range(gpus, 1, -1):
-        best = 0.0
-        # First those that are likely to be good, so that the others need not be tried.
-        for split in sorted(_of_size(total), key=lambda one: abs(one.prefill / total - _LIKELY)):
-            most = in_time[split.prefill]
-            if split.decode <= too_few or most <= best or most / total < most_per_gpu * _WORTH_KNOWING:
-                continue
-            share = good(split)
-            yield split, share
-            best = max(best, share)
-            most_per_gpu = max(most_per_gpu, share / total)
-            if share < most / 2:
-                too_few = max(too_few, split.decode)
-
-
-def _of_size(total: int) -> list[Fixed]:
-    return [Fixed(prefill, total - prefill) for prefill in range(1, total)]
+def search(gpus: int, in_time: Mapping[int, float], reach: float, seen: Callable[[Fixed], Seen]) -> list[Fixed]:
+    """Tries each split that may come within ``reach`` of the best by good answers a GPU, and says which these were.
+    ``in_time[prefill]`` is the share of first tokens in time."""
+    most_per_gpu = 0.0
+    tried: dict[Fixed, Seen] = {}
+    splits = [Fixed(prefill, total - prefill) for total in range(2, gpus + 1) for prefill in range(1, total)]
+    for split in sorted(splits, key=lambda one: in_time[one.prefill] / one.total, reverse=True):
+        paces = [it.on_pace for one, it in tried.items() if one.decode == split.decode and one < split]
+        most = min([in_time[split.prefill], *(pace + _TOLERANCE for pace in paces)])
+        if most / split.total >= most_per_gpu * (1 - reach):
+            tried[split] = seen(split)
+            most_per_gpu = max(most_per_gpu, tried[split].good / split.total)
+    return list(tried)
 
 
 def within_reach(found: dict[Fixed, float], reach: float) -> list[Fixed]:

@@ -12,7 +12,7 @@ from scaling_study.day import Day, Traces
 from scaling_study.rates import Rates
 from scaling_study.runs import Result, Sample, run, timing
 from scaling_study.scalers import Candidate, fixed, scalers
-from scaling_study.statics import Fixed, first_in_time, parse, search, within_reach
+from scaling_study.statics import Fixed, Seen, first_in_time, parse, search, within_reach
 from scaling_study.traffic import Arrival
 
 
@@ -81,10 +81,12 @@ class Study:
         gpus, arrivals, rates = self._report.settings.gpus, day.arrivals(self._traces), Rates(timing())
         in_time = {count: first_in_time(arrivals, count, rates) / len(arrivals) for count in range(1, gpus)}
         self._say("first tokens in time: " + ", ".join(f"{count}: {share:.1%}" for count, share in in_time.items()))
-        tried = list(
-            search(gpus, in_time, lambda one: self._known(fixed(one.prefill, one.decode), day, arrivals).attainment)
-        )
-        self._say(f"{len(tried)} splits tried, {gpus * (gpus - 1) // 2 - len(tried)} left out")
+        tried = search(gpus, in_time, self._report.settings.reach, lambda split: self._seen(split, day, arrivals))
+        self._say(f"{len(tried)} of {gpus * (gpus - 1) // 2} splits tried, the others can't be the best")
+
+    def _seen(self, split: Fixed, day: Day, arrivals: Sequence[Arrival]) -> Seen:
+        result = self._known(fixed(split.prefill, split.decode), day, arrivals)
+        return Seen(result.attainment, on_pace=1 - result.slow)
 
     def _known(self, candidate: Candidate, day: Day, arrivals: Sequence[Arrival]) -> Result:
         known = self._report.of(candidate.name, day.seed)

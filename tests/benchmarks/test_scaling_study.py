@@ -10,7 +10,7 @@ from scaling_study.rates import Rates
 from scaling_study.report import markdown
 from scaling_study.runs import Result, run, timing
 from scaling_study.scalers import Candidate, fixed, scalers
-from scaling_study.statics import Fixed, best_of_each_size, first_in_time, search, within_reach
+from scaling_study.statics import Fixed, Seen, best_of_each_size, first_in_time, search, within_reach
 from scaling_study.study import Report, Settings, read, write
 from scaling_study.traffic import Arrival, Lengths, completions, conversations
 
@@ -75,22 +75,26 @@ def test_a_day_has_the_mean_rate_that_was_asked_for(shape: str) -> None:
     assert sum(one.lengths.kind == "conversation" for one in arrivals) == pytest.approx(7200, rel=0.1)
 
 
-def test_every_split_of_every_size_is_tried_where_nothing_rules_it_out() -> None:
-    tried = [split for split, _ in search(4, dict.fromkeys(range(1, 4), 1.0), lambda split: 0.8 * split.total / 4)]
-    assert sorted(tried) == [Fixed(1, 1), Fixed(1, 2), Fixed(1, 3), Fixed(2, 1), Fixed(2, 2), Fixed(3, 1)]
+def test_every_split_is_tried_that_may_be_the_best() -> None:
+    in_time = {1: 0.3, 2: 0.9, 3: 0.95}
+    tried = search(4, in_time, 0.0, lambda one: Seen(min(in_time[one.prefill], 0.45 * one.decode), 1.0))
+    assert Fixed(2, 2) in tried
+    for prefill in range(1, 4):
+        for decode in range(1, 5 - prefill):
+            split = Fixed(prefill, decode)
+            assert split in tried or in_time[prefill] / split.total <= 0.9 / 4
 
 
-def test_a_split_is_left_out_where_another_of_its_size_has_more_than_its_first_tokens_in_time() -> None:
-    found = dict(search(4, {1: 0.3, 2: 0.9, 3: 0.95}, lambda one: {1: 0.2, 2: 0.8, 3: 0.5}[one.prefill]))
-    assert Fixed(1, 3) not in found  # 0.3 at most, where 2+2 has 0.8.
-    assert Fixed(3, 1) in found
-    assert best_of_each_size(found)[-1] == Fixed(2, 2)
-    assert within_reach(found, 0.3) == [Fixed(2, 1), Fixed(2, 2)]
+def test_a_decode_pool_that_was_too_slow_is_not_tried_beside_more_prefill_workers() -> None:
+    in_time = dict.fromkeys(range(1, 6), 1.0)
+    tried = search(6, in_time, 0.0, lambda one: Seen(0.9, 1.0) if one.decode > 1 else Seen(0.1, 0.1))
+    assert [split for split in tried if split.decode == 1] == [Fixed(1, 1)]
 
 
-def test_a_decode_pool_that_was_far_too_small_is_not_tried_again() -> None:
-    tried = [split for split, _ in search(6, dict.fromkeys(range(1, 6), 1.0), lambda one: 0.9 * (one.decode > 1))]
-    assert [split for split in tried if split.decode == 1] == [Fixed(5, 1)]
+def test_those_near_the_best_and_the_best_of_each_size_are_found_among_all() -> None:
+    found = {Fixed(1, 1): 0.2, Fixed(2, 1): 0.75, Fixed(2, 2): 0.9, Fixed(3, 1): 0.6}
+    assert within_reach(found, 0.15) == [Fixed(2, 1), Fixed(2, 2)]
+    assert best_of_each_size(found) == [Fixed(1, 1), Fixed(2, 1), Fixed(2, 2)]
 
 
 def test_first_tokens_in_time_are_those_of_the_simulation() -> None:
