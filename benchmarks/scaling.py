@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reliability.tables import between
-from scaling_study.day import Day
+from scaling_study.day import Day, Traces
 from scaling_study.report import markdown, plot
 from scaling_study.study import Report, Settings, Study, read, write
 from scaling_study.traffic import completions, conversations
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     day = Day(given.hours * 3600, given.shape, given.conversations_per_s, given.completions_per_s)
     settings = Settings(given.gpus, day, given.seeds, given.reach)
     report = _begun(given.json, settings)
-    traces = {"conversation": conversations(given.conversation), "code": completions(given.code)}
+    traces: Traces = {"conversation": conversations(given.conversation), "code": completions(given.code)}
     Study(report, traces, lambda known: write(known, given.json), lambda line: print(line, flush=True)).run()
     if given.docs:
         figure = f"scaling-{given.shape}.png"
