@@ -51,7 +51,7 @@ from segue.cli.scaling_options import GpuBudget, ScalingChoice, ScalingOption, S
 from segue.cli.workers import Pool
 
 # On Ray's head node, where nobody looks for free ports.
-RAY_HTTP_PORT, RAY_GRPC_PORT, RAY_POOLS_PORT = 8000, 9000, 9600
+RAY_HTTP_PORT, RAY_GRPC_PORT, RAY_WORKER_PORT, RAY_POOLS_PORT = 8000, 9000, 9100, 9600
 
 Log = Annotated[Path | None, typer.Option("--log-dir", help="Where the log files go. Default: a new one.")]
 Startup = Annotated[float, typer.Option("--startup-timeout", min=1, help="Seconds until every engine must be ready.")]
@@ -71,6 +71,7 @@ def up(
     pools_port: Annotated[
         int, typer.Option(help="Where segue scale reaches the pools, on this machine only; 0 chooses a free one.")
     ] = 0,
+    worker_port: Annotated[int, typer.Option(help="With Ray: where workers reach the router.")] = RAY_WORKER_PORT,
     device: Annotated[DeviceChoice, typer.Option(help="auto: GPUs if there are any.")] = DeviceChoice.auto,
     engine: Annotated[EngineKind, typer.Option(help="As for the workers.")] = EngineKind.auto,
     engine_arg: EngineArg = [],  # noqa: B006 - typer copies it
@@ -187,6 +188,7 @@ def up(
                 drain_timeout_s=drain_timeout,
                 port=port or RAY_HTTP_PORT,
                 grpc_port=grpc_port or RAY_GRPC_PORT,
+                worker_port=worker_port,
                 pools_port=pools_port or RAY_POOLS_PORT,
                 scaling=scaler,
                 ca=ca_of(certs, insecure=insecure),
