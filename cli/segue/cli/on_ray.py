@@ -83,8 +83,15 @@ def _connect(address: str) -> None:
 
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="warning")
-    except ConnectionError as error:
-        raise SettingsError(f"no Ray cluster at {address!r}: {error}; start one with ray start --head") from None
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        raise SettingsError(
+            f"no Ray cluster lets us in at {address!r}: {_first_line(error)}; start one with ray start --head or, if "
+            "it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to it"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def gpus_each(prefill: Iterable[str], decode: Iterable[str]) -> dict[str, int]:
