@@ -129,6 +129,8 @@ class Manager:
         self._watching.cancel()
         await self._router.stop.remote(self._cluster.drain_timeout_s)
         ray.kill(self._router, no_restart=True)
+        if self._mesh is not None:
+            self._mesh.close()
         return None if self._addresses is None else self._addresses.result()
 
 

@@ -49,6 +49,10 @@ class Mesh:
         for end, text in ((".crt", ca.cert), (".key", ca.key)):
             (self._folder / f"{CA_NAME}{end}").write_text(text)
 
+    def close(self) -> None:
+        """Remove what it has on disk; it signs nothing afterwards."""
+        self._kept.cleanup()
+
     def of_router(self, host: str) -> dict[str, str]:
         """The router's files by name, for clients who reach it at ``host``."""
         hosts = tuple(dict.fromkeys((host, socket.gethostname(), "localhost", "127.0.0.1")))

@@ -62,7 +62,8 @@ class ProcessActor:
         self._host = ray.util.get_node_ip_address()
         started = threading.Event()
         # The kernel kills a child when the thread that started it ends: this one lasts as long as the child.
-        threading.Thread(target=self._run, args=(spec, started), name=f"keep {spec.name}", daemon=True).start()
+        self._keeper = threading.Thread(target=self._run, args=(spec, started), name=f"keep {spec.name}", daemon=True)
+        self._keeper.start()
         started.wait()
         self._place = Place(self._host, node_id, self._process.pid)
 
@@ -75,10 +76,11 @@ class ProcessActor:
         self._place = replace(self._place, stopping=True)
         self._process.send_signal(signal.SIGTERM)
         try:
-            return self._process.wait(grace_s)
+            self._process.wait(grace_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            return self._process.wait()
+        self._keeper.join()  # It removes the process's files, before Ray ends the actor.
+        return self._process.wait()
 
     def _run(self, spec: ActorSpec, started: threading.Event) -> None:
         environment = {**os.environ, **spec.environment}
