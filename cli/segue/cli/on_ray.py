@@ -85,13 +85,15 @@ def _connect(address: str) -> None:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="warning")
     except (ConnectionError, ray.exceptions.RayError) as error:
         raise SettingsError(
-            f"no Ray cluster lets us in at {address!r}: {_first_line(error)}; start one with ray start --head or, if "
+            f"no Ray cluster lets us in at {address!r}: {_in_short(error)}; start one with ray start --head or, if "
             "it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to it"
         ) from None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _in_short(error: Exception) -> str:
+    """Without the traceback that Ray Client puts between the first line and the last."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(dict.fromkeys((lines[0].strip(), lines[-1].strip())))
 
 
 def gpus_each(prefill: Iterable[str], decode: Iterable[str]) -> dict[str, int]:
