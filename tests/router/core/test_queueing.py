@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from segue.router.queueing.arrivals import ArrivalMeter
 from segue.router.queueing.fair_share import FairShare
 from segue.router.queueing.queue import OTHERS_TURN, AdmissionQueue
-from segue.router.queueing.slo import BATCH, CHAT, DOCUMENTS
+from segue.router.queueing.slo import BATCH, CHAT, DOCUMENTS, SloClass
 from segue.router.queueing.waiting import QueueBounds, Room, Rooms
 from tests.router.core.queued import OPEN, drain, waiting
 
@@ -171,3 +171,20 @@ def test_cancelled_requests_leave_nothing_behind() -> None:
     kept = sum(len(heap) for heap in queue._in_time._lines.values()) + len(queue._in_time_ends)
     assert kept < 300
     assert drain(queue) == ["stays"]
+
+
+@pytest.mark.parametrize("slo_class", [CHAT, BATCH])
+@pytest.mark.parametrize("now_s", [0.0, 100.0])
+@pytest.mark.parametrize("rooms", [OPEN, Rooms(SHORT, NONE), Rooms(NONE, NONE)])
+def test_who_comes_to_an_empty_queue_passes_it_just_where_it_would_be_next(
+    slo_class: SloClass, now_s: float, rooms: Rooms
+) -> None:
+    passed, offered, newcomer = AdmissionQueue(), AdmissionQueue(), waiting("new", slo_class)
+    offered.offer(newcomer)
+    assert passed.passes(newcomer, now_s, rooms) == (offered.next(now_s, rooms) is not None)
+
+
+def test_who_comes_behind_others_does_not_pass_them() -> None:
+    queue = AdmissionQueue()
+    queue.offer(waiting("first", long=True))
+    assert not queue.passes(waiting("second"), 0.0, OPEN)

@@ -79,7 +79,7 @@ class Dispatcher:
         self._idle.clear()
         self.around.observer.on_accepted(request.slo_class, demand.prompt_tokens)
         request.start_timer()
-        self.waiting.enter(request, fleet)
+        self.waiting.enter(request, demand, fleet)
         return request
 
     def _check_open(self) -> None:

@@ -26,7 +26,7 @@ from segue.router.queueing.queue import AdmissionQueue
 from segue.router.queueing.room import LongWork, rooms
 from segue.router.queueing.slo import SloClass
 from segue.router.queueing.terms import MAX_PRIORITY
-from segue.router.queueing.waiting import NOTHING_AHEAD, Ahead, Waiting
+from segue.router.queueing.waiting import NOTHING_AHEAD, Ahead, Rooms, Waiting
 from segue.router.service import Generation
 from segue.router.workers.fleet import FleetSnapshot
 from segue.router.workers.links import WorkerLinks
@@ -104,16 +104,20 @@ class WaitingRoom:
         self._let_past[alike] = until_s, more - 1
 
     def _require_room(self, demand: Demand, slo_class: SloClass, fleet: FleetSnapshot, now_s: float) -> None:
-        ahead = self._ahead(slo_class, now_s + target_s(slo_class, prefill_s(fleet, demand.prompt_tokens)), now_s)
+        ahead = self._ahead(slo_class, demand, fleet, now_s)
         if (refusal := self._admission.refusal(fleet, demand, slo_class, ahead)) is not None:
             raise Overloaded(refusal.reason, retry_after_s=refusal.retry_after_s)
         if (full := self._queue.full(slo_class.name, demand.tenant, demand.prompt_tokens)) is not None:
             raise Overloaded(f"the queue is full: {full}; try again in a second", retry_after_s=_RETRY_S)
 
-    def enter(self, request: Request, fleet: FleetSnapshot) -> None:
+    def enter(self, request: Request, demand: Demand, fleet: FleetSnapshot) -> None:
         """Wait for a turn; perhaps it is now."""
+        waiting = self._waiting(request, demand, fleet)
+        if self._queue.passes(waiting, time.monotonic(), self._rooms(fleet)):
+            self._turn(request, waiting, fleet)
+            return
         self._requests[request.request_id] = request
-        self._queue.offer(self._waiting(request, fleet))
+        self._queue.offer(waiting)
         self._let_in(fleet)
 
     def leave(self, request_id: str) -> None:
@@ -138,18 +142,18 @@ class WaitingRoom:
         interactive = self._admission.classes.find(generation.slo_class).interactive
         return generation.priority if interactive else generation.priority + 2 * MAX_PRIORITY
 
-    def _ahead(self, slo_class: SloClass, due_s: float, now_s: float) -> Ahead:
+    def _ahead(self, slo_class: SloClass, demand: Demand, fleet: FleetSnapshot, now_s: float) -> Ahead:
         rate, tokens = self._arrivals.passing(slo_class, self._admission.classes, now_s)
         if not len(self._queue):
             return Ahead(passing_per_s=rate, passing_tokens=tokens) if rate else NOTHING_AHEAD
+        due_s = now_s + target_s(slo_class, prefill_s(fleet, demand.prompt_tokens))
         return replace(self._queue.ahead(slo_class, due_s), passing_per_s=rate, passing_tokens=tokens)
 
     def _class_of(self, demand: Demand) -> SloClass:
         return self._admission.classes.find(demand.slo_class)
 
-    def _waiting(self, request: Request, fleet: FleetSnapshot) -> Waiting:
-        generation, demand = request.generation, request.generation.demand()
-        slo_class = self._class_of(demand)
+    def _waiting(self, request: Request, demand: Demand, fleet: FleetSnapshot) -> Waiting:
+        generation, slo_class = request.generation, self._class_of(demand)
         decode = usable(fleet.ready(ROLE_DECODE))
         asked = (blocks_asked(one, demand.prompt_tokens, demand.output_tokens) for one in decode)
         own_s = prefill_s(fleet, demand.prompt_tokens)
@@ -178,17 +182,22 @@ class WaitingRoom:
         while self._queue:
             fleet = fleet or self._links.snapshot()
             now_s = time.monotonic()
-            long = LongWork(len(self._long), sum(self._long.values()), *self._arrivals.rate(_SHORT, now_s))
-            waiting = self._queue.next(now_s, rooms(fleet, long))
+            waiting = self._queue.next(now_s, self._rooms(fleet))
             if waiting is None:
                 self._desert(fleet, now_s)
                 break
-            request = self._requests.pop(waiting.request_id)
-            if waiting.long:
-                self._long |= {request.run_id(index): waiting.prompt_tokens for index in range(waiting.n)}
-            self._start(request, fleet)
+            self._turn(self._requests.pop(waiting.request_id), waiting, fleet)
             fleet = None
         self._look_later()
+
+    def _turn(self, request: Request, waiting: Waiting, fleet: FleetSnapshot) -> None:
+        if waiting.long:
+            self._long |= {request.run_id(index): waiting.prompt_tokens for index in range(waiting.n)}
+        self._start(request, fleet)
+
+    def _rooms(self, fleet: FleetSnapshot) -> Rooms:
+        rate, tokens = self._arrivals.rate(_SHORT, fleet.now_s)
+        return rooms(fleet, LongWork(len(self._long), sum(self._long.values()), rate, tokens))
 
     def _desert(self, fleet: FleetSnapshot, now_s: float) -> None:
         """End those who wait for a pool that has had no worker for too long."""

@@ -197,11 +197,11 @@ class _Edge:
         await answer.done
         with suppress(ConnectionError):  # the client went away at the very end
             if writer.unsent_bytes < _WITHOUT_WAIT_BYTES:
-                await response.write_eof()
+                await response.write_eof(answer.rest)
                 return response
             try:
                 async with asyncio.timeout(self._limits.drain_timeout_s):
-                    await response.write_eof()
+                    await response.write_eof(answer.rest)
             except TimeoutError:
                 writer.abort("the client doesn't read the end of its stream")
         return response

@@ -25,7 +25,8 @@ class StreamAnswer(Answer):
 
     ``begun`` resolves with the first event, or with ``error`` set where that came before it and may
     still become the response's status. From ``attach`` on every event goes straight to the given writer,
-    without a task switch; ``done`` resolves when there is nothing more to write.
+    without a task switch, but the last ones: ``done`` resolves with them in ``rest``, to go out in one write with the
+    end of the body.
     """
 
     def __init__(self, shape: Shape, codec: TextCodec) -> None:
@@ -34,6 +35,7 @@ class StreamAnswer(Answer):
         self.begun: asyncio.Future[None] = loop.create_future()
         self.done: asyncio.Future[None] = loop.create_future()
         self._chunks: sse.ChunkEncoder | None = None
+        self.rest = b""
         self._waiting: list[bytes] = []
         self._write: Callable[[bytes], None] = self._hold
         self._writer: EventWriter | None = None
@@ -74,8 +76,9 @@ class StreamAnswer(Answer):
                 include_usage=self.shape.include_usage,
             )
         if last:
-            data = self._last_events(chunks, deltas)
-        elif len(deltas) == 1:
+            self.rest = self._last_events(chunks, deltas)
+            return
+        if len(deltas) == 1:
             data = chunks.delta(*deltas[0])
         else:
             data = b"".join([chunks.delta(index, delta) for index, delta in deltas])

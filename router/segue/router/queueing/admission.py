@@ -20,14 +20,18 @@ nobody would ever answer it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from segue.proto.worker_pb2 import Load, Role
+from segue.proto.worker_pb2 import ROLE_DECODE, ROLE_PREFILL, Load
 from segue.router.planning.departures import wait_s
 from segue.router.planning.prediction import (
     FIRST_PREFILL,
     blocks_asked,
+    blocks_taken,
+    decode_requests,
     free_blocks,
     free_places,
     prefill_line,
@@ -71,8 +75,7 @@ class Refusal:
     retry_after_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """The predicted wait of one more request, and for what."""
 
     seconds: float
@@ -95,6 +98,8 @@ class Admission:
     ) -> Refusal | None:
         """None: take it."""
         wait = predicted_wait(fleet, demand, ahead)
+        if not wait.seconds:  # Whatever the limit is, which takes a look at all workers.
+            return None
         limit_s, bound = self._limit(fleet, demand, slo_class)
         if wait.seconds <= limit_s:
             return None
@@ -124,21 +129,19 @@ def target_s(slo_class: SloClass, own_s: float) -> float:
 
 def prefill_s(fleet: FleetSnapshot, prompt_tokens: int) -> float:
     """How long the fastest worker would take for a prompt, with nothing else to do."""
-    workers = usable(fleet.ready(Role.ROLE_PREFILL))
+    workers = usable(fleet.ready(ROLE_PREFILL))
     return min((prefill_line(worker)(prompt_tokens) for worker in workers), default=FIRST_PREFILL(prompt_tokens))
 
 
 def predicted_wait(fleet: FleetSnapshot, demand: Demand, ahead: Ahead = NOTHING_AHEAD) -> Wait:
     """How long this request would be held up by others. 0 where a pool is empty: whoever plans says so better."""
-    prefill, decode = (believed(usable(fleet.ready(role))) for role in (Role.ROLE_PREFILL, Role.ROLE_DECODE))
-    return max(
-        (
-            Wait(_prefill_wait_s(prefill, ahead, fleet.now_s), "prefill"),
-            Wait(_places_wait_s(decode, demand, ahead, fleet.now_s), "a place in decode"),
-            Wait(_blocks_wait_s(decode, demand, ahead, fleet.now_s), "KV cache blocks in decode"),
-        ),
-        key=lambda wait: wait.seconds,
-    )
+    prefill, decode = believed(usable(fleet.ready(ROLE_PREFILL))), believed(usable(fleet.ready(ROLE_DECODE)))
+    wait = Wait(_prefill_wait_s(prefill, ahead, fleet.now_s), "prefill")
+    if not decode or _takes_anything(decode, ahead):
+        return wait
+    places = Wait(_places_wait_s(decode, demand, ahead, fleet.now_s), "a place in decode")
+    blocks = Wait(_blocks_wait_s(decode, demand, ahead, fleet.now_s), "KV cache blocks in decode")
+    return max((wait, places, blocks), key=lambda one: one.seconds)
 
 
 def usable(ready: Sequence[WorkerView]) -> Sequence[WorkerView]:
@@ -181,9 +184,10 @@ def _prefill_wait_s(prefill: Sequence[WorkerView], ahead: Ahead, now_s: float) -
 
 
 def _places_wait_s(decode: Sequence[WorkerView], demand: Demand, ahead: Ahead, now_s: float) -> float:
-    if not decode or _takes_anything(decode, ahead):
+    wanted = ahead.requests + demand.n
+    if sum(_places_now(worker) for worker in decode) >= wanted:  # Nobody has to leave first.
         return 0.0
-    return wait_s((free_places(worker, now_s) for worker in decode), ahead.requests + demand.n)
+    return wait_s((free_places(worker, now_s) for worker in decode), wanted)
 
 
 def _takes_anything(decode: Sequence[WorkerView], ahead: Ahead) -> bool:
@@ -192,10 +196,23 @@ def _takes_anything(decode: Sequence[WorkerView], ahead: Ahead) -> bool:
 
 
 def _blocks_wait_s(decode: Sequence[WorkerView], demand: Demand, ahead: Ahead, now_s: float) -> float:
-    if not decode or _takes_anything(decode, ahead):
-        return 0.0
     asked = min(blocks_asked(worker, demand.prompt_tokens, demand.output_tokens) for worker in decode)
-    return wait_s((free_blocks(worker, now_s) for worker in decode), ahead.blocks + demand.n * asked)
+    wanted = ahead.blocks + demand.n * asked
+    if sum(_blocks_now(worker) for worker in decode) >= wanted:
+        return 0.0
+    return wait_s((free_blocks(worker, now_s) for worker in decode), wanted)
+
+
+def _places_now(worker: WorkerView) -> float:
+    """What :func:`free_places` has at once."""
+    capacity = worker.max_running_requests
+    return max(0, capacity - decode_requests(worker)) if capacity else math.inf
+
+
+def _blocks_now(worker: WorkerView) -> float:
+    """What :func:`free_blocks` has at once."""
+    capacity = worker.kv_blocks
+    return max(0.0, capacity - blocks_taken(worker)) if capacity and worker.block_tokens else math.inf
 
 
 def _level(queues: Iterable[tuple[float, float]], work: float) -> float:

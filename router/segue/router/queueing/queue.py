@@ -99,6 +99,16 @@ class AdmissionQueue:
             requests, tokens, blocks = requests + one.n, tokens + one.prompt_tokens, blocks + one.blocks
         return Ahead(requests, tokens, blocks)
 
+    def passes(self, waiting: Waiting, now_s: float, rooms: Rooms) -> bool:
+        """Whether a request that comes now starts now, since nobody waits and there is room. It is as if it had been
+        offered and been next."""
+        interactive = waiting.slo_class.interactive
+        if self._size or not (rooms.interactive if interactive else rooms.batch).takes(waiting):
+            return False
+        if not interactive or waiting.start_by_s < now_s:
+            self._since_other = 0
+        return True
+
     def offer(self, waiting: Waiting) -> None:
         """Wait from now on. The caller has asked :meth:`full`."""
         self._number += 1

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segue.proto.worker_pb2 import Role
+from segue.proto.worker_pb2 import ROLE_DECODE, ROLE_PREFILL
 from segue.router.planning.prediction import (
     blocks_taken,
     decode_requests,
@@ -53,8 +53,8 @@ class LongWork:
 
 def rooms(fleet: FleetSnapshot, long: LongWork) -> Rooms:
     """No room where decode has no worker; whoever looks for one says so better."""
-    decode = believed(usable(fleet.ready(Role.ROLE_DECODE)))
-    prefill = believed(usable(fleet.ready(Role.ROLE_PREFILL)))
+    decode = believed(usable(fleet.ready(ROLE_DECODE)))
+    prefill = believed(usable(fleet.ready(ROLE_PREFILL)))
     may_long = not prefill or long.requests < max(1, len(prefill) - _kept(prefill, long))
     whole, part = (_prefill_room(prefill, long, share, fleet.now_s) for share in (1.0, _BATCH_AHEAD_SHARE))
     return Rooms(

@@ -30,7 +30,7 @@ from segue.router.workers.fleet import FleetSnapshot, WorkerView
 _POOL_EVERY_S = 0.25
 # What no view of a worker shows.
 _UNSEEN = frozenset(
-    {"changed", "heard_at_s", "next_kv_event", "other_routers", "told_backlog", "_frame", "_kind", "_view"}
+    {"changed", "heard_at_s", "next_kv_event", "other_routers", "told_backlog", "_frame", "_kind", "_settled", "_view"}
 )
 
 
@@ -63,6 +63,7 @@ class WorkerLink:
         self._filled = asyncio.Event()
         self._kind: tuple[Status, Kind] | None = None  # With what it was made of, as the next.
         self._view: tuple[tuple[object, ...], tuple[float, ...], WorkerView] | None = None
+        self._settled: tuple[Rates, Rates, Rates] | None = None
 
     def __setattr__(self, name: str, value: object) -> None:
         own = self.__dict__  # Set here, not by way of this method again: some fifty things are for each request.
@@ -205,7 +206,7 @@ class WorkerLink:
             assigned_requests=self.assigned_requests,
             assigned_tokens=self.assigned_tokens,
             spared=spared,
-            rates=settle(self.meter.rates, usual),
+            rates=self._settled_rates(usual),
             assigned_prefill_tokens=self.assigned_prefill_tokens or self.meter.waiting_prefill_tokens,
             busy_since_s=self.meter.busy_since_s,
             ends_s=ends_s,
@@ -214,6 +215,13 @@ class WorkerLink:
             flex=self.register.flex,
             turns=self.register.turns,
         )
+
+    def _settled_rates(self, usual: Rates) -> Rates:
+        """Between two answers a worker's view changes with each request; what it is taken to be like doesn't."""
+        own, known = self.meter.rates, self._settled
+        if known is None or known[0] is not own or known[1] is not usual:
+            known = self._settled = (own, usual, settle(own, usual))
+        return known[2]
 
 
 class WorkerLinks:
