@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.base.errors import SettingsError
-from segue.cluster.pools import Phase, PoolsView, PoolView, PoolWorker, victims
+from segue.cluster.pools import Phase, PoolsView, PoolView, PoolWorker, turner, victims
 from segue.cluster.pools_service import message_of, view_of
 from segue.cluster.run_files import RunFile, announced, running, the_running_one
 
@@ -37,6 +38,14 @@ def test_the_youngest_of_equals_leaves() -> None:
 def test_those_that_could_turn_stay_as_long_as_there_are_others() -> None:
     workers = [PoolWorker(f"w{number}", "running", "core 0", flex=number != 1) for number in range(3)]
     assert victims(workers, 2, {"w1": 9.0, "w2": 1.0}) == ["w1", "w0"]
+
+
+def test_the_least_busy_of_those_that_may_turn_does_and_the_youngest_of_equals() -> None:
+    workers = [PoolWorker(f"w{number}", "running", "core 0", flex=number != 0) for number in range(4)]
+    assert turner(workers, {}) == "w3"
+    assert turner(workers, {"w1": 1.0, "w2": 1.0, "w3": 2.0}) == "w2"
+    assert turner([replace(one, phase="turning") for one in workers], {}) is None
+    assert turner(workers[:1], {}) is None
 
 
 def test_a_view_survives_the_wire() -> None:

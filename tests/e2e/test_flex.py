@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from segue.proto.pools_pb2_grpc import PoolsAsyncStub
 
 TURNS = int(os.environ.get("SEGUE_TURNS", "2"))
+TURNS_WITHIN_S = 2.0
 WORKERS = ("prefill-0", "decode-0", "flex-0")
 PREFILL, DECODE = Role.ROLE_PREFILL, Role.ROLE_DECODE
 PROMPTS = [
@@ -46,14 +47,14 @@ async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_
             SegueClient(cluster.grpc_address) as client,
             find_pools(f"127.0.0.1:{pools_port}").stub() as stub,
         ):
-            streams = Streams(client, PROMPTS, answer_tokens=100)
+            streams, took = Streams(client, PROMPTS, answer_tokens=100), []
             await streams.learn()
             async with streams.flowing():
                 await streams.more(4)
                 for turns, role in enumerate(islice(cycle((PREFILL, DECODE)), TURNS), start=1):
                     if role == PREFILL:
                         await busy(cluster, streams)
-                    await turned(stub, role)
+                    took.append(await turned(stub, role))
                     now = cluster.describe("flex-0").register
                     assert (now.role, now.turns, now.epoch) == (role, turns, loaded)
                     at_once = cluster.describe("flex-0").status.facts.max_running_requests
@@ -64,10 +65,12 @@ async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_
         assert streams.changed == []
         assert_baseline(cluster, within_s=10.0, workers=WORKERS)
         log = (tmp_path / "flex-0.log").read_text()
-    took = re.findall(r'"empty_s": ([\d.]+), "ready_s": ([\d.]+)', log)
-    print(f"{transport}: turns, seconds until empty and until ready: {took}")
+    said = re.findall(r'"empty_s": ([\d.]+), "ready_s": ([\d.]+)', log)
+    print(f"{transport}: turns, seconds until empty and until ready: {said}")
     print(f"{streams.answered} answers, the longest pause within one {streams.longest_gap_s:.3f} s")
-    assert len(took) == TURNS
+    assert [round(one, 3) for one in took] == [float(ready_s) for _, ready_s in said]
+    # By the worker's own clock and under load. The best of them: what else a machine does is no business of a turn.
+    assert min(took) < TURNS_WITHIN_S
 
 
 async def busy(cluster: Cluster, streams: Streams) -> None:
@@ -84,12 +87,13 @@ def used(cluster: Cluster, role: Role) -> int:
     return prompts if role == PREFILL else counters.generated_tokens - prompts
 
 
-async def turned(stub: PoolsAsyncStub, role: Role) -> None:
-    """Have it turn, and wait until its pool has it back at work."""
+async def turned(stub: PoolsAsyncStub, role: Role) -> float:
+    """Have it turn, and wait until its pool has it back at work: the seconds that this took, as the pools tell them."""
     await stub.Turn(TurnWorkerRequest(worker_id="flex-0", role=role))
     async for state in stub.Watch(WatchPoolsRequest()):
         for pool in view_of(state).pools:
             for worker in pool.workers:
                 if worker.worker_id == "flex-0" and worker.phase == "running":
                     assert pool.name == Role.Name(role).removeprefix("ROLE_").lower(), "it was not empty in time"
-                    return
+                    return worker.last_turn_s
+    raise AssertionError("the stream ended")

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from segue.base.errors import SettingsError
 from segue.cli.failures import settings_errors
 from segue.cli.model import model_and_served_name
 from segue.cli.on_ray import Address, RayPoolOption, ca_of, gpus_each, ray_pool, up_on_ray
@@ -115,6 +114,7 @@ def up(
     address: Address = "auto",
     prefill_ray: RayPoolOption = [],  # noqa: B006
     decode_ray: RayPoolOption = [],  # noqa: B006
+    flex_ray: RayPoolOption = [],  # noqa: B006
 ) -> None:
     """Run a cluster on this machine until Ctrl-C: a router, prefill workers and decode workers."""
     from rich.console import Console
@@ -172,9 +172,8 @@ def up(
         )
         prefill_args = as_flags("--engine-arg", prefill_engine_arg)
         decode_args = as_flags("--engine-arg", decode_engine_arg)
+        flex_args = as_flags("--engine-arg", flex_engine_arg)
         if ray:
-            if flex:
-                raise SettingsError("--flex is for one machine; on Ray each worker keeps the role it was started with")
             from segue.cluster.on_ray.settings import RayCluster
 
             on_ray = RayCluster(
@@ -182,6 +181,8 @@ def up(
                 log_dir=str(log_dir or "/tmp/segue-ray"),
                 prefill=ray_pool(prefill, prefill_ray, "--prefill-ray", prefill_args),
                 decode=ray_pool(decode, decode_ray, "--decode-ray", decode_args),
+                flex=ray_pool(flex, flex_ray, "--flex-ray", flex_args) if flex else None,
+                flex_start_as=flex_start_as.value,
                 router_args=router_args,
                 worker_args=worker_args,
                 kv_cache_gib=kv_cache_gib,
@@ -204,7 +205,7 @@ def up(
             host=host,
             prefill=PoolSettings(prefill, prefill_args),
             decode=PoolSettings(decode, decode_args),
-            flex=FlexSettings(flex, flex_start_as.value, as_flags("--engine-arg", flex_engine_arg)),
+            flex=FlexSettings(flex, flex_start_as.value, flex_args),
             certs=certs,
             router_args=router_args,
             router_processes=processes,

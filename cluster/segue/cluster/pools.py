@@ -119,3 +119,14 @@ def victims(workers: Sequence[PoolWorker], count: int, work: Mapping[str, float]
         ),
     )
     return [staying[index].worker_id for index in order[: max(0, count)]]
+
+
+def turner(workers: Sequence[PoolWorker], work: Mapping[str, float]) -> str | None:
+    """Which worker of a pool is to turn to the other one: the flex worker with the least work, which is empty first;
+    the youngest of equals. None: there is none that runs.
+
+    ``work`` is as for :func:`victims`.
+    """
+    flex = [index for index, worker in enumerate(workers) if worker.flex and worker.phase == "running"]
+    chosen = min(flex, key=lambda index: (work.get(workers[index].worker_id, 0.0), -index), default=None)
+    return None if chosen is None else workers[chosen].worker_id

@@ -46,9 +46,9 @@ class ResizablePools(ABC):
     def let_go(self, worker_id: str) -> None:
         """Mark one worker as leaving, and let it drain."""
 
+    @abstractmethod
     def begin_turn(self, worker_id: str, pool: PoolName) -> None:
-        """Have a running flex worker change to the other pool. Where there are no flex workers nobody calls this."""
-        raise NotImplementedError(f"{worker_id} can't turn to {pool}: {self._backend} pools start no flex workers")
+        """Have a running flex worker change to the other pool."""
 
     def view(self) -> PoolsView:
         pools = []

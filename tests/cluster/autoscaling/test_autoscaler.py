@@ -6,8 +6,7 @@ import pytest
 
 from segue.base.errors import Conflict, SettingsError
 from segue.cluster.autoscaling.autoscaler import Autoscaler
-from segue.cluster.autoscaling.fleet_readings import Look
-from segue.cluster.autoscaling.fleet_watch import work_by_worker
+from segue.cluster.autoscaling.fleet_readings import Look, work_by_worker
 from segue.cluster.autoscaling.scaled_pools import ScaledPools
 from segue.cluster.autoscaling.settings import AutoscalerSettings, autoscaler_settings, scaling_figures
 from segue.cluster.autoscaling.with_pools import Mode
@@ -117,6 +116,13 @@ async def test_a_flex_worker_turns_rather_than_that_one_leaves_and_another_loads
         await running.scaled.turn("decode-2", "decode")
 
 
+async def test_of_several_flex_workers_the_least_busy_turns() -> None:
+    running = Running(settings("act", down_window_s=0), FakePools(1, 3, flex=True))
+    busy_ones = [decode("decode-0", running=1), decode("decode-1"), decode("decode-2", running=2)]
+    await running.look(0.0, state(prefill("prefill-0", assigned=4500), *busy_ones))
+    assert running.pools.members["prefill"][-1].worker_id == "decode-1"
+
+
 async def test_whoever_watches_sees_each_decision() -> None:
     running = Running(settings("advise"), FakePools(1, 1))
     views = running.scaled.watch()
@@ -128,6 +134,12 @@ async def test_whoever_watches_sees_each_decision() -> None:
 def test_of_several_routers_work_is_what_all_sent_or_the_worker_says() -> None:
     one, other = state(prefill(assigned_requests=2), decode(running=9)), state(prefill(assigned_requests=3))
     assert work_by_worker([one, other]) == {"p0": 5, "d0": 9}
+
+
+def test_on_prefill_a_long_prompt_is_more_work_than_some_short_ones() -> None:
+    long, short = prefill("long", assigned=9000), prefill("short", assigned=300, assigned_requests=3)
+    work = work_by_worker([state(long, short)])
+    assert work["long"] > work["short"]
 
 
 @pytest.mark.parametrize(

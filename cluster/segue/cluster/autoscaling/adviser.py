@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from segue.cluster.autoscaling.fleet_readings import STALE_AFTER_S, Look, fleet_readings
+from segue.cluster.autoscaling.fleet_readings import STALE_AFTER_S, Look, fleet_readings, work_by_worker
 from segue.cluster.autoscaling.with_pools import Orders, orders, with_pools
 from segue.cluster.pools import POOL_NAMES, PoolsView
 from segue.cluster.scaling.pace import History
@@ -41,13 +41,15 @@ class Adviser:
         stale_after_s: float = STALE_AFTER_S,
     ) -> Advice | None:
         """None where no router has said anything within ``stale_after_s``: then nothing is decided."""
+        looks = [look for look in looks if now_s - look.heard_s <= stale_after_s]
         heard = fleet_readings(looks, now_s, stale_after_s)
         if heard is None:
             return None
         before = self._state or as_if_asked_for(view, now_s)
         decision, after = decide(policy, before, with_pools(heard, view, now_s), now_s)
         self._state, self._if_done = not_done(before, after), after
-        return Advice(decision, orders(decision, view, policy.joint.budget if policy.joint is not None else None))
+        budget = policy.joint.budget if policy.joint is not None else None
+        return Advice(decision, orders(decision, view, budget, work_by_worker(look.state for look in looks)))
 
     def done(self) -> None:
         """What the last look wanted changed has been changed. Until this is said it counts as not done."""

@@ -181,3 +181,18 @@ def _router(look: Look, queue: _Queue, combined: _Combined) -> RouterReading:
         ttft_attainment=rates.ttft_attainment if rates.HasField("ttft_attainment") else 1.0,
         itl_attainment=rates.itl_attainment if rates.HasField("itl_attainment") and not hopeless else 1.0,
     )
+
+
+def work_by_worker(states: Iterable[FleetState]) -> dict[str, float]:
+    """How much each worker has to do, to be compared within a pool: requests, what all routers have sent it or what it
+    says itself, whichever is more; on prefill workers also each token of the prompts that they still have to compute.
+    """
+    sent: dict[str, float] = defaultdict(float)
+    said: dict[str, float] = {}
+    tokens: dict[str, int] = defaultdict(int)
+    for state in states:
+        for worker in state.workers:
+            sent[worker.worker_id] += worker.assigned_requests
+            tokens[worker.worker_id] += worker.assigned_prefill_tokens if worker.role == Role.ROLE_PREFILL else 0
+            said[worker.worker_id] = worker.load.running_requests + worker.load.waiting_requests
+    return {worker_id: max(requests, said[worker_id]) + tokens[worker_id] for worker_id, requests in sent.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import grpc.aio
@@ -13,7 +12,7 @@ from segue.base.identity import ROUTER_DNS
 from segue.base.logging import get_logger
 from segue.base.tls import TlsSource
 from segue.base.tls_grpc import open_aio_channel
-from segue.cluster.autoscaling.fleet_readings import Look
+from segue.cluster.autoscaling.fleet_readings import Look, work_by_worker
 from segue.proto.fleet_pb2 import FleetState, ListFleetRequest, WatchFleetRequest
 from segue.proto.fleet_pb2_grpc import FleetStub
 
@@ -51,7 +50,7 @@ class FleetWatch:
                 tasks.create_task(self._listen(address, request, heard), name=f"fleet of {address}")
 
     async def work(self) -> Mapping[str, float]:
-        """How many requests each worker has, asked for now. Of a router that doesn't answer nothing is known."""
+        """As :func:`work_by_worker`, asked for now. Of a router that doesn't answer nothing is known."""
         states = await asyncio.gather(*(self._ask(address) for address in self._addresses))
         return work_by_worker(state for state in states if state is not None)
 
@@ -82,14 +81,3 @@ class FleetWatch:
         except grpc.aio.AioRpcError as error:
             log.warning("router_not_heard", router=address, why=f"{error.code().name}: {error.details()}")
             return None
-
-
-def work_by_worker(states: Iterable[FleetState]) -> dict[str, float]:
-    """Requests on each worker: what all routers have sent it or what it says itself, whichever is more."""
-    sent: dict[str, float] = defaultdict(float)
-    said: dict[str, float] = {}
-    for state in states:
-        for worker in state.workers:
-            sent[worker.worker_id] += worker.assigned_requests
-            said[worker.worker_id] = worker.load.running_requests + worker.load.waiting_requests
-    return {worker_id: max(requests, said[worker_id]) for worker_id, requests in sent.items()}

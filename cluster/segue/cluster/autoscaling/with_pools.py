@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from segue.cluster.pools import PoolName, PoolsView, PoolView
+from segue.cluster.pools import PoolName, PoolsView, PoolView, turner
 from segue.cluster.scaling.joint import Budget
 from segue.cluster.scaling.policy import Decision, PoolDecision
 from segue.cluster.scaling.readings import Cluster, WorkerReading
 
 Mode = Literal["off", "advise", "act"]
+
+_NO_WORK: Mapping[str, float] = {}
 
 
 def with_pools(cluster: Cluster, view: PoolsView, now_s: float) -> Cluster:
@@ -55,15 +57,18 @@ class Orders:
     held: str = ""
 
 
-def orders(decision: Decision, view: PoolsView, budget: Budget | None) -> Orders:
+def orders(decision: Decision, view: PoolsView, budget: Budget | None, work: Mapping[str, float] = _NO_WORK) -> Orders:
     """What of a decision can be done now.
 
-    A worker that may take either role turns rather than that one leaves and another one loads. What leaves holds its
-    GPUs until it is gone: with a budget no more start than fit beside it.
+    A worker that may take either role turns rather than that one leaves and another one loads: of several the one with
+    the least ``work``, by worker id. What leaves holds its GPUs until it is gone: with a budget no more start than fit
+    beside it.
     """
     changes = [one for one in (decision.prefill, decision.decode) if one.change]
-    if decision.turn_to is not None and (turner := _turner(view, decision.turn_to)) is not None:
-        return Orders(turn=Turn(turner, decision.turn_to))
+    if decision.turn_to is not None:
+        giving = view.of("decode" if decision.turn_to == "prefill" else "prefill")
+        if (chosen := turner(giving.workers, work)) is not None:
+            return Orders(turn=Turn(chosen, decision.turn_to))
     wanted = {one.pool: one.workers for one in changes}
     if budget is None:
         return Orders(wanted)
@@ -78,13 +83,6 @@ def orders(decision: Decision, view: PoolsView, budget: Budget | None) -> Orders
     scale = {one.pool: now[one.pool] for one in changes if now[one.pool] != one.present}
     held = f"{' and '.join(short)} waits for GPUs: {max(0, free)} of {budget.gpus} are free" if short else ""
     return Orders(scale, held=held)
-
-
-def _turner(view: PoolsView, to: PoolName) -> str | None:
-    """Of the pool that gives one up, the youngest that may turn."""
-    source = view.of("decode" if to == "prefill" else "prefill")
-    flex = [worker.worker_id for worker in source.workers if worker.phase == "running" and worker.flex]
-    return flex[-1] if flex else None
 
 
 def _each(budget: Budget, pool: PoolName) -> int:

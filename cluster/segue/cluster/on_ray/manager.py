@@ -61,6 +61,7 @@ class Manager:
         host = ray.util.get_node_ip_address()
         self._ports = RouterPorts(host, cluster.port, cluster.grpc_port, cluster.worker_port)
         self._addresses: asyncio.Future[Addresses] | None = None
+        self._pools: RayPools | None = None
         self._stopping = asyncio.Event()
         context = ray.get_runtime_context()
         if context.was_current_actor_reconstructed:  # Nobody else will call it.
@@ -95,10 +96,7 @@ class Manager:
         watch = FleetWatch([f"{host}:{self._ports.worker}"], self._guard.tls)
         pools = self._pools = RayPools(self._cluster, self._ports, watch.work, mesh)
         pools.adopt()
-        wanted = {"prefill": self._cluster.prefill.workers, "decode": self._cluster.decode.workers}
-        missing = {pool.name: wanted[pool.name] for pool in pools.view().pools if not pool.workers}
-        if missing:
-            await pools.scale(missing)
+        pools.start()
         self._watching = asyncio.ensure_future(pools.watch_actors())
         scaling, insecure = self._cluster.scaling or AutoscalerSettings(), self._cluster.insecure
         async with (
@@ -109,6 +107,11 @@ class Manager:
             http, grpc = f"{host}:{self._ports.http}", f"{host}:{self._ports.grpc}"
             addresses.set_result(Addresses(http, grpc, address, operator, self._guard.token))
             await self._stopping.wait()
+
+    async def pool_of(self, worker_id: str) -> str:
+        """For a flex worker that Ray starts again: what it was. Empty where that isn't known."""
+        pools = self._pools
+        return (pools and pools.pool_of(worker_id)) or ""
 
     def _on_end(self, serving: asyncio.Task[None]) -> None:
         """Whoever waits for the start is told why there is none; later Ray is to start another manager."""
@@ -125,6 +128,7 @@ class Manager:
         asked."""
         self._stopping.set()  # First who scales: what drains now is not to be replaced.
         await self._serving
+        assert self._pools is not None, "stopped before it was started"
         await self._pools.stop_all()
         self._watching.cancel()
         await self._router.stop.remote(self._cluster.drain_timeout_s)

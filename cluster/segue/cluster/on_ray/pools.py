@@ -16,9 +16,18 @@ from segue.base.errors import Conflict
 from segue.base.logging import get_logger
 from segue.cluster.on_ray.mesh import Mesh
 from segue.cluster.on_ray.process_actor import Place, ProcessActor
-from segue.cluster.on_ray.settings import NAMESPACE, RayCluster, RayWorker, RouterPorts, actor_options, worker_spec
+from segue.cluster.on_ray.settings import (
+    FLEX,
+    NAMESPACE,
+    RayCluster,
+    RayWorker,
+    RouterPorts,
+    actor_options,
+    worker_spec,
+)
 from segue.cluster.pools import POOL_NAMES, Phase, PoolName, PoolWorker
 from segue.cluster.resizing import ResizablePools, Work, smallest_not_in
+from segue.cluster.turning import FlexWorker
 
 log = get_logger("pools")
 
@@ -39,13 +48,16 @@ class _Member:
     phase: Phase = "restarting"  # Until it is seen to run for the first time.
     place: Place | None = None
     restarts: int = 0
+    flex: bool = False
+    asked: bool = True  # A flex worker is asked for its role in each life, and after a turn that nobody saw the end of.
+    last_turn_s: float = 0.0
 
 
 class RayPools(ResizablePools):
     """``watch_actors`` must run beside it.
 
     Ray restarts a worker whose process or node is gone, as often as it takes; what can't be placed waits, and is what
-    Ray's autoscaler is told of.
+    Ray's autoscaler is told of. With a ``mesh`` each worker gets a certificate.
     """
 
     def __init__(self, cluster: RayCluster, ports: RouterPorts, work: Work, mesh: Mesh | None = None) -> None:
@@ -53,16 +65,37 @@ class RayPools(ResizablePools):
         self._cluster = cluster
         self._ports = ports
         self._mesh = mesh
+        self._operator = None if mesh is None else mesh.operator()  # With it flex workers are told to turn.
         self._members: dict[str, _Member] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        self._turning: set[asyncio.Task[None]] = set()
 
     def adopt(self) -> None:
         """Take over the workers that are there: those of a manager that was lost."""
         for name in ray.util.list_named_actors():
-            pool, _, number = name.rpartition("-")
-            if pool in POOL_NAMES and number.isdecimal():
+            kind, _, number = name.rpartition("-")
+            flex = kind == FLEX
+            pool = next((one for one in POOL_NAMES if one == kind), self._cluster.flex_start_as if flex else None)
+            if pool is not None and number.isdecimal():
                 group = ray.util.get_placement_group(name)
-                self._members[name] = _Member(pool, int(number), ray.get_actor(name), group)
+                actor = ray.get_actor(name)
+                self._members[name] = _Member(pool, int(number), actor, group, flex=flex, asked=not flex)
+
+    def start(self) -> None:
+        """Start what the cluster begins with and isn't there."""
+        nobody = not self._members
+        for _ in range(self._cluster.flex.workers if self._cluster.flex is not None and nobody else 0):
+            self._add_flex()
+        for pool in self.view().pools:
+            if nobody or not pool.workers:
+                for _ in range(self._cluster.workers_of(pool.name) - pool.desired):
+                    self.add(pool.name)
+        self.tell()
+
+    def pool_of(self, worker_id: str) -> PoolName | None:
+        """Where a worker counts; None: there is none of that name, or a flex worker has not been asked yet."""
+        member = self._members.get(worker_id)
+        return member.pool if member is not None and member.asked else None
 
     async def watch_actors(self) -> None:
         """Look at every worker now and then. Never returns."""
@@ -78,6 +111,8 @@ class RayPools(ResizablePools):
                     self._seen(name, member, place)
                     if place.stopping:  # A manager before this one let it go.
                         self.let_go(name)
+                    elif not member.asked and member.phase == "running":
+                        await self._ask(name, member, place)
             await asyncio.sleep(_LOOK_S)
 
     async def stop_all(self) -> None:
@@ -90,7 +125,20 @@ class RayPools(ResizablePools):
     # What differs from other pools
 
     def workers(self, pool: PoolName) -> list[PoolWorker]:
-        return [_worker(name, member) for name, member in self._members.items() if member.pool == pool]
+        return [self._worker(name, member) for name, member in self._members.items() if member.pool == pool]
+
+    def _worker(self, name: str, member: _Member) -> PoolWorker:
+        place = member.place
+        return PoolWorker(
+            worker_id=name,
+            phase=member.phase,
+            place="waiting for resources" if place is None else f"{place.host} ({place.node_id[:8]})",
+            process="" if place is None or member.phase == "restarting" else f"pid {place.pid}",
+            restarts=member.restarts,
+            flex=member.flex,
+            resources=self._cluster.settings_of(RayWorker(member.pool, member.number, member.flex)).bundle(),
+            last_turn_s=member.last_turn_s,
+        )
 
     def check_room(self, desired: Mapping[PoolName, int]) -> None:
         for name, count in desired.items():
@@ -98,9 +146,15 @@ class RayPools(ResizablePools):
                 raise Conflict(f"{name} is to have {count} workers; {MOST_WORKERS} are the most")
 
     def add(self, pool: PoolName) -> None:
-        settings = self._cluster.pool(pool)
-        taken = {member.number for member in self._members.values() if member.pool == pool}
-        worker = RayWorker(pool, smallest_not_in(taken))
+        taken = {member.number for member in self._members.values() if member.pool == pool and not member.flex}
+        self._start(RayWorker(pool, smallest_not_in(taken)))
+
+    def _add_flex(self) -> None:
+        taken = {member.number for member in self._members.values() if member.flex}
+        self._start(RayWorker(self._cluster.flex_start_as, smallest_not_in(taken), flex=True))
+
+    def _start(self, worker: RayWorker) -> None:
+        settings = self._cluster.settings_of(worker)
         name = worker.name
         group = placement_group(
             [settings.bundle()],
@@ -109,7 +163,8 @@ class RayPools(ResizablePools):
             lifetime="detached",
             bundle_label_selector=[dict(settings.labels)] if settings.labels else None,
         )
-        files = {} if self._mesh is None else self._mesh.of_worker(f"{pool}/{name}")
+        kind = FLEX if worker.flex else worker.pool
+        files = {} if self._mesh is None else self._mesh.of_worker(f"{kind}/{name}")
         actor = (
             ray.remote(ProcessActor)
             .options(
@@ -123,7 +178,40 @@ class RayPools(ResizablePools):
             )
             .remote(worker_spec(self._cluster, self._ports, worker, files))
         )
-        self._members[name] = _Member(pool, worker.number, actor, group)
+        self._members[name] = _Member(worker.pool, worker.number, actor, group, flex=worker.flex)
+
+    def begin_turn(self, worker_id: str, pool: PoolName) -> None:
+        member = self._members[worker_id]
+        assert member.place is not None, "runs nowhere"
+        task = asyncio.ensure_future(self._turn(worker_id, member, member.pool, self._flex(worker_id, member.place)))
+        member.pool, member.phase = pool, "turning"
+        self._turning.add(task)
+        task.add_done_callback(self._turning.discard)
+
+    async def _turn(self, name: str, member: _Member, old: PoolName, worker: FlexWorker) -> None:
+        ready_s = await worker.turn(member.pool, self._cluster.drain_timeout_s)
+        if member.phase != "turning":  # It leaves, or has died; in its next life it is asked.
+            return
+        member.phase = "running"
+        if ready_s is None:
+            # It may yet turn, or have turned unheard.
+            member.pool, member.asked = old, False
+        else:
+            member.last_turn_s = ready_s
+        self.tell()
+
+    async def _ask(self, name: str, member: _Member, place: Place) -> None:
+        """Which role a flex worker has: in a new life, or when this manager is new."""
+        pool = await self._flex(name, place).pool()
+        if pool is None or member.phase != "running":
+            return
+        member.asked = True
+        if pool != member.pool:
+            member.pool = pool
+            self.tell()
+
+    def _flex(self, name: str, place: Place) -> FlexWorker:
+        return FlexWorker(name, f"{place.host}:{place.port}", self._operator)
 
     def let_go(self, worker_id: str) -> None:
         member = self._members[worker_id]
@@ -144,23 +232,22 @@ class RayPools(ResizablePools):
         self.tell()
 
     def _seen(self, name: str, member: _Member, place: Place | None) -> None:
-        if member.phase == "leaving" or (place == member.place and (member.phase == "running") == (place is not None)):
+        if member.phase == "leaving":
             return
+        before = member.phase, member.place
         if place is None:
-            if member.phase == "running":
+            if member.phase != "restarting":
                 log.warning("worker_lost", worker_id=name)
             member.phase = "restarting"
         else:
-            member.restarts += member.place is not None and place != member.place
-            member.phase, member.place = "running", place
-        self.tell()
-
-
-def _worker(name: str, member: _Member) -> PoolWorker:
-    place = member.place
-    where = "waiting for resources" if place is None else f"{place.host} ({place.node_id[:8]})"
-    pid = "" if place is None or member.phase == "restarting" else f"pid {place.pid}"
-    return PoolWorker(name, member.phase, where, pid, member.restarts)
+            new_life = place != member.place
+            member.restarts += new_life and member.place is not None
+            # One that was only not heard for a while may have ended its turn meanwhile.
+            if new_life or member.phase == "restarting":
+                member.phase, member.asked = "running", not member.flex
+            member.place = place
+        if before != (member.phase, member.place):
+            self.tell()
 
 
 async def _answer(reference: Any) -> Any:

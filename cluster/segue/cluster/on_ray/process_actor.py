@@ -18,16 +18,25 @@ from pathlib import Path
 
 from segue.cluster.cert_files import write_private
 from segue.cluster.environment import Machine, share_of, worker_environment
+from segue.cluster.local import free_port
 
 HOST = "{host}"
 PARENT = "{parent}"
 FILES = "{files}"
+PORT = "{port}"
+ROLE = "{role}"
+
+_MANAGER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class ActorSpec:
     """What an actor runs. ``HOST`` in ``argv`` stands for the address of the node it finds itself on, ``PARENT`` for
-    the actor's process, ``FILES`` for a folder of its own in which ``files`` lie, by name: its certificate and key.
+    the actor's process, ``FILES`` for a folder of its own in which ``files`` lie, by name: its certificate and key, and
+    ``PORT`` for a port that is free there, new in each life.
+
+    ``role`` is what a flex worker begins as, ``ROLE`` in ``argv``: in a later life what the manager knows it to be
+    instead. Empty: it has one role.
 
     ``share`` is the number of its core on that node; None leaves cores and GPUs as Ray has set them.
     """
@@ -39,15 +48,18 @@ class ActorSpec:
     share: int | None = None
     kv_cache_gib: float = 1.0
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a process runs now. ``stopping``: it was told to end, perhaps by a manager that is no more."""
+    """Where a process runs now, and the ``PORT`` that it was given. ``stopping``: it was told to end, perhaps by a
+    manager that is no more."""
 
     host: str
     node_id: str
     pid: int
+    port: int = 0
     stopping: bool = False
 
 
@@ -60,12 +72,14 @@ class ProcessActor:
         self._stopping = False
         node_id = ray.get_runtime_context().get_node_id()
         self._host = ray.util.get_node_ip_address()
+        self._port = free_port(self._host)
+        self._role = _present_role(spec)
         started = threading.Event()
         # The kernel kills a child when the thread that started it ends: this one lasts as long as the child.
         self._keeper = threading.Thread(target=self._run, args=(spec, started), name=f"keep {spec.name}", daemon=True)
         self._keeper.start()
         started.wait()
-        self._place = Place(self._host, node_id, self._process.pid)
+        self._place = Place(self._host, node_id, self._process.pid, self._port)
 
     def place(self) -> Place:
         return self._place
@@ -97,7 +111,7 @@ class ProcessActor:
             os._exit(1)
 
     def _run_with(self, files: str, spec: ActorSpec, started: threading.Event, environment: Mapping[str, str]) -> int:
-        words = {HOST: self._host, PARENT: str(os.getpid()), FILES: files}
+        words = {HOST: self._host, PARENT: str(os.getpid()), FILES: files, PORT: str(self._port), ROLE: self._role}
         argv = [_replaced(word, words) for word in spec.argv]
         log_dir = Path(spec.log_dir)
         log_dir.mkdir(parents=True, exist_ok=True)
@@ -105,6 +119,28 @@ class ProcessActor:
             self._process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         started.set()
         return self._process.wait()
+
+
+def _present_role(spec: ActorSpec) -> str:
+    """Which role to begin in. The manager is asked in later lives alone: in the first it may wait for this actor.
+
+    A manager that is being started again, too, doesn't know: then it is the role of the first life.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    # Settings are made of what is above.
+    from segue.cluster.on_ray.settings import MANAGER, NAMESPACE
+
+    if not spec.role or not ray.get_runtime_context().was_current_actor_reconstructed:
+        return spec.role
+    try:
+        manager = ray.get_actor(MANAGER, namespace=NAMESPACE)
+        known: str = ray.get(manager.pool_of.remote(spec.name), timeout=_MANAGER_S)
+    except (ValueError, RayError) as error:
+        sys.stderr.write(f"{spec.name} begins as {spec.role}; the manager doesn't say what it was: {error}\n")
+        return spec.role
+    return known or spec.role
 
 
 def _replaced(word: str, words: Mapping[str, str]) -> str:

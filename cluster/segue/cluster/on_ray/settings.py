@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from segue.base.errors import SettingsError
 from segue.cluster.autoscaling.settings import AutoscalerSettings
 from segue.cluster.cert_files import files_of
-from segue.cluster.on_ray.process_actor import FILES, HOST, PARENT, ActorSpec
+from segue.cluster.on_ray.process_actor import FILES, HOST, PARENT, PORT, ROLE, ActorSpec
 from segue.cluster.pools import POOL_NAMES, PoolName
 
 NAMESPACE = "segue"
 MANAGER = "manager"
 ROUTER = "router"
+FLEX = "flex"
 # The name of a process's own certificate among its actor's files.
 OWN_FILES = "own"
 _SEGUE = (sys.executable, "-m", "segue.cli")
@@ -62,8 +63,29 @@ class RayPool:
 
 
 @dataclass(frozen=True, slots=True)
+class RayWorker:
+    """One worker, by its number in its pool; ``flex`` ones begin there, and are numbered by themselves."""
+
+    pool: PoolName
+    number: int
+    flex: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{FLEX if self.flex else self.pool}-{self.number}"
+
+    @property
+    def share(self) -> int:
+        """Its number among the workers of both pools."""
+        return self.number * len(POOL_NAMES) + POOL_NAMES.index(self.pool)
+
+
+@dataclass(frozen=True, slots=True)
 class RayCluster:
     """Ports are the router's and the manager's, on the head node. ``log_dir`` is a folder on each node.
+
+    ``flex`` workers may turn from one pool to the other, on what Ray has reserved for each at its start; they begin in
+    ``flex_start_as``.
 
     With a ``ca`` every link has TLS, and every process the certificate that the manager signs for it. Without one all
     is in plain text, which is refused where others could reach it unless ``insecure`` says that this is meant.
@@ -73,6 +95,8 @@ class RayCluster:
     log_dir: str
     prefill: RayPool = field(default_factory=RayPool)
     decode: RayPool = field(default_factory=RayPool)
+    flex: RayPool | None = None
+    flex_start_as: PoolName = "decode"
     port: int = 8000
     grpc_port: int = 9000
     worker_port: int = 9100
@@ -89,22 +113,13 @@ class RayCluster:
     def pool(self, name: PoolName) -> RayPool:
         return self.prefill if name == "prefill" else self.decode
 
+    def settings_of(self, worker: RayWorker) -> RayPool:
+        """What a worker is given: a flex one keeps it in either pool."""
+        return self.flex if worker.flex and self.flex is not None else self.pool(worker.pool)
 
-@dataclass(frozen=True, slots=True)
-class RayWorker:
-    """One worker, by its number in its pool."""
-
-    pool: PoolName
-    number: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.pool}-{self.number}"
-
-    @property
-    def share(self) -> int:
-        """Its number among the workers of both pools."""
-        return self.number * len(POOL_NAMES) + POOL_NAMES.index(self.pool)
+    def workers_of(self, name: PoolName) -> int:
+        """How many workers the pool begins with."""
+        return self.pool(name).workers + (self.flex.workers if self.flex and self.flex_start_as == name else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +148,11 @@ def router_spec(cluster: RayCluster, ports: RouterPorts, files: Mapping[str, str
 
 def worker_spec(cluster: RayCluster, ports: RouterPorts, worker: RayWorker, files: Mapping[str, str]) -> ActorSpec:
     """``files`` as of the router."""
-    settings = cluster.pool(worker.pool)
+    settings = cluster.settings_of(worker)
+    command = ("flex-worker", "--start-as", ROLE, "--port", PORT) if worker.flex else (f"{worker.pool}-worker",)
     argv = (
         *_SEGUE,
-        f"{worker.pool}-worker",
+        *command,
         *("--router", f"{ports.host}:{ports.worker}", "--worker-id", worker.name, "--host", HOST),
         *("--kv-cache-gib", f"{cluster.kv_cache_gib:g}"),
         *_common(cluster),
@@ -145,7 +161,8 @@ def worker_spec(cluster: RayCluster, ports: RouterPorts, worker: RayWorker, file
         *settings.extra_args,
     )
     on_cpu = None if settings.num_gpus else worker.share
-    return ActorSpec(worker.name, argv, cluster.environment, cluster.log_dir, on_cpu, cluster.kv_cache_gib, files)
+    spec = ActorSpec(worker.name, argv, cluster.environment, cluster.log_dir, on_cpu, cluster.kv_cache_gib, files)
+    return replace(spec, role=worker.pool) if worker.flex else spec
 
 
 def actor_options(pool: RayPool) -> dict[str, Any]:
