@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import typer.main
 import yaml
+from typer.core import TyperGroup
 
+from segue.cli.main import app
 from segue.operator.spec import parse_spec
 from segue.proto.externalscaler_pb2 import ScaledObjectRef
 from segue.router.scaling.external_scaler import SIGNALS, ExternalScaler
@@ -179,6 +183,16 @@ def test_every_file_is_part_of_an_overlay_that_is_rendered() -> None:
     reached = {path for overlay in OVERLAYS for path in _reached(K8S / "overlays" / overlay)}
     every = {path for path in K8S.rglob("*.yaml") if "operator/segue" not in path.as_posix()}
     assert every - reached == set(), "add it to a kustomization, or an overlay that has it"
+
+
+def test_what_the_page_names_exists() -> None:
+    for folder in set(re.findall(r"\bk8s/(?:overlays|components)/[a-z-]+", PAGE)):
+        assert (K8S.parent / folder / "kustomization.yaml").exists(), folder
+    commands = typer.main.get_command(app)
+    assert isinstance(commands, TyperGroup)
+    for command, rest in re.findall(r"(?:^ *|[`&] ?)segue ([a-z]+)((?: [^`\n]*)?)", PAGE, flags=re.M):
+        known = {flag for parameter in commands.commands[command].params for flag in parameter.opts}
+        assert set(re.findall(r"(?<= )--[a-z-]+", rest)) <= known, command
 
 
 def _reached(folder: Path) -> Iterator[Path]:

@@ -218,6 +218,22 @@ async def test_spec_and_status_are_written_apart(server: Server, api: Api) -> No
     assert after["metadata"]["generation"] == before["metadata"]["generation"]
 
 
+async def test_what_a_status_no_longer_says_is_gone_from_it(server: Server, api: Api) -> None:
+    await _made(server, "told")
+    await _looked(api, "told")
+    pool = await _pool(api, "told-decode")
+    told = {
+        "apiVersion": pool["apiVersion"],
+        "kind": pool["kind"],
+        "metadata": {"name": "told-decode", "namespace": "segue"},
+        "status": {**pool["status"], "recommended": 3, "reason": "mode Joint has said so"},
+    }
+    await api.apply(told, MANAGER, status=True)
+    assert (await _pool(api, "told-decode"))["status"]["recommended"] == 3
+    await _looked(api, "told")
+    assert (await _pool(api, "told-decode"))["status"].keys().isdisjoint({"recommended", "reason"})
+
+
 async def test_who_applies_what_is_kept_apart(server: Server, api: Api) -> None:
     await _made(server, "owned")
     await _looked(api, "owned")
