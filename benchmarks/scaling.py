@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from reliability.tables import between
@@ -56,6 +57,7 @@ def _begun(file: Path, settings: Settings) -> Report:
     if not file.exists():
         return Report(settings)
     known = read(file)
+    known.settings = replace(known.settings, seeds=settings.seeds)  # More can be run, or fewer shown.
     if known.settings != settings:
         sys.exit(f"{file} has a study of {known.settings}, and {settings} was asked for: name another file")
     return known

@@ -17,17 +17,17 @@ _PREFILL, _DECODE = "#c8553d", "#1b7f5c"
 
 def markdown(report: Report) -> str:
     """The scalers beside the best split; then the best split of each size."""
-    seeds = sorted({one.seed for one in report.results})
-    best = [report.best_fixed(seed) for seed in seeds]
+    best = [report.best_fixed(seed) for seed in report.settings.all_seeds]
     rows = [(_names(best), best), *((one.name, report.named(one.name)) for one in scalers(report.settings.gpus))]
-    rows = [(name, sorted(results, key=lambda one: one.seed)) for name, results in rows]
     heads = "policy", "GPU-hours", "within the SLO", "first token late", "too slow", "good a GPU-hour", "to best split"
     lines = [
+        _asked(report),
+        "",
         f"| {' | '.join(heads)} |",
         "|---|---:|---:|---:|---:|---:|---:|",
         *(_row(name, results, best) for name, results in rows),
         "",
-        "The best split of each size:",
+        "The best split of each size that may have the best, first seed:",
         "",
         "| GPUs | split | within the SLO | good answers a GPU-hour |",
         "|---:|---|---:|---:|",
@@ -40,6 +40,14 @@ def markdown(report: Report) -> str:
                 f"{result.good_per_gpu_hour:,.0f} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _asked(report: Report) -> str:
+    day, seeds = report.settings.day, report.settings.seeds
+    return (
+        f"On the mean {day.conversation_mean:g} conversations and {day.code_mean:g} completions a second; means of "
+        f"{seeds} seeds, the least and the most in brackets:"
+    )
 
 
 def _names(best: Sequence[Result]) -> str:

@@ -26,6 +26,10 @@ class Settings:
     seeds: int
     reach: float
 
+    @property
+    def all_seeds(self) -> range:
+        return range(self.day.seed, self.day.seed + self.seeds)
+
 
 @dataclass(slots=True)
 class Report:
@@ -46,7 +50,8 @@ class Report:
         return next((one for one in self.results if (one.name, one.seed) == (name, seed)), None)
 
     def named(self, name: str) -> list[Result]:
-        return [one for one in self.results if one.name == name]
+        """One for each seed, in their order."""
+        return [one for seed in self.settings.all_seeds if (one := self.of(name, seed)) is not None]
 
     def best_fixed(self, seed: int) -> Result:
         """Of the splits that ran that seed's whole day, the one with most good answers a GPU-hour."""
@@ -71,8 +76,8 @@ class Study:
         self._search(settings.day)
         near = within_reach(self._report.fixed, settings.reach)
         self._say(f"within {settings.reach:.0%} of the best: {', '.join(split.name for split in near)}")
-        for number in range(settings.seeds):
-            day = replace(settings.day, seed=settings.day.seed + number)
+        for seed in settings.all_seeds:
+            day = replace(settings.day, seed=seed)
             arrivals = day.arrivals(self._traces)
             for candidate in (*scalers(settings.gpus), *(fixed(one.prefill, one.decode) for one in near)):
                 self._known(candidate, day, arrivals)
