@@ -44,10 +44,8 @@ def markdown(report: Report) -> str:
 
 def _asked(report: Report) -> str:
     day, seeds = report.settings.day, report.settings.seeds
-    return (
-        f"On the mean {day.conversation_mean:g} conversations and {day.code_mean:g} completions a second; means of "
-        f"{seeds} seeds, the least and the most in brackets:"
-    )
+    of = "one seed" if seeds == 1 else f"means of {seeds} seeds, the least and the most in brackets"
+    return f"On the mean {day.conversation_mean:g} conversations and {day.code_mean:g} completions a second; {of}:"
 
 
 def _names(best: Sequence[Result]) -> str:
