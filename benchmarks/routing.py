@@ -62,7 +62,6 @@ def _before_engines(options: argparse.Namespace) -> dict[str, Any]:
     always = ("--disaggregation", "always")
     policies = {name: ("--routing", name, *always) for name in ("kv", "load", "round-robin")}
     modes = {name: ("--disaggregation", name) for name in ("auto", "never")} | {"always": policies["kv"]}
-    modes["auto-1s"] = ("--max-stall-s", "1")  # Streams may stand still for a second.
     chosen = (modes if options.what != "policies" else {}) | (policies if options.what != "conditional" else {})
     gpu = options.simulated_gpu or ("H100" if options.engines == "simulated" else "")
     result: dict[str, Any] = {}
@@ -87,6 +86,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=6, help="of turns; on a virtual clock, seeds")
     parser.add_argument("--minutes", type=float, default=4.5, help="after which no further round of turns begins")
     parser.add_argument("--turn-requests", type=int, default=12, help="of each turn of conditional")
+    parser.add_argument("--devices", type=int, default=0, help="that virtual engines share; 0: each has one of its own")
     parser.add_argument("--kv-blocks", type=int, default=400, help="of 128 tokens, of each engine")
     parser.add_argument("--simulated-gpu", default="", help="simulate this one, e.g. H100, instead of real engines")
     parser.add_argument("--trace", type=Path, default=Path("traces/mooncake_conversation.jsonl"))

@@ -123,4 +123,5 @@ def _figures(asked: Sequence[Asked], chats: Sequence[Asked]) -> dict[str, Any]:
         "chat_itl_p99_ms": float(np.quantile(gaps, 0.99)),
         "chat_longest_gap_ms": float(np.max(gaps)),
         "paths": dict(Counter(one.path for one in asked)),
+        "last_reason": asked[-1].reason,
     }

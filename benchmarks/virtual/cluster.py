@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from virtual.shared_devices import SharedDevices, SharingEngine
+
 from segue.base.errors import Overloaded, SegueError
 from segue.base.versions import PROTOCOL
 from segue.engine.settings import EngineRole, EngineSettings
@@ -53,12 +55,14 @@ _MODEL = "virtual"
 
 @dataclass(frozen=True)
 class Pools:
-    """``engine_args`` are those of simulated engines, for each role."""
+    """The arguments are those of simulated engines, for each role. ``devices`` are so many that all engines share them;
+    0: each has one of its own."""
 
     prefill: int = 1
     decode: int = 1
     prefill_args: Mapping[str, Any] = field(default_factory=dict)
     decode_args: Mapping[str, Any] = field(default_factory=dict)
+    devices: int = 0
 
 
 @dataclass
@@ -133,9 +137,9 @@ class _Stream:
 class _Worker:
     """Between the stream and the engine, as :class:`~segue.worker.runtime.WorkerRuntime`, for one router."""
 
-    def __init__(self, settings: EngineSettings, peers: KvPeers) -> None:
+    def __init__(self, settings: EngineSettings, peers: KvPeers, devices: SharedDevices | None) -> None:
         self.outbox = Outbox()
-        self.engine = SimulatedEngine(settings, peers)
+        self.engine = SharingEngine(settings, peers, devices) if devices else SimulatedEngine(settings, peers)
         self._settings = settings
         self._peers = peers
         self._open: set[str] = set()
@@ -237,6 +241,7 @@ async def virtual_cluster(
     dispatcher.around.placement = Placement(links, policy)
     hub = WorkerHub("virtual", 1e6, links, dispatcher.news, models)
     peers = _Peers("127.0.0.1")
+    devices = SharedDevices(pools.devices) if pools.devices else None
     roles: list[tuple[EngineRole, int, Mapping[str, Any]]] = [
         ("prefill", pools.prefill, pools.prefill_args),
         ("decode", pools.decode, pools.decode_args),
@@ -253,7 +258,7 @@ async def virtual_cluster(
                     worker_id=f"{role}-{number}",
                     epoch=f"{role}-{number}-epoch",
                 )
-                workers.append(tasks.create_task(_Worker(settings, peers).run(hub)))
+                workers.append(tasks.create_task(_Worker(settings, peers, devices).run(hub)))
         while len(list(links)) < len(workers) or not all(link.ready for link in links):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(FRAME_S)
         try:

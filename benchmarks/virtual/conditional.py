@@ -41,7 +41,8 @@ def run_turn(mode: Mode, workload: str, seed: int, options: Any) -> dict[str, An
         args = {"gpu": options.simulated_gpu or "H100", "block_size": 128, "jitter": 0.1, "seed": seed}
         args["num_gpu_blocks_override"] = options.kv_blocks
         policy = Policy(disaggregation=Disaggregation(mode))
-        async with virtual_cluster(ensure_embedded_model(), Pools(2, 2, args, args), _EVERYBODY, policy) as cluster:
+        pools = Pools(2, 2, args, args, options.devices)
+        async with virtual_cluster(ensure_embedded_model(), pools, _EVERYBODY, policy) as cluster:
             await _drive(cluster, workload_prompts("mixed", 32, f"warm {seed}"), 2, options.streams)
             prompts = workload_prompts(workload, options.turn_requests, f"{seed}")
             return await _drive(cluster, prompts, 1, options.streams)

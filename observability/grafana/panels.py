@@ -198,6 +198,11 @@ ROWS = (
             Panel("Prefill rate, measured", {"{{worker}}": of_workers("segue_worker_prefill_tokens_per_second")}),
             Panel("Last step", {"{{worker}}": of_workers("segue_worker_step_seconds")}, "s"),
             Panel(
+                "Crowding: what a busy prefill worker adds to a step",
+                {"{{worker}}": of_workers("segue_worker_crowding_ratio")},
+                "percentunit",
+            ),
+            Panel(
                 "Silence",
                 {"{{worker}}": of_workers("segue_worker_silence_seconds")},
                 "s",

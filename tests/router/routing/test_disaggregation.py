@@ -48,10 +48,39 @@ def test_no_first_token_comes_later_for_the_sake_of_those_behind_it() -> None:
 
 def test_with_no_rate_the_default_stays_and_a_few_are_tried() -> None:
     unknown = replace(SHORT, local_known=False)
-    tries = [decide(AUTO, unknown, number, leans_local=False) for number in range(160)]
-    assert sum(decision.local for decision in tries) == 10
+    tries = [decide(AUTO, unknown, number, leans_local=False) for number in range(17)]
+    assert [decision.tried for decision in tries] == [False] * 16 + [True]
     assert all(decision.tried == decision.local for decision in tries)
+    assert decide(AUTO, replace(unknown, remote_lost_s=0.01), 2, leans_local=False).tried  # There is less to lose.
     assert not any(local(replace(unknown, running=3, stall_s=0.2), number=number) for number in range(160))
+
+
+def test_what_streams_lose_anyway_is_no_harm_that_decode_does() -> None:
+    some = replace(LONG, stall_s=0.15, local_s=0.3, running=2)
+    assert not local(some)
+    assert not local(replace(some, remote_lost_s=0.1))  # Most of it is spared them by a hand-off.
+    assert local(replace(some, remote_lost_s=0.2))
+    assert "at 200.0 ms lost by all" in decide(AUTO, replace(some, remote_lost_s=0.2), 1, leans_local=False).reason
+
+
+def test_what_running_streams_win_may_cost_the_first_token_as_much() -> None:
+    some = replace(SHORT, running=1, stall_s=0.002, local_s=0.04, remote_lost_s=0.0)
+    assert not local(some)
+    assert not local(replace(some, remote_lost_s=0.005))
+    assert local(replace(some, remote_lost_s=0.02))
+
+
+def test_a_worker_that_has_nothing_to_do_takes_from_the_others_what_a_prefill_worker_would() -> None:
+    assert local(replace(LONG, remote_s=0.6, remote_lost_s=0.5, local_lost_s=0.5))
+    assert not local(replace(LONG, remote_s=0.6, local_lost_s=0.5))
+
+
+def test_what_speaks_against_decode_is_measured_again_now_and_then() -> None:
+    some = replace(SHORT, local_s=0.05)
+    assert not local(some, number=99)
+    doubtful = replace(some, doubt_s=0.02)
+    assert not local(doubtful, number=15)
+    assert decide(AUTO, doubtful, 16, leans_local=False).tried
 
 
 def test_the_mode_is_kept_to() -> None:
@@ -71,6 +100,9 @@ ways = st.builds(
     st.integers(1, 9999),
     st.booleans(),
     st.booleans(),
+    seconds,
+    seconds,
+    seconds,
 )
 
 

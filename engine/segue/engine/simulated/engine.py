@@ -182,10 +182,15 @@ class SimulatedEngine:
             self._timer = None
             self._tell([])
             return
+        step_s = self._step_s(step)
+        self._timer = self._loop.call_later(step_s, self._end_step, step, step_s)
+
+    def _step_s(self, step: Step) -> float:
+        """How long it will take."""
         step_s = self._timing.step_s(step.work) / self._simulation.speed
         if self._simulation.jitter:
             step_s *= self._random.lognormvariate(0.0, self._simulation.jitter)
-        self._timer = self._loop.call_later(step_s, self._end_step, step, step_s)
+        return step_s
 
     def _end_step(self, step: Step, step_s: float) -> None:
         self._steps += 1

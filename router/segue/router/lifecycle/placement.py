@@ -42,8 +42,9 @@ class Placement:
         self._links = links
         self._expected = ExpectedBlocks()
         self._block_tokens = 0
-        self._number = 0
-        self._leans_local: dict[int, bool] = {}  # By the size of the prompt, in powers of two.
+        # By the size of the prompt, in powers of two.
+        self._leans_local: dict[int, bool] = {}
+        self._since_tried: dict[int, int] = {}
 
     # What workers say
 
@@ -106,13 +107,14 @@ class Placement:
             if blocks > cached.get(worker_id, 0) and self.index.knows(worker_id):
                 cached[worker_id] = blocks
         tokens = {worker_id: blocks * self._block_tokens for worker_id, blocks in cached.items()}
-        return Ask(prompt.tokens, prompt.output_tokens, tokens, self._number)
+        number = self._since_tried.get(prompt.tokens.bit_length(), 0)
+        return Ask(prompt.tokens, prompt.output_tokens, tokens, number)
 
     def plan(self, fleet: FleetSnapshot, ask: Ask, avoid: Collection[str] = ()) -> Plan:
         """Raises Unavailable."""
         size = ask.prompt_tokens.bit_length()
         made = plan(fleet, ask, avoid, self.policy, self._leans_local.get(size, False))
-        self._number += 1
+        self._since_tried[size] = 0 if made.tried else ask.number + 1
         if not made.tried:
             self._leans_local[size] = made.prefill_id is None
         return made

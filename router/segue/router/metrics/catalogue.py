@@ -231,6 +231,13 @@ WORKER_PREFILL_RATE = Metric(
     "segue_worker_prefill_tokens_per_second", "gauge", "Prompt tokens it gets through when busy; measured.", _OF_WORKER
 )
 WORKER_STEP = Metric("segue_worker_step_seconds", "gauge", "The engine's last step.", _OF_WORKER)
+WORKER_CROWDING = Metric(
+    "segue_worker_crowding_ratio",
+    "gauge",
+    "By how much of itself a decode step takes longer for each prefill worker that computes; 0 with cores or a GPU of "
+    "its own.",
+    _OF_WORKER,
+)
 WORKER_SILENCE = Metric(
     "segue_worker_silence_seconds", "gauge", "Since its last frame; at the lease it is dropped.", _OF_WORKER
 )

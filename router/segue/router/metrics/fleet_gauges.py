@@ -25,6 +25,7 @@ _OF_WORKER: dict[Metric, Callable[[WorkerView], float]] = {
     catalogue.WORKER_CIRCUIT: lambda worker: worker.spared,
     catalogue.WORKER_PREFILL_RATE: lambda worker: worker.rates.prefill_tokens_per_s,
     catalogue.WORKER_STEP: lambda worker: worker.load.step_s,
+    catalogue.WORKER_CROWDING: lambda worker: worker.rates.crowding,
 }
 
 

@@ -19,9 +19,13 @@ from segue.router.planning.prediction import (
     DecodeCost,
     PrefillCost,
     decode_cost,
+    decode_requests,
     handoff_s,
+    lost_s,
     prefill_cost,
+    running,
 )
+from segue.router.rates.pooled_rates import KNOWN_BEYOND
 from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
 Routing = Literal["kv", "load", "round-robin"]
@@ -30,9 +34,6 @@ Routing = Literal["kv", "load", "round-robin"]
 _SAME_S = 0.0002
 # Of each pool, so many of the best are looked at as pairs, where links between pairs differ.
 _PAIRED = 4
-
-# What was measured of prompts says something of prompts that are so many times as long.
-_KNOWN_BEYOND = 4.0
 
 NO_ASK = Ask()
 
@@ -115,7 +116,7 @@ def weigh(fleet: FleetSnapshot, ask: Ask, avoid: Collection[str], policy: Policy
         then = _first_of(decodes)
         return Weighed(prefills, decodes, first, then, then)
     roomy = [cost for cost in decodes if not cost.full] or decodes
-    local = _best(roomy, lambda cost: cost.total_s + cost.local_s * (1 + _running(cost)))
+    local = _best(roomy, lambda cost: cost.total_s + cost.local_s * (1 + running(cost.worker)))
     if not prefills:
         return Weighed(prefills, decodes, None, local, local)
     first, then = _pair(fleet, ask, [cost for cost in prefills if not cost.full] or prefills, roomy)
@@ -124,7 +125,7 @@ def weigh(fleet: FleetSnapshot, ask: Ask, avoid: Collection[str], policy: Policy
 
 def _ways(fleet: FleetSnapshot, ask: Ask, weighed: Weighed) -> Ways:
     prefill, decode, local = weighed.prefill, weighed.decode, weighed.local
-    running = _running(local)
+    decodes = fleet.ready(Role.ROLE_DECODE)
     rates, tokens = local.worker.rates, ask.uncached_tokens(local.worker.worker_id)
     line = rates.stall or rates.prefill or (prefill.worker.rates.prefill if prefill is not None else FIRST_PREFILL)
     return Ways(
@@ -134,10 +135,14 @@ def _ways(fleet: FleetSnapshot, ask: Ask, weighed: Weighed) -> Ways:
         else decode.wait_s + handoff_s(fleet, prefill.worker, decode.worker, ask),
         local_s=local.wait_s + local.local_s,
         stall_s=line(tokens),
-        running=running,
+        running=running(local.worker),
         tokens=tokens,
-        local_known=_KNOWN_BEYOND * max(rates.stall.reach, rates.prefill.reach) >= tokens,
+        local_known=KNOWN_BEYOND * max(rates.stall.reach, rates.prefill.reach) >= tokens,
         remote_known=prefill is not None and bool(prefill.worker.rates.prefill),
+        remote_lost_s=0.0 if prefill is None else lost_s(decodes, prefill.prefill_s),
+        doubt_s=max(0.0, min(rates.local_s, local.local_s / 2)),
+        # One that runs streams has its share of what workers have in common already.
+        local_lost_s=0.0 if decode_requests(local.worker) else lost_s(decodes, local.local_s),
     )
 
 
@@ -170,11 +175,6 @@ def _best(costs: Sequence[_Cost], seconds: Callable[[_Cost], float]) -> _Cost:
 
 def _first_of(costs: Sequence[_Cost]) -> _Cost:
     return min(costs, key=lambda cost: (cost.worker.turn, cost.worker.worker_id))
-
-
-def _running(cost: DecodeCost) -> int:
-    """Streams that would stand still while the prompt is computed."""
-    return max(cost.worker.running_requests, cost.worker.assigned_requests)
 
 
 def _usable(ready: Sequence[WorkerView], avoid: Collection[str]) -> Sequence[WorkerView]:

@@ -10,7 +10,7 @@ What this router has sent counts at once. What a worker says of itself is older,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class Ask:
     """One answer that is to be placed. ``output_tokens`` is the most it may get, 0 if that isn't known.
 
     ``cached`` says how many of the prompt's first tokens a worker has in its prefix cache, or soon will.
-    ``number`` counts requests: planners that try things now and then do so by it.
+    ``number`` counts requests of about its size since the last one that was to try something.
     """
 
     prompt_tokens: int = 0
@@ -101,6 +101,12 @@ def handoff_s(fleet: FleetSnapshot, prefill: WorkerView, decode: WorkerView, ask
     return line(decode.token_bytes * ask.uncached_tokens(decode.worker_id)) + decode.rates.join_s
 
 
+def lost_s(workers: Iterable[WorkerView], seconds: float) -> float:
+    """What running streams of these decode workers lose together while one more worker computes for so long."""
+    slowed = [(running(worker), worker.rates.crowding) for worker in workers if worker.rates.crowding]
+    return seconds * sum(streams * crowding / (1 + crowding) for streams, crowding in slowed)
+
+
 # What a worker has to compute
 
 
@@ -118,11 +124,11 @@ def local_prefill_s(worker: WorkerView, tokens: int) -> float:
     By its steps, as soon as one has had a prompt in it: a line through the first few prompts says little of others, and
     nothing of other batches.
     """
-    rates, running = worker.rates, decode_requests(worker)
+    rates, requests = worker.rates, decode_requests(worker)
     if rates.stall:
-        by_steps_s = first_by_steps_s(rates.step, rates.stall, tokens, running)
-        return max(0.5 * by_steps_s, by_steps_s + rates.local_s)
-    return max(prefill_line(worker)(tokens), first_by_steps_s(rates.step, rates.stall, 0, running))
+        by_steps_s = first_by_steps_s(rates.step, rates.stall, tokens, requests)
+        return min(max(0.5 * by_steps_s, by_steps_s + rates.local_s), 2 * by_steps_s)
+    return max(prefill_line(worker)(tokens), first_by_steps_s(rates.step, rates.stall, 0, requests))
 
 
 def queued_tokens(worker: WorkerView) -> int:
@@ -157,6 +163,11 @@ def queue_s(worker: WorkerView, now_s: float) -> float:
 def decode_requests(worker: WorkerView) -> int:
     """In its steps, on their way there or waiting for them."""
     return max(worker.assigned_requests, worker.engine_requests)
+
+
+def running(worker: WorkerView) -> int:
+    """Streams that would stand still while it computes a prompt."""
+    return max(worker.running_requests, worker.assigned_requests)
 
 
 def usual_output(worker: WorkerView, most_tokens: int = 0) -> float:

@@ -17,6 +17,8 @@ from segue.router.rates.worker_rates import UNMEASURED, Rates
 # By how much a worker must differ from its kind to count by itself, either way.
 STANDS_OUT = 1.5
 _LEAST_SAMPLES = 5
+# A line says something of what is so many times as long as all that it was measured by.
+KNOWN_BEYOND = 4.0
 # Where lines are compared: a prompt and a batch of usual size.
 _PROMPT_TOKENS, _BATCH_REQUESTS = 1000, 8
 
@@ -52,6 +54,7 @@ def settle(own: Rates, usual: Rates) -> Rates:
         local_s=usual.local_s,
         decode_tokens=usual.decode_tokens,
         token_s=own.token_s or usual.token_s,
+        crowding=usual.crowding,
     )
 
 
@@ -74,12 +77,21 @@ def _usual(each: list[Rates]) -> Rates:
 
 
 def _median(lines: Iterable[Line], x: int) -> Line:
-    measured = sorted((line for line in lines if line), key=lambda line: line(x))
-    return measured[(len(measured) - 1) // 2] if measured else NOTHING
+    measured = [line for line in lines if line]
+    if not measured:
+        return NOTHING
+    farthest = max(measured, key=lambda line: line.reach)
+    far = sorted((line for line in measured if _reaches(line, farthest)), key=lambda line: line(x))
+    return far[(len(far) - 1) // 2]
 
 
 def _settled(own: Line, usual: Line, x: int) -> Line:
-    if own.samples < _LEAST_SAMPLES:
+    if own.samples < _LEAST_SAMPLES or not _reaches(own, usual):
         return usual
     seconds = usual(x)
     return usual if seconds / STANDS_OUT <= own(x) <= seconds * STANDS_OUT else own
+
+
+def _reaches(line: Line, other: Line) -> bool:
+    """Whether it says something of all that the other one was measured by."""
+    return KNOWN_BEYOND * line.reach >= other.reach

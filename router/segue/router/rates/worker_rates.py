@@ -29,6 +29,8 @@ class Rates:
     steps that compute prompts left out, and ``stall`` by how much prompt tokens lengthen it. ``join_s`` is how long a
     request takes to get going on decode beside the transfer of its KV cache, ``local_s`` by how much later the first
     token of a prompt that decode computes itself comes than its steps account for.
+
+    ``crowding`` is by how much of itself a decode worker's step takes longer for each prefill worker that computes.
     """
 
     prefill_tokens_per_s: float = 0.0
@@ -41,6 +43,7 @@ class Rates:
     join_s: float = 0.0
     local_s: float = 0.0
     step_prompt_tokens_per_s: float = 0.0
+    crowding: float = 0.0
 
 
 UNMEASURED = Rates()
@@ -50,6 +53,12 @@ def first_by_steps_s(step: Line, stall: Line, tokens: float, running: int) -> fl
     """What steps alone account for of the time to the first token of a prompt that decode computes: the step that is
     under way is half over in the mean, and the next one has the prompt in it too."""
     return (0.5 * step(running) if running else 0.0) + step(running + 1) + stall(tokens)
+
+
+def has_prompts(load: Load) -> bool:
+    """Whether a decode worker's last step computed any: a request whose KV cache came from elsewhere has one token of
+    its prompt left."""
+    return load.step_prompt_tokens > load.step_requests
 
 
 class RateMeter:
@@ -104,23 +113,23 @@ class RateMeter:
         first = next(iter(self._sent.values()), None)
         return max(self._answered_s, first.at_s) if first is not None else 0.0
 
-    def stepped(self, load: Load) -> None:
-        """Take the load of one frame: of the engine's last step, unless it was told before."""
+    def stepped(self, load: Load) -> bool:
+        """Take the load of one frame: of the engine's last step. False if that was told before."""
         if load.steps == self._steps:
-            return
+            return False
         self._steps, self._step_requests = load.steps, load.step_requests
         if self._prefill:  # There the answers tell the rest.
             if load.step_prompt_tokens and load.step_s > 0:
                 self._step_tokens.add(load.step_prompt_tokens)
                 self._step_seconds.add(load.step_s)
                 self._rates = None
-            return
-        # A request whose KV cache came from elsewhere has one token of its prompt to compute.
-        if load.step_prompt_tokens <= load.step_requests:
-            self._step.add(load.step_requests, load.step_s)
-        else:
+            return True
+        if has_prompts(load):
             self._stall.add(load.step_prompt_tokens, load.step_s - self._step.line(load.step_requests))
+        else:
+            self._step.add(load.step_requests, load.step_s)
         self._rates = None
+        return True
 
     def began(self, request_id: str, now_s: float) -> None:
         """A request's first token has come, if this is its first."""
@@ -211,8 +220,9 @@ class RateMeter:
             self._line.add(computed, seconds)
             if sent.alone and self._stall.line:
                 by_steps_s = first_by_steps_s(self._step.line, self._stall.line, computed, sent.beside)
-                self._locals.add(1)
-                self._local_s.add(min(seconds, MOST_AT_ONCE * by_steps_s) - by_steps_s)
+                # As parts of the whole they weigh alike: what a long prompt is off by says little of short ones.
+                self._locals.add(1 / by_steps_s**2)
+                self._local_s.add((min(seconds, MOST_AT_ONCE * by_steps_s) - by_steps_s) / by_steps_s**2)
         elif last.HasField("transfer") and not last.transfer.error:
             self._joins.add(1)
             self._join_s.add(max(0.0, seconds - last.transfer.seconds))

@@ -17,6 +17,7 @@ from segue.base.versions import protocol_problem
 from segue.proto.worker_pb2 import (
     WORKER_STATE_READY,
     KvEvents,
+    Load,
     Refused,
     Register,
     Registered,
@@ -29,6 +30,7 @@ from segue.proto.worker_pb2 import (
 )
 from segue.proto.worker_pb2_grpc import WorkerHubServicer
 from segue.router.models import Models
+from segue.router.rates.worker_rates import has_prompts
 from segue.router.workers.fleet import mismatch
 from segue.router.workers.lease import Lease
 from segue.router.workers.links import WorkerLink, WorkerLinks
@@ -189,7 +191,7 @@ class WorkerHub(WorkerHubServicer):
     def _on_frame(self, link: WorkerLink, frame: WorkerFrame) -> None:
         if frame.HasField("load"):
             link.load = frame.load
-            link.meter.stepped(frame.load)
+            self._stepped(link, frame.load)
         if frame.HasField("other_routers"):
             link.other_routers = frame.other_routers.routers
         if frame.HasField("status"):
@@ -201,6 +203,18 @@ class WorkerHub(WorkerHubServicer):
         if frame.outputs:
             self._listener.on_outputs(link, frame.outputs)
             link.meter.answered(frame.outputs, time.monotonic())
+
+    def _stepped(self, link: WorkerLink, load: Load) -> None:
+        """A frame has told of its engine's last step, perhaps again."""
+        if not link.meter.stepped(load):
+            return
+        crowding, now_s = self._links.crowding, time.monotonic()
+        if link.register.role == Role.ROLE_PREFILL:
+            if load.step_prompt_tokens:
+                began_s = now_s - load.step_s  # Steps before it that gave nobody a token were not told of.
+                crowding.computed(link.worker_id, min(link.meter.busy_since_s or began_s, began_s), now_s)
+        elif not has_prompts(load):
+            crowding.stepped(link.worker_id, link.kind, load.step_requests, load.step_s, now_s)
 
     def _on_status(self, link: WorkerLink, status: Status) -> None:
         became_ready = status.state == WORKER_STATE_READY and status.state != link.status.state

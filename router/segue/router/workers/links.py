@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from operator import is_
 
 import grpc
@@ -12,6 +13,7 @@ import grpc
 from segue.proto.kv_transfer_pb2 import ReleaseRequest, RenewRequest, Ticket
 from segue.proto.worker_pb2 import (
     ROLE_DECODE,
+    ROLE_PREFILL,
     WORKER_STATE_READY,
     EngineFacts,
     Load,
@@ -21,6 +23,7 @@ from segue.proto.worker_pb2 import (
     Status,
     Submit,
 )
+from segue.router.rates.crowding import CrowdingMeter
 from segue.router.rates.pooled_rates import Kind, pool_rates, settle
 from segue.router.rates.transfers import TransferMeter
 from segue.router.rates.worker_rates import UNMEASURED, RateMeter, Rates
@@ -230,6 +233,7 @@ class WorkerLinks:
     def __init__(self) -> None:
         self.circuits = Circuits()
         self.transfers = TransferMeter()
+        self.crowding = CrowdingMeter()
         self._usual: dict[Kind, Rates] = {}
         self._spared: set[str] = set()
         self._views: dict[str, WorkerView] = {}
@@ -254,6 +258,7 @@ class WorkerLinks:
         del self._links[link.worker_id]
         self._views.pop(link.worker_id, None)
         self._spared.discard(link.worker_id)
+        self.crowding.forget(link.worker_id)
         self._last = FleetSnapshot(tuple(self._views.values()))
         return True
 
@@ -263,7 +268,7 @@ class WorkerLinks:
         now_s = time.monotonic()
         if now_s - self._pooled_s >= _POOL_EVERY_S:
             self._pooled_s = now_s
-            self._usual = dict(pool_rates((link.kind, link.meter.rates) for link in self if link.ready))
+            self._usual = self._pool(now_s)
             doubtful = list(self)
         else:
             timed = self._spared.union(self.circuits.workers)  # Breakers close with time alone.
@@ -274,6 +279,16 @@ class WorkerLinks:
         if views is last.workers:
             self._last.know(last)
         return self._last
+
+    def _pool(self, now_s: float) -> dict[Kind, Rates]:
+        """What is usual of each kind."""
+        since_s = [link.meter.busy_since_s for link in self if link.register.role == ROLE_PREFILL]
+        self.crowding.look(now_s, filter(None, since_s))
+        usual = dict(pool_rates((link.kind, link.meter.rates) for link in self if link.ready))
+        crowding = {kind: self.crowding.crowding(kind, now_s) for kind in usual}
+        return {
+            kind: replace(rates, crowding=crowding[kind]) if crowding[kind] else rates for kind, rates in usual.items()
+        }
 
     def _look_at(self, links: Iterable[WorkerLink], now_s: float) -> bool:
         """Whether any view is another one than before."""
