@@ -79,7 +79,10 @@ def plot(report: Report, traces: Traces, file: Path) -> None:
 
     day = report.settings.day
     shown = [one for scaler in scalers(report.settings.gpus) if (one := report.of(scaler.name, day.seed)) is not None]
-    figure, axes = pyplot.subplots(len(shown) + 2, 1, figsize=(9, 2 * (len(shown) + 2)), layout="constrained")
+    heights = [1.0] * (len(shown) + 1) + [2.0]
+    figure, axes = pyplot.subplots(
+        len(heights), 1, figsize=(9, 2 * sum(heights)), layout="constrained", height_ratios=heights
+    )
     rates = {"conversations/s": day.rates("conversation", traces), "code completions/s": day.rates("code", traces)}
     for (label, values), colour in zip(rates.items(), ("#4464ad", "#8a8a8a"), strict=True):
         axes[0].step([index / len(values) * DAY_H for index in range(len(values))], values, color=colour, label=label)
@@ -96,11 +99,14 @@ def plot(report: Report, traces: Traces, file: Path) -> None:
     for axis in axes[:-1]:
         axis.set_xlim(0, DAY_H)
     axes[-2].set_xlabel("hour of the day")
-    for result in [one for one in report.results if one.seed == day.seed]:
+    first = [one for one in report.results if one.seed == day.seed]
+    most = max(one.good_per_gpu_hour for one in first)
+    for result in [one for one in first if one.good_per_gpu_hour > 0.8 * most]:
         fixed = result.name.startswith("static")
         at_, label = (result.gpu_hours, result.good_per_gpu_hour), result.name.removeprefix("static ")
         axes[-1].plot(*at_, "o", color="#8a8a8a" if fixed else "#4464ad", markersize=4)
-        axes[-1].annotate(label, at_, xytext=(3, 3), textcoords="offset points", fontsize=7)
+        axes[-1].annotate(label, at_, xytext=(3, 3), textcoords="offset points", fontsize=7, rotation=30)
+    axes[-1].set_ylim(0.78 * most, 1.1 * most)
     axes[-1].set_xlabel("GPU-hours")
     axes[-1].set_ylabel("good answers\na GPU-hour")
     file.parent.mkdir(parents=True, exist_ok=True)
