@@ -20,6 +20,7 @@ from segue.cluster.on_ray.settings import (
     FLEX,
     NAMESPACE,
     RayCluster,
+    RayPool,
     RayWorker,
     RouterPorts,
     actor_options,
@@ -156,13 +157,7 @@ class RayPools(ResizablePools):
     def _start(self, worker: RayWorker) -> None:
         settings = self._cluster.settings_of(worker)
         name = worker.name
-        group = placement_group(
-            [settings.bundle()],
-            strategy="STRICT_PACK",
-            name=name,
-            lifetime="detached",
-            bundle_label_selector=[dict(settings.labels)] if settings.labels else None,
-        )
+        group = reserve(settings, name)
         kind = FLEX if worker.flex else worker.pool
         files = {} if self._mesh is None else self._mesh.of_worker(f"{kind}/{name}")
         actor = (
@@ -248,6 +243,17 @@ class RayPools(ResizablePools):
             member.place = place
         if before != (member.phase, member.place):
             self.tell()
+
+
+def reserve(pool: RayPool, name: str) -> Any:
+    """A placement group for one worker of a pool: what it takes, on one node that has the pool's labels."""
+    return placement_group(
+        [pool.bundle()],
+        strategy="STRICT_PACK",
+        name=name,
+        lifetime="detached",
+        bundle_label_selector=[dict(pool.labels)] if pool.labels else None,
+    )
 
 
 async def _answer(reference: Any) -> Any:
