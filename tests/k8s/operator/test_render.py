@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -34,7 +35,9 @@ def container(manifest: Manifest) -> Manifest:
 @pytest.mark.parametrize("name", ["segue-router", "segue-prefill", "segue-decode"])
 def test_pods_are_those_of_the_base(name: str) -> None:
     ours = made(scaling={"mode": "Fixed"})["Deployment", name]
-    (base,) = (one for one in rendered("dev-cpu") if (one["kind"], one["metadata"]["name"]) == ("Deployment", name))
+    (base,) = (
+        one for one in deepcopy(rendered("dev-cpu")) if (one["kind"], one["metadata"]["name"]) == ("Deployment", name)
+    )
     for manifest in (ours, base):
         # Kustomize names settings by a digest, the operator writes one on the pods; images and counts are the spec's.
         manifest["spec"].pop("replicas", None)
