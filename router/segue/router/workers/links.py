@@ -284,11 +284,8 @@ class WorkerLinks:
         """What is usual of each kind."""
         since_s = [link.meter.busy_since_s for link in self if link.register.role == ROLE_PREFILL]
         self.crowding.look(now_s, filter(None, since_s))
-        usual = dict(pool_rates((link.kind, link.meter.rates) for link in self if link.ready))
-        crowding = {kind: self.crowding.crowding(kind, now_s) for kind in usual}
-        return {
-            kind: replace(rates, crowding=crowding[kind]) if crowding[kind] else rates for kind, rates in usual.items()
-        }
+        usual = pool_rates((link.kind, link.meter.rates) for link in self if link.ready)
+        return {kind: replace(each, crowding=self.crowding.crowding(kind, now_s)) for kind, each in usual.items()}
 
     def _look_at(self, links: Iterable[WorkerLink], now_s: float) -> bool:
         """Whether any view is another one than before."""
