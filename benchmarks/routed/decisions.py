@@ -18,7 +18,8 @@ from segue.router.lifecycle.placement import Placement
 from segue.router.planning.disaggregation import Disaggregation
 from segue.router.planning.planner import Policy
 from segue.router.prompt_tokens import PromptTokens
-from segue.router.workers.links import WorkerLink, WorkerLinks
+from segue.router.workers.link import WorkerLink
+from segue.router.workers.links import WorkerLinks
 
 
 def measure_decisions(workers: int, requests: int, tokens: int) -> dict[str, Any]:

@@ -155,6 +155,19 @@ def test_slos_are_read(text: str, name: str, slo: Slo) -> None:
     assert Slo.parse(text) == (name, slo)
 
 
+@pytest.mark.parametrize(
+    ("slo", "said"),
+    [
+        (Slo(0.5, 1 / 30), "TTFT 500 ms, ITL 33.3 ms"),
+        (Slo(10.0, 0.0), "TTFT 10000 ms"),
+        (Slo(0.0, 0.0009), "ITL 0.9 ms"),
+        (Slo(), "any answer"),
+    ],
+)
+def test_slos_are_written_without_exponents(slo: Slo, said: str) -> None:
+    assert str(slo) == said
+
+
 @pytest.mark.parametrize("text", ["chat=ttft:1", "ttft_s:fast", "ttft_s:0", "chat=ttft_s"])
 def test_an_slo_that_cant_be_read_says_how_it_is_written(text: str) -> None:
     with pytest.raises(ValueError, match="tokens_per_s:30"):

@@ -28,10 +28,9 @@ def operator(
     namespace: Namespaces = [],  # noqa: B006 - typer copies it
     health_port: Annotated[int, typer.Option(min=0, max=65535, help="GET /healthz; 0 serves none.")] = 8080,
     pools_of: PoolsOf = "",
-    pools_host: Annotated[
-        str, typer.Option(help="Address of --pools-port; kubectl port-forward reaches 127.0.0.1.")
-    ] = ("127.0.0.1"),
-    pools_port: Annotated[int, typer.Option(help="Where segue scale reaches the pools of --pools-of.")] = 9600,
+    pools_port: Annotated[
+        int, typer.Option(help="Where segue scale reaches the pools of --pools-of, by kubectl port-forward.")
+    ] = 9600,
     tls_cert: TlsCert = "",
     tls_key: TlsKey = "",
     tls_ca: TlsCa = "",
@@ -49,7 +48,6 @@ def operator(
                 namespaces=tuple(namespace),
                 health_port=health_port,
                 pools_of=namespace_and_name(pools_of) if pools_of else None,
-                pools_host=pools_host,
                 pools_port=pools_port,
                 mesh=tls_files(tls_cert, tls_key, tls_ca),
             )

@@ -23,7 +23,7 @@ from segue.proto.worker_pb2 import (
 )
 from segue.proto.worker_pb2_grpc import WorkerHubStub
 from segue.router.text.tokenizer import TextCodec
-from segue.router.workers.links import WorkerLink
+from segue.router.workers.link import WorkerLink
 from tests.router.core.scripted import (
     FACTS,
     Refused,

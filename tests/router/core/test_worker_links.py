@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import EngineFacts, Load, Register, RequestOutput, Role, Status, Submit, WorkerState
 from segue.router.rates.worker_rates import Rates
-from segue.router.workers.links import WorkerLink, WorkerLinks
+from segue.router.workers.link import WorkerLink
+from segue.router.workers.links import WorkerLinks
 
 SUBMIT = Submit(request_id="r", input_token_ids=[1, 2, 3])
 

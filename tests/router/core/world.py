@@ -20,7 +20,8 @@ from segue.router.queueing.admission import Admission
 from segue.router.queueing.slo import BATCH, SloClass, SloClasses
 from segue.router.service import Generation, Handle
 from segue.router.text.tokenizer import TextCodec
-from segue.router.workers.links import WorkerLink, WorkerLinks
+from segue.router.workers.link import WorkerLink
+from segue.router.workers.links import WorkerLinks
 from tests.router.core.scripted import FACTS
 
 LENGTH = FinishReason.FINISH_REASON_LENGTH

@@ -12,7 +12,8 @@ from segue.proto.worker_pb2 import EngineFacts, KvEvent, KvEvents, Register, Rol
 from segue.router.lifecycle.placement import Placement
 from segue.router.planning.disaggregation import Disaggregation
 from segue.router.planning.planner import Policy
-from segue.router.workers.links import WorkerLink, WorkerLinks
+from segue.router.workers.link import WorkerLink
+from segue.router.workers.links import WorkerLinks
 
 BLOCK = 4
 PROMPT = tuple(range(100, 121))  # Five blocks and a bit.

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from segue.proto.worker_pb2 import EngineFacts, Register, Role, RouterBacklog, Status, WorkerState
 from segue.router.scaling.all_routers import AllRouters
 from segue.router.scaling.pool_load import Backlog, Queue
-from segue.router.workers.links import WorkerLink, WorkerLinks
+from segue.router.workers.link import WorkerLink
+from segue.router.workers.links import WorkerLinks
 
 STATUS = Status(state=WorkerState.WORKER_STATE_READY, facts=EngineFacts(engine="e"))
 

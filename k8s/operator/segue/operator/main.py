@@ -30,12 +30,11 @@ log = get_logger("operator")
 @dataclass(frozen=True, slots=True)
 class OperatorSettings:
     """``namespaces`` empty: all of them. ``pools_of`` is the (namespace, PDCluster) whose ``segue.v1.Pools`` is served
-    at ``pools_host``:``pools_port``; None serves none."""
+    at ``pools_port`` of the pod's loopback; None serves none."""
 
     namespaces: tuple[str, ...] = ()
     health_port: int = 8080
     pools_of: tuple[str, str] | None = None
-    pools_host: str = "127.0.0.1"
     pools_port: int = 9600
     mesh: TlsFiles | None = None
 
@@ -72,7 +71,7 @@ async def operate(
             )
         if settings.pools_of is not None:
             pools = await stack.enter_async_context(KubernetesPools(api, *settings.pools_of))
-            address = await stack.enter_async_context(serve_pools(pools, settings.pools_host, settings.pools_port))
+            address = await stack.enter_async_context(serve_pools(pools, port=settings.pools_port))
             log.info("pools_served", address=address, cluster="/".join(settings.pools_of))
         async with asyncio.TaskGroup() as tasks:
             controller = Controller(lambda: Reconciler(api, workers, mesh), tasks)

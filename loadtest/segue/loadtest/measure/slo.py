@@ -43,7 +43,7 @@ class Slo:
 
     def __str__(self) -> str:
         bounds = (("TTFT", self.ttft_s), ("ITL", self.itl_s))
-        return ", ".join(f"{name} {1000 * bound_s:.4g} ms" for name, bound_s in bounds if bound_s) or "any answer"
+        return ", ".join(f"{name} {_rounded(1000 * bound_s)} ms" for name, bound_s in bounds if bound_s) or "any answer"
 
     def met(self, outcome: Outcome) -> bool:
         if not outcome.ok:
@@ -51,6 +51,11 @@ class Slo:
         if self.ttft_s and outcome.ttft_s > self.ttft_s:
             return False
         return not (self.itl_s and outcome.itl_s is not None and outcome.itl_s > self.itl_s)
+
+
+def _rounded(ms: float) -> str:
+    """To 0.1 ms below a second, else whole; never with an exponent."""
+    return f"{ms:.1f}".removesuffix(".0") if ms < 1000 else f"{ms:.0f}"
 
 
 # As Segue's router has them.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from segue.proto.worker_pb2 import ROLE_PREFILL
 from segue.router.lifecycle.choice_run import ChoiceRun
 from segue.router.planning.planner import Plan
-from segue.router.workers.links import WorkerLink, WorkerLinks
+from segue.router.workers.link import WorkerLink
+from segue.router.workers.links import WorkerLinks
 
 
 class Charges:

@@ -19,7 +19,8 @@ from segue.router.prefixes.expected_blocks import ExpectedBlocks
 from segue.router.prefixes.prefix_index import PrefixIndex
 from segue.router.prompt_tokens import PromptTokens
 from segue.router.workers.fleet import FleetSnapshot
-from segue.router.workers.links import WorkerLink, WorkerLinks
+from segue.router.workers.link import WorkerLink
+from segue.router.workers.links import WorkerLinks
 
 log = get_logger("router")
 

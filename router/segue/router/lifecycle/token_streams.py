@@ -16,7 +16,7 @@ from segue.router.lifecycle.choice_timings import ChoiceTimings
 from segue.router.lifecycle.records import RouterObserver
 from segue.router.lifecycle.request import Request
 from segue.router.service import ResponseSink
-from segue.router.workers.links import WorkerLink
+from segue.router.workers.link import WorkerLink
 
 _MAX_STREAM = (1 << 32) - 1
 

@@ -13,7 +13,8 @@ from segue.router.lifecycle.conductor import Conductor
 from segue.router.lifecycle.records import RouterObserver
 from segue.router.lifecycle.request import Request
 from segue.router.lifecycle.surroundings import Surroundings
-from segue.router.workers.links import WorkerLink, WorkerLinks
+from segue.router.workers.link import WorkerLink
+from segue.router.workers.links import WorkerLinks
 
 log = get_logger("router")
 

@@ -33,7 +33,8 @@ from segue.router.models import Models
 from segue.router.rates.worker_rates import has_prompts
 from segue.router.workers.fleet import mismatch
 from segue.router.workers.lease import Lease
-from segue.router.workers.links import WorkerLink, WorkerLinks
+from segue.router.workers.link import WorkerLink
+from segue.router.workers.links import WorkerLinks
 
 log = get_logger("router")
 
