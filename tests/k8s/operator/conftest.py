@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,13 @@ import kopf
 import pytest
 import yaml
 
+from segue.operator.api import Api
 from segue.operator.main import OperatorSettings, operate
 from segue.operator.names import Manifest
 from tests.k8s.operator.api_server import ApiServer
 from tests.k8s.operator.nodes import FakeWorkers, Nodes
 from tests.k8s.operator.objects import cluster
+from tests.k8s.operator.real_server import Server, running_server
 from tests.k8s.operator.schemas import allowed_calls
 
 
@@ -125,3 +127,17 @@ async def world() -> AsyncIterator[World]:
 @pytest.fixture
 def manifest() -> Manifest:
     return cluster()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real one."""
+    with running_server(tmp_path_factory.mktemp("kubernetes")) as made:
+        yield made
+
+
+@pytest.fixture
+async def api(server: Server) -> AsyncIterator[Api]:
+    """As the real server's administrator."""
+    async with Api(server.login) as made:
+        yield made

@@ -84,8 +84,7 @@ def _broken(value: Any, before: Any, schema: Manifest) -> Iterator[str]:
     for rule in schema.get("x-kubernetes-validations", []):
         names = {"self": value} if "oldSelf" not in rule["rule"] else {"self": value, "oldSelf": before}
         if None not in names.values() and not _evaluated(rule["rule"], names):
-            said = rule.get("messageExpression")
-            yield str(_evaluated(said, names)) if said else rule["message"]
+            yield rule["message"]
     if isinstance(value, dict):
         for name, inner in schema.get("properties", {}).items():
             if name in value:

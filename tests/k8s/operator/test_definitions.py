@@ -17,7 +17,7 @@ from segue.operator.spec import ClusterSpec, parse_spec
 from segue.operator.status import cluster_status, pool_status
 from tests.k8s.manifests import K8S, OVERLAYS, rendered
 from tests.k8s.operator.objects import cluster
-from tests.k8s.operator.schemas import definitions, faults, refusals, schema_of
+from tests.k8s.operator.schemas import definitions, faults, objections, refusals, schema_of
 
 KINDS = ("PDCluster", "PDPool")
 # Of OpenAPI v3 what a structural schema may have, and Kubernetes' own.
@@ -72,6 +72,7 @@ def test_what_a_rule_looks_at_exists_and_is_bounded(kind: str) -> None:
         for rule in node.get("x-kubernetes-validations", []):
             assert rule["message"], path
             assert rule["message"] == rule["message"].strip()
+            assert "messageExpression" not in rule, "numbers made text cost more than the API server lets a rule cost"
         if node["type"] == "array" and path.startswith(".spec"):
             assert "maxItems" in node, path
         if node["type"] == "string" and path.startswith(".spec") and "enum" not in node:
@@ -83,6 +84,14 @@ def test_defaults_keep_to_their_own_schema(kind: str) -> None:
     spec = {"cluster": "chat", "role": "decode"} if kind == "PDPool" else cluster()["spec"]
     manifest = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "chat"}, "spec": spec}
     assert faults(manifest) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_default_keeps_to_the_rules_by_itself(kind: str) -> None:
+    """So the API server holds it to them: without what the defaults within it would add."""
+    for path, node in nodes(schema_of(kind)):
+        if "default" in node:
+            assert objections(node["default"], node) == [], path
 
 
 def test_pools_have_what_scalers_need() -> None:
@@ -197,7 +206,7 @@ def test_a_pool_keeps_to_its_bounds_its_role_and_its_cluster() -> None:
     pool = render_pool(chat, parse_spec(chat["spec"]), "decode", 4)
     assert refusals(pool, pool) == []
     for change, told in (
-        ({"replicas": 5}, "replicas 5 is not between 1 and 4, the bounds in the PDCluster"),
+        ({"replicas": 5}, "replicas must lie between minReplicas and maxReplicas, the bounds in the PDCluster"),
         ({"role": "prefill"}, "a pool keeps its role"),
         ({"cluster": "other"}, "a pool stays with its PDCluster"),
     ):

@@ -84,7 +84,9 @@ async def test_the_api_servers_own_words_reach_whoever_scales_out_of_bounds(worl
         await world.put()
         await world.settle(world.ready)
     async with Api(world.login) as api, KubernetesPools(api, "segue", "chat") as pools:
-        with pytest.raises(Conflict, match="replicas 99 is not between 1 and 64, the bounds in the PDCluster"):
+        with pytest.raises(
+            Conflict, match="replicas must lie between minReplicas and maxReplicas, the bounds in the PDCluster"
+        ):
             await pools.scale({"decode": 99})
     async with Api(world.login) as api, KubernetesPools(api, "segue", "other") as pools:
         with pytest.raises(NotFound, match="no PDCluster other in namespace segue"):

@@ -39,6 +39,7 @@ from segue.router.limits import Limits
 from segue.router.models import Models
 from segue.router.public_grpc.api import InferenceService
 from segue.router.queueing.admission import Admission
+from segue.router.queueing.slo import BATCH, SloClass, SloClasses
 from segue.router.text.tokenizer import TextCodec
 from segue.router.workers.hub import WorkerHub
 from segue.router.workers.links import WorkerLinks
@@ -52,6 +53,8 @@ FACTS = EngineFacts(
 )
 
 IMPATIENT = ContinuationPolicy(patience_s=0.2)
+# On a busy machine measured rates are such that promises of half a second would have requests refused.
+PATIENT = Admission(1e6, SloClasses([SloClass("chat", ttft_s=1e6), BATCH]))
 
 # What the model of both pools answers: prompt and sampling in, all output tokens out.
 Answer = Callable[[Sequence[int], SamplingParams], Sequence[int]]
@@ -275,7 +278,9 @@ async def running_router(
 ) -> AsyncIterator[Router]:
     links = WorkerLinks()
     models = Models(MODEL, codec, created_unix_s=7)
-    dispatcher = Dispatcher(links, models.__getitem__, max_concurrent_requests, continuation or IMPATIENT, admission)
+    dispatcher = Dispatcher(
+        links, models.__getitem__, max_concurrent_requests, continuation or IMPATIENT, admission or PATIENT
+    )
     hub_server, public_server = grpc.aio.server(), grpc.aio.server(interceptors=[RefuseUndecodable()])
     add_WorkerHubServicer_to_server(WorkerHub("router-1", lease_s, links, dispatcher.news, models), hub_server)
     add_InferenceServicer_to_server(InferenceService(dispatcher, models, limits or Limits()), public_server)

@@ -214,8 +214,10 @@ async def test_a_reader_that_does_not_read_is_ended_and_holds_up_nobody(codec: T
     async with running_router(codec, limits=limits) as router:
         _, decode = await router.attach_pair()
         options = [("grpc.use_local_subchannel_pool", 1)]
+        # Else what it takes unread grows with the pace, and all 32,000 tokens may find room on the way.
+        small_window = [*options, ("grpc.http2.bdp_probe", 0)]
         async with (
-            grpc.aio.insecure_channel(router.address, options=options) as slow_channel,
+            grpc.aio.insecure_channel(router.address, options=small_window) as slow_channel,
             grpc.aio.insecure_channel(router.address, options=options) as other_channel,
         ):
             slow = InferenceStub(slow_channel).Generate(ask(4000, n=8))

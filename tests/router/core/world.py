@@ -16,18 +16,15 @@ from segue.proto.worker_pb2 import Register, RequestOutput, Role, RouterFrame, S
 from segue.router.lifecycle.continuation import ContinuationPolicy
 from segue.router.lifecycle.dispatcher import Dispatcher
 from segue.router.models import Models
-from segue.router.queueing.admission import Admission
-from segue.router.queueing.slo import BATCH, SloClass, SloClasses
 from segue.router.service import Generation, Handle
 from segue.router.text.tokenizer import TextCodec
 from segue.router.workers.link import WorkerLink
 from segue.router.workers.links import WorkerLinks
-from tests.router.core.scripted import FACTS
+from tests.router.core.scripted import FACTS, PATIENT
 
 LENGTH = FinishReason.FINISH_REASON_LENGTH
 PROMPT = (5, 6, 7, 8)
 # Of workers that are never measured, predictions say nothing.
-ADMISSION = Admission(1e6, SloClasses([SloClass("chat", ttft_s=1e6), BATCH]))
 
 
 class Sink:
@@ -100,7 +97,7 @@ class World:
         models = Models("tiny", codec, created_unix_s=7)
         # No patience: looking again would need the clock.
         policy = ContinuationPolicy(max_continuations=5, patience_s=0.0)
-        self.dispatcher = Dispatcher(self.links, models.__getitem__, max_concurrent_requests, policy, ADMISSION)
+        self.dispatcher = Dispatcher(self.links, models.__getitem__, max_concurrent_requests, policy, PATIENT)
         self.lives: list[FakeWorker] = []
         self.claimable: set[str] = set()
         self.sinks: list[tuple[Sink, Generation]] = []
