@@ -68,6 +68,15 @@ def test_routers_add_up_what_they_sent_and_hold_and_share_what_workers_say(parts
     assert cluster.arriving_output_tokens_per_s == pytest.approx(5 * len(parts))
 
 
+def test_what_answers_will_want_follows_the_mix_of_classes_that_arrives() -> None:
+    chat = FleetRates(arriving_requests_per_s=2, mean_output_tokens=300)
+    completions = FleetRates(arriving_requests_per_s=50, mean_output_tokens=20)
+    gone = FleetRates(arriving_requests_per_s=0, mean_output_tokens=9000)
+    classes = [FleetClass(rates=rates) for rates in (chat, completions, gone)]
+    overall = FleetRates(arriving_requests_per_s=52, mean_output_tokens=280)
+    assert seen(state(rates=overall, classes=classes)).arriving_output_tokens_per_s == 2 * 300 + 50 * 20
+
+
 def test_the_latest_look_of_a_router_counts_and_a_worker_it_no_longer_names_has_left() -> None:
     before, after = state(prefill("p0"), prefill("p1", assigned=900)), state(prefill("p0"))
     cluster = fleet_readings([Look(after, NOW_S), Look(before, NOW_S - 1)], NOW_S)

@@ -55,3 +55,15 @@ def test_jointly_nothing_is_decided_from_nothing_measured() -> None:
     decision, _ = decide(policy, PolicyState(), unmeasured, 0.0)
     assert (decision.prefill.change, decision.decode.change) == (0, 0)
     assert "no prefill rate has been measured yet" in decision.prefill.reason
+
+
+def test_a_lull_after_a_joint_decision_finds_in_its_window_what_the_pools_had() -> None:
+    policy, state = ScalingPolicy(joint=Joint(Budget(4))), PolicyState()
+    busy = Cluster((*P[:2], *D[:2]), 0.0, 1500.0, 700.0, 1.0, 1.0)
+    quiet = replace(busy, workers=(*P[:2], *(replace(one, kv_use=0.0) for one in D[:2])), arriving_tokens_per_s=0.0)
+    _, state = decide(policy, state, busy, 0.0)
+    for now_s in range(5, 305, 5):
+        decision, state = decide(policy, state, quiet, float(now_s))
+        assert (decision.prefill.workers, decision.decode.workers) == (2, 2), now_s
+    decision, _ = decide(policy, state, quiet, 305.0)
+    assert (decision.prefill.workers, decision.decode.workers) == (1, 1)

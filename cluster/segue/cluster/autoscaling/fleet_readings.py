@@ -177,10 +177,17 @@ def _router(look: Look, queue: _Queue, combined: _Combined) -> RouterReading:
         queued_tokens=uncached * state.queued_prompt_tokens if queue.for_prefill else 0.0,
         arriving_tokens_per_s=uncached * rates.arriving_prompt_tokens_per_s,
         ended_requests=rates.requests_per_s * state.window_s,
-        arriving_output_tokens_per_s=rates.arriving_requests_per_s * rates.mean_output_tokens,
+        arriving_output_tokens_per_s=_output_wanted(state),
         ttft_attainment=rates.ttft_attainment if rates.HasField("ttft_attainment") else 1.0,
         itl_attainment=rates.itl_attainment if rates.HasField("itl_attainment") and not hopeless else 1.0,
     )
+
+
+def _output_wanted(state: FleetState) -> float:
+    """Output tokens a second, by what requests of each class wanted that ended: where a class of short answers bursts,
+    the mean over all classes is still that of the long ones before it."""
+    classes = [one.rates for one in state.classes if one.rates.arriving_requests_per_s]
+    return sum(one.arriving_requests_per_s * one.mean_output_tokens for one in classes or [state.rates])
 
 
 def work_by_worker(states: Iterable[FleetState]) -> dict[str, float]:

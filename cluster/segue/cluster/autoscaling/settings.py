@@ -42,6 +42,8 @@ class ScalingFigures:
     joint_gain: float = 0.1
     joint_patience_s: float = 15.0
     joint_pause_s: float = 15.0
+    joint_grow_step: int = 1
+    joint_release_s: float = 0.0
     ttft_attainment: float = 0.95
     itl_attainment: float = 0.95
     warm_after_s: float = 30.0
@@ -115,6 +117,8 @@ def _policy(given: ScalingFigures) -> ScalingPolicy:
             gain=given.joint_gain,
             patience_s=given.joint_patience_s,
             pause_s=given.joint_pause_s,
+            grow_step=given.joint_grow_step,
+            release_s=given.joint_release_s,
         )
     return ScalingPolicy(
         targets=Targets(

@@ -1,4 +1,5 @@
-"""How fast a joint decision is followed: one worker at a time, and not before a direction has lasted.
+"""How fast a joint decision is followed: trades one worker at a time, and not before a direction has lasted; growing at
+once; giving back only what for a while nothing has needed.
 
 Both pools move in one step or not at all: half a trade would leave the budget exceeded or a GPU idle.
 """
@@ -16,7 +17,9 @@ class Joint:
 
     ``use`` is how much of a pool's capacity the SLO tolerates to be used. Another split must serve ``gain`` more of the
     work to be worth a change. A change that takes a worker from a pool must have been wanted for ``patience_s``;
-    growing into what the budget has left needs none. Between two changes lie ``pause_s`` at least.
+    growing into what the budget has left needs none, and takes up to ``grow_step`` workers a pool. A GPU is given back
+    once no load of the last ``release_s`` would have needed it: a worker that is missed takes its time to come again.
+    Between two changes lie ``pause_s`` at least.
     """
 
     budget: Budget
@@ -24,15 +27,23 @@ class Joint:
     gain: float = 0.1
     patience_s: float = 15.0
     pause_s: float = 15.0
+    grow_step: int = 1
+    release_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.grow_step < 1 or self.release_s < 0:
+            raise ValueError(f"grow_step {self.grow_step} must be 1 or more and release_s {self.release_s:g} 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """What is remembered: the direction last wanted, (prefill, decode) as signs, and since when; the last change."""
+    """What is remembered: the direction last wanted, (prefill, decode) as signs, and since when; the last change; the
+    best splits of late, (when, prefill, decode), newest last and the first from before ``release_s``."""
 
     direction: tuple[int, int] = (0, 0)
     since_s: float = float("-inf")
     changed_s: float = float("-inf")
+    needed: tuple[tuple[float, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,11 @@ def move(joint: Joint, balance: Balance, now: Split, work: Work, now_s: float) -
         f"{_name(now)} serves {now.served:.0%} of {work.prompt_tokens_per_s:.0f} prompt and "
         f"{work.output_tokens_per_s:.0f} output tokens/s at {joint.use:.0%} use"
     )
+    balance = replace(balance, needed=_lately(balance.needed, best, now_s - joint.release_s, now_s))
+    if joint.release_s and _gives_back(joint, now, best):
+        best = _kept(joint, balance, now, work, now_s)
+        if best is now:
+            return Move(now, f"{told}; what was needed lately is kept", replace(balance, direction=(0, 0)))
     if not _worth(joint, now, best):
         return Move(now, f"{told}; no other split is worth a change", replace(balance, direction=(0, 0)))
     told += f", {_name(best)} would serve {best.served:.0%}"
@@ -63,15 +79,42 @@ def move(joint: Joint, balance: Balance, now: Split, work: Work, now_s: float) -
         return Move(now, f"{told}; wanted for {now_s - balance.since_s:.0f} of {waits:g} s", balance)
     if now_s - balance.changed_s < joint.pause_s:
         return Move(now, f"{told}; the last change is {now_s - balance.changed_s:.0f} s ago", balance)
-    prefill, decode = _next(joint.budget, now, direction)
+    prefill, decode = _next(joint, now, best, direction)
     split = Split(prefill, decode, served(prefill, decode, work, joint.use))
     return Move(split, told, replace(balance, changed_s=now_s))
 
 
-def _next(budget: Budget, now: Split, direction: tuple[int, int]) -> tuple[int, int]:
-    """One worker further in each direction; first the shrinking pool alone where the other's worker doesn't fit yet."""
-    split = Split(max(1, now.prefill + direction[0]), max(1, now.decode + direction[1]), 0.0)
-    if split.gpus(budget) <= budget.gpus:
+def _lately(
+    needed: tuple[tuple[float, int, int], ...], best: Split, since_s: float, now_s: float
+) -> tuple[tuple[float, int, int], ...]:
+    """With one entry from before ``since_s``, by which it is known that the time is covered."""
+    before = [entry for entry in needed if entry[0] <= since_s]
+    after = [entry for entry in needed if entry[0] > since_s]
+    return (*before[-1:], *after, (now_s, best.prefill, best.decode))
+
+
+def _gives_back(joint: Joint, now: Split, best: Split) -> bool:
+    return best.gpus(joint.budget) < now.gpus(joint.budget) <= joint.budget.gpus
+
+
+def _kept(joint: Joint, balance: Balance, now: Split, work: Work, now_s: float) -> Split:
+    """The smaller split that every load of the last ``release_s`` would have been content with, or ``now``."""
+    if now_s - balance.needed[0][0] < joint.release_s:
+        return now
+    prefill = max(entry[1] for entry in balance.needed)
+    decode = max(entry[2] for entry in balance.needed)
+    kept = Split(prefill, decode, served(prefill, decode, work, joint.use))
+    return kept if kept.gpus(joint.budget) < now.gpus(joint.budget) else now
+
+
+def _next(joint: Joint, now: Split, best: Split, direction: tuple[int, int]) -> tuple[int, int]:
+    """One worker further in each direction, more where nothing shrinks; first the shrinking pool alone where the
+    other's worker doesn't fit yet."""
+    step = joint.grow_step if min(direction) >= 0 else 1
+    prefill = now.prefill + direction[0] * min(step, abs(best.prefill - now.prefill))
+    decode = now.decode + direction[1] * min(step, abs(best.decode - now.decode))
+    split = Split(max(1, prefill), max(1, decode), 0.0)
+    if split.gpus(joint.budget) <= joint.budget.gpus:
         return split.prefill, split.decode
     return min(split.prefill, max(1, now.prefill)), min(split.decode, max(1, now.decode))
 

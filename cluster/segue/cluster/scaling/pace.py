@@ -83,6 +83,11 @@ def step(pace: Pace, history: History, present: int, asked: int, now_s: float) -
     return Step(workers, _held(asked, wanted, steady, workers), _kept(pace, seen, history.changes, change, now_s))
 
 
+def asked_for(pace: Pace, history: History, workers: int, now_s: float) -> History:
+    """So many were asked for by somebody else: what the windows look back on if this pace decides again."""
+    return _kept(pace, (*history.asked, (now_s, workers)), history.changes, 0, now_s)
+
+
 def _held(asked: int, wanted: int, steady: int, workers: int) -> str:
     told = []
     if wanted != asked:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from segue.cluster.scaling.balance import Balance, Joint, move
 from segue.cluster.scaling.demand import Demand, Targets, decode_demand, prefill_demand, warm_rate
 from segue.cluster.scaling.joint import Split, Work
-from segue.cluster.scaling.pace import Bounds, History, Pace, Step, step
+from segue.cluster.scaling.pace import Bounds, History, Pace, Step, asked_for, step
 from segue.cluster.scaling.readings import Cluster, Pool
 
 # A backlog should be gone within this time, on top of what arrives meanwhile.
@@ -77,12 +77,15 @@ def decide(policy: ScalingPolicy, state: PolicyState, cluster: Cluster, now_s: f
     now = Split(_present(cluster, "prefill"), _present(cluster, "decode"), 0.0)
     if policy.joint is not None and (work := _work(cluster, policy.targets)).measured:
         moved = move(policy.joint, state.balance, now, work, now_s)
+        # A lull, in which nothing can be measured, must find in the windows what the pools had until then.
+        prefill_kept = asked_for(policy.prefill, state.prefill, moved.split.prefill, now_s)
+        decode_kept = asked_for(policy.decode, state.decode, moved.split.decode, now_s)
         return (
             Decision(
                 _bounded("prefill", policy.prefill.bounds, now.prefill, moved.split.prefill, moved.reason),
                 _bounded("decode", policy.decode.bounds, now.decode, moved.split.decode, moved.reason),
             ),
-            replace(state, balance=moved.balance),
+            PolicyState(prefill_kept, decode_kept, moved.balance),
         )
     wanted = prefill_demand(cluster, policy.targets)
     prefill = step(policy.prefill, state.prefill, now.prefill, _asked(wanted, now.prefill), now_s)
