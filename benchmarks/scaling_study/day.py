@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Literal
+from typing import Literal, get_args
 
 from scaling_study.traffic import Arrival, Kind
 
@@ -20,7 +20,8 @@ DAY_H = 24.0
 _TRACE_S = 3600.0
 _JITTER_S = 60.0  # Of the recorded hour: copies of one request must not come in one instant.
 
-Shape = Literal["recorded", "curve"]
+Shape = Literal["curve", "recorded"]
+SHAPE_NAMES: tuple[Shape, ...] = get_args(Shape)
 Traces = Mapping[Kind, Sequence[Arrival]]
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from scaling_study.rates import TICK_S, Rates
 from scaling_study.slots import Running, Slots
-from scaling_study.traffic import SLOS, Arrival
+from scaling_study.traffic import SLOS, Arrival, Kind
 
 from segue.cluster.scaling.readings import Cluster, Pool, WorkerReading
 from segue.engine.simulated.timing import Timing
@@ -36,8 +36,19 @@ class Worker:
     pool: Pool
     phase: Phase
     ready_at_s: float
-    free_at_s: float = 0.0  # Prefill: when it is done with what it has.
+    free_at_s: float  # Prefill: when it is done with what it has.
     turns_to: Pool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A request that ended, and whether its first token and its pace were in time."""
+
+    at_s: float
+    kind: Kind
+    first: bool
+    pace: bool
+    tokens: int
 
 
 @dataclass(slots=True)
@@ -57,18 +68,21 @@ class Outcome:
 class Fleet:
     """The pools and what runs in them. Times are of the simulation."""
 
-    def __init__(self, timing: Timing, gpus: int, prefill: int, decode: int) -> None:
+    def __init__(self, timing: Timing, gpus: int, prefill: int, decode: int, warm_up_s: float = 0.0) -> None:
+        """Time begins at ``-warm_up_s``, and nothing counts that comes or is spent before 0."""
         self.rates = Rates(timing)
         self.gpus = gpus
-        self.now_s = 0.0
+        self.now_s = -warm_up_s
+        self._began_s = self.now_s
         self.outcome = Outcome()
         self.workers: list[Worker] = []
         self._queue: deque[Arrival] = deque()
         self._prefilled: list[tuple[float, int, Arrival]] = []
         self._waiting: deque[Running] = deque()
         self._slots = Slots()
-        self._arrived: deque[tuple[float, int]] = deque()
-        self._kept: deque[tuple[float, bool, bool, int]] = deque()
+        self._arrived: deque[Arrival] = deque()
+        self._kept: deque[Kept] = deque()
+        self._means: dict[Kind, float] = {}
         self._prefill_speed = 0.0
         self._started = 0
         self._order = count()
@@ -89,7 +103,7 @@ class Fleet:
             return False
         phase: Phase = "ready" if ready else "starting"
         at_s = self.now_s if ready else self.now_s + START_S
-        self.workers.append(Worker(self._started, pool, phase, at_s))
+        self.workers.append(Worker(self._started, pool, phase, ready_at_s=at_s, free_at_s=at_s))
         self._started += 1
         self._note_phases()
         return True
@@ -108,14 +122,15 @@ class Fleet:
     def run_tick(self, arrivals: Iterable[Arrival]) -> None:
         self.now_s += TICK_S
         for arrival in arrivals:
-            self.outcome.requests += 1
-            self._arrived.append((arrival.at_s, arrival.lengths.computed_tokens))
+            self.outcome.requests += arrival.at_s >= 0
+            self._arrived.append(arrival)
             self._queue.append(arrival)
         self._change_phases()
         self._prefill()
         self._place()
         self._decode()
-        self.outcome.gpu_s += TICK_S * len(self.workers)
+        if self.now_s > 0:
+            self.outcome.gpu_s += TICK_S * len(self.workers)
 
     def _note_phases(self) -> None:
         self.workers = [worker for worker in self.workers if worker.phase != "gone"]
@@ -189,11 +204,12 @@ class Fleet:
         tokens = arrival.lengths.output_tokens
         first = running.first_s - arrival.at_s <= slo.ttft_s
         pace = tokens == 1 or (at_s - running.first_s) / (tokens - 1) <= 1 / slo.tokens_per_s
-        self.outcome.ended += 1
-        self.outcome.good += first and pace
-        self.outcome.late_first += not first
-        self.outcome.slow += not pace
-        self._kept.append((self.now_s, first, pace, tokens))
+        if arrival.at_s >= 0:
+            self.outcome.ended += 1
+            self.outcome.good += first and pace
+            self.outcome.late_first += not first
+            self.outcome.slow += not pace
+        self._kept.append(Kept(self.now_s, arrival.lengths.kind, first, pace, tokens))
 
     def _move_from(self, worker: Worker) -> None:
         """Running requests go on elsewhere, as far as there is room; the others finish where they are."""
@@ -212,29 +228,35 @@ class Fleet:
     def readings(self) -> Cluster:
         """As a router would tell them."""
         since_s = self.now_s - _RATE_WINDOW_S
-        while self._arrived and self._arrived[0][0] < since_s:
+        while self._arrived and self._arrived[0].at_s < since_s:
             self._arrived.popleft()
-        while self._kept and self._kept[0][0] < since_s:
+        while self._kept and self._kept[0].at_s < since_s:
             self._kept.popleft()
-        window_s = min(_RATE_WINDOW_S, max(self.now_s, TICK_S))
+        window_s = min(_RATE_WINDOW_S, max(self.now_s - self._began_s, TICK_S))
         queued = sum(arrival.lengths.computed_tokens for arrival in self._queue)
         kept = len(self._kept)
-        # What new requests will want is not known, only what those wanted that ended.
-        wanted = sum(tokens for *_, tokens in self._kept) / kept if kept else 0.0
         return Cluster(
             workers=tuple(self._reading(worker) for worker in self.workers),
             queued_tokens=float(queued),
-            arriving_tokens_per_s=sum(tokens for _, tokens in self._arrived) / window_s,
-            arriving_output_tokens_per_s=wanted * len(self._arrived) / window_s,
-            ttft_attainment=sum(first for _, first, _, _ in self._kept) / kept if kept else 1.0,
-            itl_attainment=sum(pace for _, _, pace, _ in self._kept) / kept if kept else 1.0,
+            arriving_tokens_per_s=sum(one.lengths.computed_tokens for one in self._arrived) / window_s,
+            arriving_output_tokens_per_s=sum(map(self._wanted, SLOS)) / window_s,
+            ttft_attainment=sum(one.first for one in self._kept) / kept if kept else 1.0,
+            itl_attainment=sum(one.pace for one in self._kept) / kept if kept else 1.0,
         )
+
+    def _wanted(self, kind: Kind) -> float:
+        """Output tokens of what has arrived. What new requests will want is not known, only what those of their kind
+        wanted that ended, lately or at all."""
+        ended = [one.tokens for one in self._kept if one.kind == kind]
+        if ended:
+            self._means[kind] = sum(ended) / len(ended)
+        return self._means.get(kind, 0.0) * sum(one.lengths.kind == kind for one in self._arrived)
 
     def _reading(self, worker: Worker) -> WorkerReading:
         phase = worker.phase
         if phase == "starting" or phase == "gone":  # noqa: PLR1714 - the type checker understands it so
             return WorkerReading(f"w{worker.number}", "e", worker.pool, "starting", self.now_s)
-        ready_for_s = self.now_s - worker.ready_at_s if worker.ready_at_s else START_S
+        ready_for_s = self.now_s - worker.ready_at_s
         if worker.pool == "prefill":
             backlog_s = max(0.0, worker.free_at_s - self.now_s)
             return WorkerReading(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scaling_study.fleet import Fleet
 from scaling_study.rates import TICK_S
@@ -15,6 +15,7 @@ from segue.engine.simulated.models import SHAPES
 from segue.engine.simulated.timing import Timing
 
 _SAMPLES = 60
+WARM_UP_S = 600.0
 
 
 def timing() -> Timing:
@@ -45,10 +46,13 @@ class Result:
 
 
 def run(candidate: Candidate, arrivals: Sequence[Arrival], seconds: float, gpus: int, seed: int) -> Result:
-    fleet = Fleet(timing(), gpus, candidate.prefill, candidate.decode)
+    """The first ten minutes are gone through once more before, uncounted: nobody is judged by what it began with."""
+    fleet = Fleet(timing(), gpus, candidate.prefill, candidate.decode, WARM_UP_S)
     scaler = candidate.scaler()
+    before = [replace(one, at_s=one.at_s - WARM_UP_S) for one in arrivals if one.at_s < WARM_UP_S]
+    requests, arrivals = len(arrivals), [*before, *arrivals]
     samples = []
-    come, look_s, sample_s = 0, 0.0, 0.0
+    come, look_s, sample_s = 0, fleet.now_s, 0.0
     while fleet.now_s < seconds:
         first = come
         while come < len(arrivals) and arrivals[come].at_s <= fleet.now_s + TICK_S:
@@ -60,7 +64,7 @@ def run(candidate: Candidate, arrivals: Sequence[Arrival], seconds: float, gpus:
         if fleet.now_s >= sample_s:
             sample_s += seconds / _SAMPLES
             samples.append(Sample(fleet.now_s, len(fleet.present("prefill")), len(fleet.present("decode"))))
-    outcome, requests = fleet.outcome, len(arrivals)
+    outcome = fleet.outcome
     gpu_hours = outcome.gpu_s / 3600
     return Result(
         name=candidate.name,
