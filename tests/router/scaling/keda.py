@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import grpc
 import grpc.aio
 
 from segue.proto.externalscaler_pb2 import GetMetricsRequest, ScaledObjectRef
@@ -55,7 +56,14 @@ class Keda:
         return value, spec.targetSizeFloat or float(spec.targetSize)
 
     async def desired(self, present: int = 1, now_s: float = 0.0) -> int:
-        """How many workers the pool should have; it would have none were the scaler not active."""
+        """How many workers the pool should have; it would have none were the scaler not active. As many as there are
+        where the metric can't be had: ``computeReplicasForMetrics`` fails, and nothing is changed."""
         if not (await self.stub.IsActive(self.trigger)).result:
             return 0
-        return self.autoscaler.desired(now_s, present, *await self.value())
+        try:
+            value, target = await self.value()
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE:
+                raise
+            return present
+        return self.autoscaler.desired(now_s, present, value, target)

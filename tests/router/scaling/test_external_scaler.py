@@ -52,6 +52,23 @@ async def test_an_idle_cluster_keeps_one_worker_and_is_active(scaled: tuple[Scal
     assert (await keda.stub.IsActive(keda.trigger)).result
 
 
+async def test_a_pool_that_lost_all_its_workers_keeps_its_size_while_requests_wait(
+    scaled: tuple[Scaled, grpc.aio.Channel],
+) -> None:
+    cluster, channel = scaled
+    cluster.queue = Queue(50, 50_000)
+    present = {"prefill": (prefill(0), prefill(1)), "decode": (decode(0), decode(1))}
+    for lost in (("decode",), ("prefill",), ("prefill", "decode")):
+        cluster.fleet = FleetSnapshot(tuple(one for pool in present if pool not in lost for one in present[pool]))
+        for pool in lost:
+            keda = Keda(channel, pool=pool)
+            with pytest.raises(grpc.aio.AioRpcError, match=f"UNAVAILABLE(.|\n)*no {pool} worker is ready"):
+                await keda.value()
+            assert await keda.desired(present=4) == 4
+    cluster.fleet = FleetSnapshot((*present["prefill"], decode(0)))
+    assert await Keda(channel, pool="decode").desired(present=4) == 7  # Five times what one has room for.
+
+
 async def test_the_streams_answer_at_once_and_stay_open(scaled: tuple[Scaled, grpc.aio.Channel]) -> None:
     _, channel = scaled
     keda = Keda(channel, pool="prefill", target="2")

@@ -8,9 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.proto.worker_pb2 import RouterBacklog
+from segue.proto.worker_pb2 import Role, RouterBacklog
 from segue.router.rates.worker_rates import UNMEASURED
-from segue.router.scaling.pool_load import Backlog, Queue, decode_use, own_backlog, prefill_backlog_s, with_others
+from segue.router.scaling.pool_load import (
+    Backlog,
+    Queue,
+    decode_use,
+    need_known,
+    own_backlog,
+    prefill_backlog_s,
+    with_others,
+)
 from segue.router.workers.fleet import FleetSnapshot
 from tests.router.scaling.views import DRAINING, decode, prefill
 
@@ -44,6 +52,23 @@ def test_what_waits_while_a_prefill_worker_is_idle_waits_for_decode() -> None:
     assert own_backlog(busy_for_others, queue) == Backlog(4500.0)
     broken = fleet(prefill(0, sent=500), replace(prefill(1), spared=True))
     assert own_backlog(broken, queue) == Backlog(4500.0)
+
+
+def test_what_waits_while_no_prefill_worker_is_ready_waits_for_decode_too() -> None:
+    assert own_backlog(fleet(decode(0)), Queue(3, 4000)) == Backlog(4000.0, 3)
+
+
+@pytest.mark.parametrize("role", [Role.ROLE_PREFILL, Role.ROLE_DECODE])
+def test_what_a_pool_needs_of_which_no_worker_is_ready_is_known_only_while_there_is_nothing_to_do(role: Role) -> None:
+    ready, other = (prefill(0), decode(0)) if role == Role.ROLE_PREFILL else (decode(0), prefill(0))
+    gone = replace(ready, state=DRAINING)
+    for work in (Backlog(1.0), Backlog(0.0, 50)):
+        assert not need_known(role, fleet(other), work)
+        assert not need_known(role, fleet(gone, other), work)
+        assert need_known(role, fleet(ready), work)
+    busy_elsewhere = replace(other, load=decode(0, running=1).load)
+    assert not need_known(role, fleet(busy_elsewhere), Backlog())
+    assert need_known(role, fleet(gone, other), Backlog())
 
 
 def test_the_rate_is_of_the_workers_steps_in_which_all_routers_prompts_are() -> None:

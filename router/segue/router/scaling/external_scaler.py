@@ -25,7 +25,8 @@ from segue.proto.externalscaler_pb2 import (
     ScaledObjectRef,
 )
 from segue.proto.externalscaler_pb2_grpc import ExternalScalerServicer
-from segue.router.scaling.pool_load import Backlog, decode_use, prefill_backlog_s
+from segue.proto.worker_pb2 import Role
+from segue.router.scaling.pool_load import Backlog, decode_use, need_known, prefill_backlog_s
 from segue.router.workers.fleet import FleetSnapshot
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,14 +36,15 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class Signal:
     """What one pool is scaled by. ``default_target`` is for one worker."""
 
+    role: Role
     metric: str
     default_target: float
     value: Callable[[FleetSnapshot, Backlog], float]
 
 
 SIGNALS: Mapping[str, Signal] = {
-    "prefill": Signal("segue-prefill-backlog-seconds", 1.5, prefill_backlog_s),
-    "decode": Signal("segue-decode-use", 0.8, decode_use),
+    "prefill": Signal(Role.ROLE_PREFILL, "segue-prefill-backlog-seconds", 1.5, prefill_backlog_s),
+    "decode": Signal(Role.ROLE_DECODE, "segue-decode-use", 0.8, decode_use),
 }
 
 
@@ -51,6 +53,8 @@ class ExternalScaler(ExternalScalerServicer):
     told of the whole cluster.
 
     Errors: INVALID_ARGUMENT for a trigger whose metadata names no pool of ours or a target that is no number.
+    UNAVAILABLE for the metric of a pool of which nobody can say what it needs: an autoscaler without a metric leaves
+    the pool as it is, and so it should be left.
     """
 
     def __init__(self, fleet: Callable[[], FleetSnapshot], backlog: Callable[[FleetSnapshot], Backlog]) -> None:
@@ -81,7 +85,12 @@ class ExternalScaler(ExternalScalerServicer):
         if request.metricName not in ("", signal.metric):
             await _refuse(context, f"metric {request.metricName!r} is not this pool's, which is {signal.metric!r}")
         fleet = self._fleet()
-        value = signal.value(fleet, self._backlog(fleet))
+        backlog = self._backlog(fleet)
+        if not need_known(signal.role, fleet, backlog):
+            pool = request.scaledObjectRef.scalerMetadata["pool"]
+            told = f"there is work and no {pool} worker is ready: how many are needed is not known until one is"
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{told}; keep as many as there are")
+        value = signal.value(fleet, backlog)
         return GetMetricsResponse(
             metricValues=[MetricValue(metricName=signal.metric, metricValue=round(value), metricValueFloat=value)]
         )

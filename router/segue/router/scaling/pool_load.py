@@ -38,12 +38,12 @@ class Backlog:
 
 def own_backlog(fleet: FleetSnapshot, queue: Queue) -> Backlog:
     """This router's. While a prefill worker stands idle nothing waits for prefill: it waits for places or blocks in
-    decode."""
+    decode. It waits for decode, too, while no prefill worker is ready: then decode computes prompts."""
     prefill = fleet.ready(Role.ROLE_PREFILL)
     sent = sum(worker.assigned_prefill_tokens for worker in prefill)
     if any(_idle(worker) for worker in prefill):
         return Backlog(sent, queue.requests)
-    return Backlog(sent + queue.prompt_tokens * (1 - queue.cached_share))
+    return Backlog(sent + queue.prompt_tokens * (1 - queue.cached_share), 0 if prefill else queue.requests)
 
 
 def with_others(own: Backlog, router_id: str, told: Iterable[RouterBacklog]) -> Backlog:
@@ -57,6 +57,15 @@ def with_others(own: Backlog, router_id: str, told: Iterable[RouterBacklog]) -> 
         own.prefill_tokens + sum(other.prefill_tokens for other in latest.values()),
         own.decode_requests + sum(other.decode_requests for other in latest.values()),
     )
+
+
+def need_known(role: Role, fleet: FleetSnapshot, backlog: Backlog) -> bool:
+    """False while there is work and the pool has no ready worker: they start, or all are lost. What one of them could
+    carry is not known then, and a sum over none of them would say that none is needed."""
+    if fleet.ready(role):
+        return True
+    working = any(worker.assigned_requests or worker.engine_requests for worker in fleet.workers)
+    return not (working or backlog.prefill_tokens or backlog.decode_requests)
 
 
 def prefill_backlog_s(fleet: FleetSnapshot, backlog: Backlog) -> float:
