@@ -72,3 +72,27 @@ def test_other_kinds_and_workers_that_are_gone_are_left_out() -> None:
     meter.forget("prefill-0")
     assert meter.crowding("gpu", now_s) == 0.0
     assert meter.crowding(KIND, now_s) > 0  # Its kind goes on.
+
+
+def kept(meter: CrowdingMeter) -> int:
+    return len(meter._steps) + sum(len(times) for times in meter._computing.values())
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_answers_of_one_token_leave_nothing_behind(looks: bool) -> None:
+    meter = CrowdingMeter()
+    for number in range(20_000):
+        now_s = 0.02 * number
+        meter.computed("prefill-0", now_s - 0.01, now_s)
+        if looks and not number % 10:
+            meter.look(now_s)
+    assert kept(meter) <= 2_000  # Of half a minute.
+
+
+def test_of_what_is_old_nothing_is_kept_and_nothing_is_learned() -> None:
+    meter = CrowdingMeter()
+    meter.computed("prefill-0", 0.0, 0.5)
+    for number in range(10):
+        meter.stepped("decode-0", KIND, 1, 0.01, 0.1 + 0.01 * number)
+    meter.look(100.0)
+    assert kept(meter) == 0

@@ -12,6 +12,7 @@ sides differ by counts if chance can hardly explain it and if it is worth the tr
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
@@ -38,16 +39,17 @@ class CrowdingMeter:
 
     def __init__(self) -> None:
         self._steps: list[_Step] = []
-        self._computing: dict[str, list[tuple[float, float]]] = {}
+        self._computing: dict[str, deque[tuple[float, float]]] = {}
         self._quiet: dict[str, LineMeter] = {}
         self._sides: dict[Hashable, _Sides] = {}
 
     def computed(self, worker_id: str, since_s: float, until_s: float) -> None:
         """A prefill worker was busy with prompts. Told in the order of ends."""
-        times = self._computing.setdefault(worker_id, [])
+        times = self._computing.setdefault(worker_id, deque())
         while times and since_s < times[-1][1]:
             since_s = min(since_s, times.pop()[0])
         times.append((since_s, until_s))
+        _drop_old(times, until_s)
 
     def stepped(self, worker_id: str, kind: Hashable, requests: int, step_s: float, now_s: float) -> None:
         """A decode worker's step without prompts has ended."""
@@ -56,6 +58,7 @@ class CrowdingMeter:
 
     def look(self, now_s: float, computing_since_s: Iterable[float] = ()) -> None:
         """Compare the steps of which all is known; ``computing_since_s`` of prefill workers that are not done yet."""
+        self._forget_old(now_s)
         ready = [step for step in self._steps if step.until_s <= now_s - _LATER_S]
         if len(ready) < _WORTH_STEPS:
             return
@@ -75,8 +78,6 @@ class CrowdingMeter:
                 busy.append(longer / computing)
         for kind, (quiet, busy) in seen.items():
             self._sides.setdefault(kind, _Sides()).add(quiet, busy, now_s)
-        for worker_id, each in self._computing.items():
-            self._computing[worker_id] = [time for time in each if time[1] > now_s - _OLD_S]
 
     def crowding(self, kind: Hashable, now_s: float) -> float:
         """By how much of itself a step takes longer for each prefill worker that computes; 0 where nothing tells."""
@@ -88,6 +89,20 @@ class CrowdingMeter:
         self._computing.pop(worker_id, None)
         self._quiet.pop(worker_id, None)
         self._steps = [step for step in self._steps if step.worker_id != worker_id]
+
+    def _forget_old(self, now_s: float) -> None:
+        """However few steps there are to compare: where every answer has one token, decode makes none."""
+        for worker_id, times in list(self._computing.items()):
+            _drop_old(times, now_s)
+            if not times:
+                del self._computing[worker_id]
+        self._steps = [step for step in self._steps if step.until_s - step.step_s > now_s - _OLD_S]
+
+
+def _drop_old(times: deque[tuple[float, float]], now_s: float) -> None:
+    """Of one worker, in the order of ends."""
+    while times and times[0][1] <= now_s - _OLD_S:
+        times.popleft()
 
 
 @dataclass(frozen=True, slots=True)
