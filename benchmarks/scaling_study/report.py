@@ -86,6 +86,7 @@ def plot(report: Report, traces: Traces, file: Path) -> None:
     rates = {"conversations/s": day.rates("conversation", traces), "code completions/s": day.rates("code", traces)}
     for (label, values), colour in zip(rates.items(), ("#4464ad", "#8a8a8a"), strict=True):
         axes[0].step([index / len(values) * DAY_H for index in range(len(values))], values, color=colour, label=label)
+    axes[0].set_ylim(0, 1.4 * max(map(max, rates.values())))  # Room for the names.
     axes[0].legend(frameon=False, loc="upper right", ncols=2)
     for axis, result in zip(axes[1:], shown, strict=False):
         at = [sample.at_s / day.seconds * DAY_H for sample in result.samples]
@@ -107,6 +108,7 @@ def plot(report: Report, traces: Traces, file: Path) -> None:
         axes[-1].plot(*at_, "o", color="#8a8a8a" if fixed else "#4464ad", markersize=4)
         axes[-1].annotate(label, at_, xytext=(3, 3), textcoords="offset points", fontsize=7, rotation=30)
     axes[-1].set_ylim(0.78 * most, 1.1 * most)
+    axes[-1].margins(x=0.15)
     axes[-1].set_xlabel("GPU-hours")
     axes[-1].set_ylabel("good answers\na GPU-hour")
     file.parent.mkdir(parents=True, exist_ok=True)
