@@ -102,12 +102,15 @@ def plot(report: Report, traces: Traces, file: Path) -> None:
     axes[-2].set_xlabel("hour of the day")
     first = [one for one in report.results if one.seed == day.seed]
     most = max(one.good_per_gpu_hour for one in first)
-    for result in [one for one in first if one.good_per_gpu_hour > 0.8 * most]:
+    # Of the splits those that are worth looking at, of the scalers every one.
+    marked = [one for one in first if one in shown or one.good_per_gpu_hour > 0.8 * most]
+    for result in marked:
         fixed = result.name.startswith("static")
         at_, label = (result.gpu_hours, result.good_per_gpu_hour), result.name.removeprefix("static ")
         axes[-1].plot(*at_, "o", color="#8a8a8a" if fixed else "#4464ad", markersize=4)
         axes[-1].annotate(label, at_, xytext=(3, 3), textcoords="offset points", fontsize=7, rotation=30)
-    axes[-1].set_ylim(0.78 * most, 1.1 * most)
+    least = min(one.good_per_gpu_hour for one in marked)
+    axes[-1].set_ylim(0.97 * least, 1.1 * most)
     axes[-1].margins(x=0.15)
     axes[-1].set_xlabel("GPU-hours")
     axes[-1].set_ylabel("good answers\na GPU-hour")
