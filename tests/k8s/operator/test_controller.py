@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from structlog.testing import capture_logs
+
 from segue.operator.api import ApiError
-from segue.operator.controller import Controller, Generations
+from segue.operator.controller import Controller, Generations, Looker
 
 
 class Looks:
@@ -27,8 +29,18 @@ class Looks:
         return answer
 
 
+class _ByName:
+    """Each cluster has its own looks."""
+
+    def __init__(self, looks: dict[str, Looks]) -> None:
+        self._looks = looks
+
+    async def look(self, namespace: str, name: str) -> float | None:
+        return await self._looks[name].look(namespace, name)
+
+
 @asynccontextmanager
-async def controlled(looks: Looks) -> AsyncIterator[Controller]:
+async def controlled(looks: Looker) -> AsyncIterator[Controller]:
     async with asyncio.TaskGroup() as tasks:
         controller = Controller(lambda: looks, tasks, gather_s=0.0, first_pause_s=0.0)
         yield controller
@@ -68,6 +80,28 @@ async def test_a_failed_look_is_tried_again() -> None:
     async with controlled(looks) as controller:
         controller.wake("segue", "chat")
         await until(lambda: len(looks.seen) == 3)
+
+
+async def test_a_fault_in_one_clusters_look_is_logged_and_tried_again_and_holds_up_no_other() -> None:
+    looks = {"bad": Looks(AttributeError("'str' object has no attribute 'get'")), "good": Looks(0.0)}
+    async with controlled(_ByName(looks)) as controller:
+        with capture_logs() as logs:
+            for name in looks:
+                controller.wake("segue", name)
+            await until(lambda: len(looks["bad"].seen) > 2)
+            seen = len(looks["good"].seen)
+            await until(lambda: len(looks["good"].seen) > seen + 2)
+    told = next(line for line in logs if line["event"] == "look_failed")
+    assert (told["cluster"], told["log_level"]) == ("segue/bad", "error")
+    assert "object has no attribute 'get'" in told["error"]
+    assert told["exc_info"], "with where it happened: it is a fault of ours"
+
+
+async def test_however_often_looks_have_failed_there_is_another_one() -> None:
+    looks = Looks(*[OSError("no route")] * 1100, 1000.0)
+    async with controlled(looks) as controller:
+        controller.wake("segue", "chat")
+        await until(lambda: len(looks.seen) == 1101)
 
 
 async def test_one_that_is_gone_is_not_looked_at_again_until_it_comes_back() -> None:

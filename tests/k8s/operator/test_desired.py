@@ -212,6 +212,16 @@ def test_a_cluster_that_goes_is_left_alone() -> None:
         ({"decode": {"replicas": 9, "maxReplicas": 2}}, "replicas 9 must lie between"),
         ({"router": {"args": ["--model=x"]}}, "args has --model"),
         ({"speed": 3}, "speed"),
+        (
+            {"decode": {"pod": {"containers": ["worker"]}}},
+            "decode.pod: containers[0] is 'worker'; each of containers is an object with a name",
+        ),
+        ({"router": {"pod": {"volumes": ["x"]}}}, "router.pod: volumes[0] is 'x'"),
+        ({"prefill": {"pod": {"volumes": [{"emptyDir": {}}]}}}, "an object with a name"),
+        (
+            {"decode": {"pod": {"containers": [{"name": "worker", "ports": [9300]}]}}},
+            "decode.pod: containers[0].ports[0] is 9300; each of ports is an object with a containerPort",
+        ),
     ],
 )
 def test_a_bad_spec_is_refused_with_the_field_and_the_reason(spec: dict[str, Any], told: str) -> None:

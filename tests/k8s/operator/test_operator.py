@@ -10,10 +10,14 @@ from typer.testing import CliRunner
 
 from segue.base.errors import SettingsError
 from segue.cli.main import app
+from segue.operator.actions import Plan
+from segue.operator.desired import desired_state
 from segue.operator.main import OperatorSettings, operate
-from segue.operator.names import DELETION_COST, LEAVING_SINCE
+from segue.operator.names import DELETION_COST, LEAVING_SINCE, Manifest
+from segue.operator.observed import Observed
 from segue.operator.shrink import Load
 from tests.k8s.operator.conftest import World
+from tests.k8s.operator.objects import cluster
 
 
 async def test_makes_all_that_a_cluster_needs_and_says_when_it_serves(world: World) -> None:
@@ -138,6 +142,39 @@ async def test_a_bad_spec_is_told_and_what_runs_goes_on(world: World) -> None:
         await world.put()
         await world.settle(lambda: world.condition("PDCluster", "chat", "Accepted").get("status") == "True")
     assert ("Warning", "InvalidSpec") in {(event["type"], event["reason"]) for event in world.api.all("Event")}
+
+
+async def test_a_pod_patch_that_cannot_be_merged_is_a_bad_spec_and_holds_up_no_other_cluster(world: World) -> None:
+    broken = cluster("broken", decode={"pod": {"containers": ["worker"]}})
+    broken["metadata"]["uid"] = "uid-of-broken"
+    async with world.operator():
+        await world.api.write("PDCluster", broken)
+        await world.settle(lambda: world.condition("PDCluster", "broken", "Accepted").get("status") == "False")
+        told = world.condition("PDCluster", "broken", "Accepted")["message"]
+        assert "decode.pod: containers[0] is 'worker'; each of containers is an object with a name" in told
+        await world.put()
+        await world.settle(world.ready)
+
+
+async def test_a_fault_of_the_operator_is_told_once_on_the_cluster_that_it_met(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decide(cluster: Manifest, seen: Observed, now_s: float) -> Plan:
+        if cluster["metadata"]["name"] == "broken":
+            raise KeyError("replicas")
+        return desired_state(cluster, seen, now_s)
+
+    monkeypatch.setattr("segue.operator.reconciler.desired_state", decide)
+    broken = cluster("broken")
+    broken["metadata"]["uid"] = "uid-of-broken"
+    async with world.operator():
+        await world.api.write("PDCluster", broken)
+        await world.put()
+        await world.settle(world.ready)
+        await world.looks(3)
+    told = [event for event in world.api.all("Event") if event["reason"] == "Fault"]
+    assert [(one["type"], one["involvedObject"]["name"]) for one in told] == [("Warning", "broken")]
+    assert "KeyError('replicas')" in told[0]["message"]
 
 
 async def test_what_the_api_server_refuses_is_told_and_tried_again_and_holds_up_nothing_else(world: World) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import aiohttp
 
@@ -16,7 +16,11 @@ log = get_logger("operator")
 
 Key = tuple[str, str]  # Namespace and name.
 
+# What a look may meet outside of us; anything else is a fault of the operator.
+EXPECTED: Final = (ApiError, aiohttp.ClientError, OSError, TimeoutError)
+
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_MOST_DOUBLINGS = 10
 # Changes come in flocks: one look for all of them.
 _GATHER_S = 0.2
 
@@ -79,10 +83,14 @@ class Controller:
             self._woken[key].clear()
             try:
                 again_s = await looker.look(*key)
-            except (ApiError, aiohttp.ClientError, OSError, TimeoutError) as error:
-                again_s = min(_LONGEST_PAUSE_S, self._first_pause_s * 2**failures)
+            except Exception as error:  # Other clusters' tasks would end with this one's.
+                again_s = min(_LONGEST_PAUSE_S, self._first_pause_s * 2 ** min(failures, _MOST_DOUBLINGS))
                 failures += 1
-                log.warning("look_failed", cluster="/".join(key), error=repr(error), again_s=again_s)
+                told = {"cluster": "/".join(key), "error": repr(error), "again_s": again_s}
+                if isinstance(error, EXPECTED):
+                    log.warning("look_failed", **told)
+                else:  # A fault of ours.
+                    log.exception("look_failed", **told)
             else:
                 failures = 0
             if again_s is None:

@@ -18,8 +18,25 @@ _KEYS = {
 }
 
 
+def check_patch(patch: Any, path: str = "") -> None:
+    """Whether it can be merged: the items of lists that are merged by item must say which they are.
+
+    Raises ValueError, with where in the patch, what is there and what should be.
+    """
+    for name, value in patch.items() if isinstance(patch, dict) else ():
+        at = f"{path}.{name}".removeprefix(".")
+        if not isinstance(value, list):
+            check_patch(value, at)
+            continue
+        key = _KEYS.get(name)
+        for index, item in enumerate(value):
+            if key is not None and not (isinstance(item, dict) and key in item):
+                raise ValueError(f"{at}[{index}] is {item!r:.80}; each of {name} is an object with a {key}")
+            check_patch(item, f"{at}[{index}]")
+
+
 def merged(base: Any, patch: Any, field: str = "") -> Any:
-    """``base`` with ``patch`` on top; neither is changed."""
+    """``base`` with ``patch`` on top; neither is changed. :func:`check_patch` has let the patch pass."""
     if isinstance(base, dict) and isinstance(patch, dict):
         result = deepcopy(base)
         for name, value in patch.items():

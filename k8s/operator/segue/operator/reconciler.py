@@ -10,6 +10,7 @@ from segue.base.tls import TlsSource
 from segue.cluster.pools import POOL_NAMES, PoolsView
 from segue.operator.actions import Action, Annotate, Apply, Delete, Drain, Tell
 from segue.operator.api import Api, ApiError
+from segue.operator.controller import EXPECTED
 from segue.operator.desired import desired_state
 from segue.operator.joint import JointScaler, pools_as_asked, router_addresses
 from segue.operator.names import Manifest, labels_of, pool_name
@@ -37,7 +38,7 @@ class Reconciler:
         self._workers = workers
         self._scaler = JointScaler(mesh)
         self._clock = clock
-        self._told_refusals: list[str] = []
+        self._told: list[str] = []
 
     async def look(self, namespace: str, name: str) -> float | None:
         """In how many seconds to look again; None once there is no such PDCluster.
@@ -45,32 +46,42 @@ class Reconciler:
         Raises:
             ApiError: the API server refused something; everything else is done.
             aiohttp.ClientError, OSError: it wasn't reached.
+            Exception: a fault of ours, which an event on the PDCluster tells.
         """
         cluster = await self._api.get("PDCluster", namespace, name)
         if cluster is None:
             return None
+        try:
+            return await self._follow(cluster)
+        except EXPECTED:
+            raise
+        except Exception as error:  # Nobody else would say so on the object that it is about.
+            fault = f"a fault of the operator; nothing more is done about this PDCluster until it passes: {error!r}"
+            await self._tell_once(cluster, "Fault", [fault])
+            raise
+
+    async def _follow(self, cluster: Manifest) -> float:
         seen = await self._observe(cluster)
         plan = desired_state(cluster, seen, self._clock())
         refusals = []
         for action in plan.actions:
             try:
-                await self._act(namespace, action)
+                await self._act(cluster["metadata"]["namespace"], action)
             except ApiError as error:
                 # What else there is to do doesn't wait for it: each step is read back before the next is decided.
                 refusals.append(error)
-        await self._tell_refusals(cluster, refusals)
+        said = [f"the API server refuses what should be done: {error.message}" for error in refusals]
+        await self._tell_once(cluster, "Refused", said)
         if refusals:
             raise refusals[0]
         return plan.again_s
 
-    async def _tell_refusals(self, cluster: Manifest, refusals: list[ApiError]) -> None:
-        """Once for each, while they last: looks are repeated."""
-        messages = [error.message for error in refusals]
+    async def _tell_once(self, cluster: Manifest, reason: str, messages: list[str]) -> None:
+        """Each while it lasts: looks are repeated."""
         for message in messages:
-            if message not in self._told_refusals:
-                tell = Tell(cluster, "Warning", "Refused", f"the API server refuses what should be done: {message}")
-                await self._tell(cluster["metadata"]["namespace"], tell)
-        self._told_refusals = messages
+            if message not in self._told:
+                await self._tell(cluster["metadata"]["namespace"], Tell(cluster, "Warning", reason, message))
+        self._told = messages
 
     async def _observe(self, cluster: Manifest) -> Observed:
         namespace, name = cluster["metadata"]["namespace"], cluster["metadata"]["name"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from segue.cluster.pools import PoolName
+from segue.operator.merge import check_patch
 
 Mode = Literal["Fixed", "External", "Joint"]
 
@@ -62,6 +63,12 @@ class _Pods(_Part):
         if taken := sorted({arg.partition("=")[0] for arg in self.args} & _OURS):
             raise ValueError(f"args has {', '.join(taken)}, which the operator sets; take it out")
         return self
+
+    @field_validator("pod")
+    @classmethod
+    def _can_be_merged(cls, pod: dict[str, Any]) -> dict[str, Any]:
+        check_patch(pod)
+        return pod
 
 
 class RouterPods(_Pods):
