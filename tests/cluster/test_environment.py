@@ -7,7 +7,7 @@ from segue.cluster.environment import Machine, Share, choose_device, share_of, w
 
 def test_cpu_workers_get_one_core_each_in_turn() -> None:
     machine = Machine(cores=(2, 5))
-    assert [share_of(machine, index, "cpu").core for index in range(3)] == [2, 5, 2]
+    assert [share_of(machine, index, "cpu").cores for index in range(3)] == [(2,), (5,), (2,)]
 
 
 def test_gpu_workers_get_one_gpu_each_in_turn() -> None:
@@ -21,7 +21,7 @@ def test_cuda_without_a_gpu_is_refused() -> None:
 
 
 def test_a_cpu_worker_is_bound_to_its_core() -> None:
-    environment = worker_environment({"PATH": "/bin", "OMP_NUM_THREADS": "8"}, Share(core=5), kv_cache_gib=2)
+    environment = worker_environment({"PATH": "/bin", "OMP_NUM_THREADS": "8"}, Share((5,)), kv_cache_gib=2)
     assert environment == {
         "PATH": "/bin",
         "OMP_NUM_THREADS": "1",
@@ -31,8 +31,14 @@ def test_a_cpu_worker_is_bound_to_its_core() -> None:
     }
 
 
+def test_an_engine_of_several_cores_has_a_thread_on_each() -> None:
+    environment = worker_environment({}, Share((1, 2, 6)), kv_cache_gib=2)
+    assert environment["OMP_NUM_THREADS"] == "3"
+    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "1,2,6"
+
+
 def test_a_gpu_worker_sees_its_gpu_alone() -> None:
-    environment = worker_environment({"CUDA_VISIBLE_DEVICES": "0,1"}, Share(core=0, gpu="1"), kv_cache_gib=2)
+    environment = worker_environment({"CUDA_VISIBLE_DEVICES": "0,1"}, Share((0,), gpu="1"), kv_cache_gib=2)
     assert environment == {"CUDA_VISIBLE_DEVICES": "1"}
 
 

@@ -1,4 +1,4 @@
-"""What a worker process gets of the machine: its core or GPU and the environment that says so. No I/O."""
+"""What a worker process gets of the machine: its cores or GPU and the environment that says so. No I/O."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Machine:
 class Share:
     """One worker's part of the machine. ``gpu`` is None on CPU."""
 
-    core: int
+    cores: tuple[int, ...]
     gpu: str | None = None
 
 
@@ -37,18 +37,18 @@ def share_of(machine: Machine, index: int, device: Device) -> Share:
     With more workers than cores or GPUs some share one; that is slow on cores, and on GPUs each of them needs
     a ``gpu_memory_utilization`` that leaves room for the other.
     """
-    core = machine.cores[index % len(machine.cores)]
+    cores = (machine.cores[index % len(machine.cores)],)
     if device == "cpu":
-        return Share(core)
+        return Share(cores)
     if not machine.gpus:
         raise ValueError("device cuda was asked for and no GPU is visible; use --device cpu or make one visible")
-    return Share(core, machine.gpus[index % len(machine.gpus)])
+    return Share(cores, machine.gpus[index % len(machine.gpus)])
 
 
 def worker_environment(inherited: Mapping[str, str], share: Share, kv_cache_gib: float) -> dict[str, str]:
     """The environment of one worker process: the inherited one with what binds it to its share.
 
-    On CPU one thread on one core: two engines left to themselves bind to the same core, and a token then
+    On CPU one thread on each of its cores: two engines left to themselves bind to the same core, and a token then
     takes twenty times as long. ``kv_cache_gib`` bounds the KV cache on CPU, rounded up because vLLM reads
     whole GiB there; on GPUs it measures for itself.
     """
@@ -56,8 +56,8 @@ def worker_environment(inherited: Mapping[str, str], share: Share, kv_cache_gib:
     if share.gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = share.gpu
         return environment
-    environment["OMP_NUM_THREADS"] = "1"
-    environment["VLLM_CPU_OMP_THREADS_BIND"] = str(share.core)
+    environment["OMP_NUM_THREADS"] = str(len(share.cores))
+    environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, share.cores))
     environment["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
     environment["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(kv_cache_gib))
     return environment

@@ -87,7 +87,7 @@ class LocalPools(ResizablePools):
         return PoolWorker(
             worker_id=member.worker.name,
             phase=member.phase,
-            place=f"core {share.core}" if share.gpu is None else f"gpu {share.gpu}",
+            place=f"core {share.cores[0]}" if share.gpu is None else f"gpu {share.gpu}",
             process=f"pid {member.pid}" if member.pid else "",
             restarts=member.restarts,
             flex=member.worker.flex,

@@ -103,15 +103,16 @@ def test_an_engine_of_four_gpus_has_them_in_one_actor_and_runs_its_own_processes
     seen = worker_spec(cluster(decode=pool), PORTS, RayWorker("decode", 2), {})
     assert pool.bundle()["GPU"] == actor_options(pool)["num_gpus"] == 4
     assert of_option(seen.argv, "--engine-arg") == ["tensor_parallel_size=4", "distributed_executor_backend=mp"]
-    assert seen.share is None, "Ray says which GPUs it sees, and nobody else does"
+    assert seen.cpus is None, "Ray says which GPUs it sees, and nobody else does"
     assert (seen.name, of_option(seen.argv, "--worker-id")) == ("decode-2", ["decode-2"])
     of_prefill = worker_spec(cluster(decode=pool), PORTS, RayWorker("prefill", 0), {})
     assert of_option(of_prefill.argv, "--engine-arg") == []
 
 
-def test_workers_without_gpus_have_a_core_each_over_both_pools() -> None:
-    workers = [RayWorker(pool, number) for number in range(3) for pool in ("prefill", "decode")]
-    assert [worker_spec(cluster(), PORTS, one, {}).share for one in workers] == list(range(6))
+def test_a_worker_without_gpus_has_as_many_cores_as_ray_counts_for_it() -> None:
+    four = cluster(decode=RayPool(num_cpus=4), flex=RayPool(num_cpus=2))
+    workers = RayWorker("prefill", 0), RayWorker("decode", 1), RayWorker("decode", 0, flex=True)
+    assert [worker_spec(four, PORTS, one, {}).cpus for one in workers] == [1, 4, 2]
 
 
 def test_each_process_is_given_its_own_certificate_and_listens_in_plain_text_only_if_told(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from segue.cluster.cert_files import write_private
-from segue.cluster.environment import Machine, share_of, worker_environment
+from segue.cluster.environment import Share, worker_environment
 from segue.cluster.local import free_port
+from segue.cluster.on_ray.cores import HeldCores
 
 HOST = "{host}"
 PARENT = "{parent}"
@@ -38,14 +39,15 @@ class ActorSpec:
     ``role`` is what a flex worker begins as, ``ROLE`` in ``argv``: in a later life what the manager knows it to be
     instead. Empty: it has one role.
 
-    ``share`` is the number of its core on that node; None leaves cores and GPUs as Ray has set them.
+    ``cpus`` is how many cores it is bound to, those that the fewest others on its node have; None leaves cores and GPUs
+    as Ray has set them.
     """
 
     name: str
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     log_dir: str
-    share: int | None = None
+    cpus: float | None = None
     kv_cache_gib: float = 1.0
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
     role: str = ""
@@ -74,6 +76,7 @@ class ProcessActor:
         self._host = ray.util.get_node_ip_address()
         self._port = free_port(self._host)
         self._role = _present_role(spec)
+        self._held = None if spec.cpus is None else HeldCores(sorted(os.sched_getaffinity(0)), spec.cpus)
         started = threading.Event()
         # The kernel kills a child when the thread that started it ends: this one lasts as long as the child.
         self._keeper = threading.Thread(target=self._run, args=(spec, started), name=f"keep {spec.name}", daemon=True)
@@ -98,13 +101,13 @@ class ProcessActor:
 
     def _run(self, spec: ActorSpec, started: threading.Event) -> None:
         environment = {**os.environ, **spec.environment}
-        if spec.share is not None:
-            cores = sorted(os.sched_getaffinity(0))
-            share = share_of(Machine(tuple(cores)), spec.share, "cpu")
-            environment = worker_environment(environment, share, spec.kv_cache_gib)
+        if self._held is not None:
+            environment = worker_environment(environment, Share(self._held.cores), spec.kv_cache_gib)
         with tempfile.TemporaryDirectory(prefix="segue-") as files:
             write_private(Path(files), spec.files)
             status = self._run_with(files, spec, started, environment)
+        if self._held is not None:
+            self._held.release()
         if not self._stopping:
             sys.stderr.write(f"{spec.name} ended with status {status}; Ray is to start it again\n")
             sys.stderr.flush()

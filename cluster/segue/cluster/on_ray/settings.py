@@ -12,7 +12,7 @@ from segue.base.errors import SettingsError
 from segue.cluster.autoscaling.settings import AutoscalerSettings
 from segue.cluster.cert_files import files_of
 from segue.cluster.on_ray.process_actor import FILES, HOST, PARENT, PORT, ROLE, ActorSpec
-from segue.cluster.pools import POOL_NAMES, PoolName
+from segue.cluster.pools import PoolName
 
 NAMESPACE = "segue"
 MANAGER = "manager"
@@ -73,11 +73,6 @@ class RayWorker:
     @property
     def name(self) -> str:
         return f"{FLEX if self.flex else self.pool}-{self.number}"
-
-    @property
-    def share(self) -> int:
-        """Its number among the workers of both pools."""
-        return self.number * len(POOL_NAMES) + POOL_NAMES.index(self.pool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +155,8 @@ def worker_spec(cluster: RayCluster, ports: RouterPorts, worker: RayWorker, file
         *cluster.worker_args,
         *settings.extra_args,
     )
-    on_cpu = None if settings.num_gpus else worker.share
-    spec = ActorSpec(worker.name, argv, cluster.environment, cluster.log_dir, on_cpu, cluster.kv_cache_gib, files)
+    cpus = None if settings.num_gpus else settings.num_cpus
+    spec = ActorSpec(worker.name, argv, cluster.environment, cluster.log_dir, cpus, cluster.kv_cache_gib, files)
     return replace(spec, role=worker.pool) if worker.flex else spec
 
 
