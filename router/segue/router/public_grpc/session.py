@@ -132,6 +132,8 @@ class Session:
             for id_ in message.cancel:
                 if (request := self._open.get(id_)) is not None:
                     self._cancel(request)
+                else:
+                    self.outbox.drop(id_)  # Over already; its end may wait.
 
     async def _write(self) -> None:
         while True:
@@ -182,4 +184,5 @@ class Session:
             request.task.cancel()
         if request.handle is not None:
             request.handle.cancel()
+        self.outbox.drop(request.id)
         self.close(request)

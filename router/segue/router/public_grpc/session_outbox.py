@@ -23,7 +23,8 @@ class SessionOutbox:
         self._token_ids: list[int] = []
         self._texts: list[str] = []
         self._parts: dict[int, GenerateResponse] = {}
-        self._errors: list[SessionError] = []
+        self._errors: dict[int, list[SessionError]] = {}
+        self._dropped: dict[int, int] = {}  # Of these ids the rows before this one are not sent.
         self._filled = asyncio.Event()
 
     def put_token(self, id_: int, index: int, text: str, token_id: int) -> None:
@@ -45,16 +46,27 @@ class SessionOutbox:
         self._count(_TOKEN_BYTES + response.ByteSize())
 
     def put_error(self, id_: int, error: SegueError) -> None:
-        self._errors.append(
-            SessionError(
-                id=id_,
-                status=error.grpc_status.value[0],
-                code=error.code,
-                message=error.message,
-                retry_after_s=error.retry_after_s if isinstance(error, Overloaded) else 0.0,
-            )
+        told = SessionError(
+            id=id_,
+            status=error.grpc_status.value[0],
+            code=error.code,
+            message=error.message,
+            retry_after_s=error.retry_after_s if isinstance(error, Overloaded) else 0.0,
         )
+        self._errors.setdefault(id_, []).append(told)
         self._count(_TOKEN_BYTES + len(error.message))
+
+    def drop(self, id_: int) -> None:
+        """Nothing that waits of this id is sent; what comes later is, being another request's.
+
+        Its rows stay until the next message is made, which goes through all of them once, however many ids were
+        dropped; until then they count as held.
+        """
+        self._parts.pop(id_, None)
+        self._errors.pop(id_, None)
+        if self._ids:
+            self._dropped[id_] = len(self._ids)
+            self._count(_TOKEN_BYTES)
 
     def wake(self) -> None:
         """Have :meth:`take` look again."""
@@ -64,9 +76,14 @@ class SessionOutbox:
         """What waits, as soon as there is something; None if it was woken for nothing."""
         await self._filled.wait()
         self._filled.clear()
-        if not self._held_bytes:
+        if self._dropped:
+            self._leave_out()
+        if not (self._ids or self._parts or self._errors):
+            self._clear()
             return None
-        message = SessionResponse(ids=self._ids, token_ids=self._token_ids, texts=self._texts, errors=self._errors)
+        message = SessionResponse(ids=self._ids, token_ids=self._token_ids, texts=self._texts)
+        if self._errors:
+            message.errors.extend([error for errors in self._errors.values() for error in errors])
         if self._parts:
             message.parts.extend([SessionPart(id=id_, response=part) for id_, part in self._parts.items()])
         self._clear()
@@ -85,7 +102,14 @@ class SessionOutbox:
             )
             self.overrun.set_exception(error)
 
+    def _leave_out(self) -> None:
+        dropped = self._dropped
+        kept = [row for row, id_ in enumerate(self._ids) if row >= dropped.get(id_, 0)]
+        self._ids = [self._ids[row] for row in kept]
+        self._token_ids = [self._token_ids[row] for row in kept]
+        self._texts = [self._texts[row] for row in kept]
+
     def _clear(self) -> None:
         self._ids, self._token_ids, self._texts = [], [], []
-        self._parts, self._errors = {}, []
+        self._parts, self._errors, self._dropped = {}, {}, {}
         self._held_bytes = 0
