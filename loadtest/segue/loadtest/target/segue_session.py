@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 
@@ -50,59 +50,86 @@ class SessionTarget:
         self._metadata = (*connection.metadata(), *ask.headers)
         self._stub = InferenceStub(self._channel)
         self._ids = count(1)
-        self._open: dict[int, _Open] = {}
-        self._outgoing = SessionRequest()
-        self._something = asyncio.Event()
-        self._session: asyncio.Task[None] | None = None
+        self._call: _Call | None = None
 
     def prepare(self, shape: RequestShape) -> GenerateRequest:
         return generate_request(shape, self._ask, self._prompts)
 
     async def send(self, prepared: GenerateRequest, outcome: Outcome, clock: Clock) -> None:
-        if self._session is None or self._session.done():
-            self._session = asyncio.create_task(self._run(), name="session")
+        call = self._call
+        if call is None or call.over:
+            # Writing by hand needs no iterator.
+            call = self._call = _Call(self._stub.Session(metadata=self._metadata))  # type: ignore[call-arg]
         request_id = next(self._ids)
         one = _Open(outcome, clock, asyncio.get_running_loop().create_future())
-        self._open[request_id] = one
-        self._outgoing.start.append(SessionStart(id=request_id, request=prepared, timeout_s=self._ask.timeout_s))
-        self._something.set()
+        call.start(SessionStart(id=request_id, request=prepared, timeout_s=self._ask.timeout_s), one)
         try:
             await asyncio.wait_for(one.done, self._ask.timeout_s + _GRACE_S)
         except TimeoutError:
             outcome.fail(Failure.TIMEOUT, f"no whole answer after {self._ask.timeout_s:g} s")
         finally:
-            if self._open.pop(request_id, None) is not None:
-                self._outgoing.cancel.append(request_id)
-                self._something.set()
+            call.leave(request_id)
 
     async def close(self) -> None:
-        if self._session is not None:
-            self._session.cancel()
-            await asyncio.gather(self._session, return_exceptions=True)
+        if self._call is not None:
+            await self._call.close()
         await self._channel.close(grace=None)
 
+
+class _Call:
+    """One call, its requests, and what of them has not gone out: a later call has nothing of it."""
+
+    def __init__(self, call: grpc.aio.StreamStreamCall[SessionRequest, SessionResponse]) -> None:
+        self._call = call
+        self._open: dict[int, _Open] = {}
+        self._outgoing = SessionRequest()
+        self._filled = asyncio.Event()
+        self._running = asyncio.create_task(self._run(), name="session")
+
+    @property
+    def over(self) -> bool:
+        return self._running.done()
+
+    def start(self, start: SessionStart, one: _Open) -> None:
+        self._open[start.id] = one
+        self._outgoing.start.append(start)
+        self._filled.set()
+
+    def leave(self, request_id: int) -> None:
+        """Cancel a request; nothing if it is over."""
+        if self._open.pop(request_id, None) is not None:
+            self._outgoing.cancel.append(request_id)
+            self._filled.set()
+
+    async def close(self) -> None:
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+
     async def _run(self) -> None:
-        """One call, from its first request to its end."""
-        call = self._stub.Session(self._requests(), metadata=self._metadata)
+        """From the call's first request to its end."""
+        writing = asyncio.create_task(self._write(), name="session requests")
         try:
-            async for response in call:
+            while isinstance(response := await self._call.read(), SessionResponse):
                 self._take(response)
             reason = "the router ended the session"
         except grpc.aio.AioRpcError as error:
             reason = f"the session broke off: {error.code().name}: {error.details()}"
         finally:
-            call.cancel()
+            writing.cancel()
+            self._call.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
         for request_id, one in list(self._open.items()):
             one.outcome.fail(Failure.RESET, reason)
             self._end(request_id)
 
-    async def _requests(self) -> AsyncIterator[SessionRequest]:
+    async def _write(self) -> None:
         """What has come up since the last message goes out as one."""
-        while True:
-            await self._something.wait()
-            self._something.clear()
-            message, self._outgoing = self._outgoing, SessionRequest()
-            yield message
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # Reading tells why.
+            while True:
+                await self._filled.wait()
+                self._filled.clear()
+                message, self._outgoing = self._outgoing, SessionRequest()
+                await self._call.write(message)
 
     def _take(self, response: SessionResponse) -> None:
         for request_id in dict.fromkeys(response.ids):
