@@ -14,6 +14,7 @@ from segue.cluster.pools import PoolsView
 from segue.cluster.pools_service import view_of
 from segue.operator.api import Api
 from segue.operator.kubernetes_pools import KubernetesPools
+from segue.operator.names import LEAVE_FIRST
 from segue.operator.shrink import Load
 from segue.proto.pools_pb2 import DrainWorkerRequest, ScaleRequest, WatchPoolsRequest
 from segue.proto.pools_pb2_grpc import PoolsStub
@@ -77,6 +78,39 @@ async def test_what_cannot_be_done_is_refused_as_on_other_pools(world: World) ->
         (last,) = pools.view().of("prefill").workers
         with pytest.raises(Conflict, match="the last prefill worker"):
             await pools.drain(last.worker_id)
+
+
+async def test_a_drain_that_is_refused_leaves_no_mark(world: World) -> None:
+    async with world.operator():
+        await world.put(decode={"replicas": 2, "minReplicas": 2})
+        await world.settle(world.ready)
+        async with Api(world.login) as api, KubernetesPools(api, "segue", "chat") as pools:
+            await world.settle(lambda: pools.view().pools)
+            first, _ = pools.view().of("decode").workers
+            with pytest.raises(Conflict, match="the bounds in the PDCluster"):
+                await pools.drain(first.worker_id)
+            assert {one.phase for one in pools.view().of("decode").workers} == {"running"}
+        assert LEAVE_FIRST not in _annotations(world, first.worker_id)
+
+
+async def test_a_name_that_no_shrink_has_followed_goes(world: World) -> None:
+    async with world.operator():
+        await world.put(decode={"replicas": 2})
+        await world.settle(world.ready)
+        await world.settle(lambda: len(world.nodes.pods("chat-decode")) == 2)
+        pod = world.nodes.pods("chat-decode")[0]
+        pod["metadata"]["annotations"] = {**pod["metadata"].get("annotations", {}), LEAVE_FIRST: "1000000000.0"}
+        await world.api.write("Pod", pod)
+        await world.put(decode={"replicas": 2, "drainTimeoutSeconds": 99})  # Have it look.
+        await world.settle(lambda: LEAVE_FIRST not in _annotations(world, pod["metadata"]["name"]))
+    assert world.replicas("Deployment", "chat-decode") == 2
+
+
+def _annotations(world: World, pod: str) -> dict[str, str]:
+    live = world.api.find("Pod", pod)
+    assert live is not None
+    annotations: dict[str, str] = live["metadata"].get("annotations", {})
+    return annotations
 
 
 async def test_the_api_servers_own_words_reach_whoever_scales_out_of_bounds(world: World) -> None:

@@ -47,9 +47,18 @@ def test_one_that_is_not_ready_goes_first_because_kubernetes_would_take_it_first
 
 
 def test_one_that_was_named_goes_before_all_others() -> None:
-    named = worker("b", 9, named=True)
+    named = worker("b", 9, named_since_s=NOW_S - 1)
     starting = worker("c", ready=False, started_s=None, load=None)
     assert resize(size(2, worker("a"), named, starting), NOW_S).mark == ("b",)
+
+
+def test_a_name_that_no_shrink_has_followed_is_taken_back_after_a_while() -> None:
+    named = worker("b", named_since_s=NOW_S)
+    assert resize(size(2, worker("a"), named), NOW_S + 30).recall == (), "the number may be written any moment"
+    late = resize(size(2, worker("a"), named), NOW_S + 61)
+    assert (late.recall, late.mark, late.replicas, late.settled) == (("b",), (), 2, True)
+    shrinks = resize(size(1, worker("a"), named, rolling=True), NOW_S + 61)
+    assert shrinks.recall == (), "it waits for the roll-out"
 
 
 def test_one_that_serves_and_does_not_say_how_much_goes_last() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Self
 
 import aiohttp
 
-from segue.base.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from segue.base.errors import Conflict, InvalidRequest, NotFound, SegueError, Unavailable
 from segue.base.logging import get_logger
 from segue.cluster.pools import PoolName, PoolsView
 from segue.operator.api import Api, ApiError
@@ -68,9 +69,12 @@ class KubernetesPools:
             raise Conflict(f"{worker_id} is the last {pool.name} worker; scale {pool.name} to 2 first")
         await self._check_mode({pool.name: pool.desired - 1})
         # Named before the pool is one smaller: whoever then looks for a victim finds this one.
-        named = {"metadata": {"annotations": {LEAVE_FIRST: "true"}}}
-        await self._asked("Pod", worker_id, named)
-        await self._write_scale(pool.name, pool.desired - 1)
+        await self._name(worker_id, f"{time.time():.3f}")
+        try:
+            await self._write_scale(pool.name, pool.desired - 1)
+        except (Conflict, NotFound):
+            await self._unname(worker_id)
+            raise
         await self._look()
 
     async def turn(self, worker_id: str, pool: PoolName) -> None:
@@ -84,6 +88,17 @@ class KubernetesPools:
             changed = self._changed
             yield self._view
             await changed.wait()
+
+    async def _name(self, worker_id: str, since: str | None) -> None:
+        await self._asked("Pod", worker_id, {"metadata": {"annotations": {LEAVE_FIRST: since}}})
+
+    async def _unname(self, worker_id: str) -> None:
+        """After a refusal, which is what the caller hears of; where this fails the operator does it, later."""
+        try:
+            await self._name(worker_id, None)
+            await self._look()
+        except (ApiError, SegueError, aiohttp.ClientError, OSError) as error:
+            log.warning("name_not_taken_back", worker_id=worker_id, error=repr(error))
 
     async def _check_mode(self, desired: Mapping[PoolName, int]) -> None:
         cluster = await self._read("PDCluster", self._cluster)

@@ -28,7 +28,7 @@ MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 COST_OF_LEAVERS: Final = "-1000"
 LEAVING_SINCE: Final = f"{GROUP}/leaving-since"  # Seconds since 1970.
-LEAVE_FIRST: Final = f"{GROUP}/leave-first"  # Somebody has named this worker.
+LEAVE_FIRST: Final = f"{GROUP}/leave-first"  # Since when somebody wants this very worker to leave; seconds since 1970.
 
 # On what the operator applies: a digest of all that it applied, so that a field it no longer has is noticed too.
 APPLIED: Final = f"{GROUP}/applied"

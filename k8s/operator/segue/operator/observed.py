@@ -67,7 +67,7 @@ def _worker(pod: Manifest, load: Load | None) -> Worker:
         started_s=None if started is None else unix_s(started),
         restarts=container.get("restartCount", 0),
         leaving_since_s=_number(annotations.get(LEAVING_SINCE)),
-        named=LEAVE_FIRST in annotations,
+        named_since_s=_number(annotations.get(LEAVE_FIRST)),
         load=load,
         node=pod.get("spec", {}).get("nodeName", ""),
     )
@@ -89,7 +89,7 @@ def _condition(status: Mapping[str, Any], kind: str) -> str:
 
 
 def _number(text: str | None) -> float | None:
-    """Somebody may have written anything; what isn't a number marks from the beginning of time: its drain is over."""
+    """Somebody may have written anything; what isn't a number is from the beginning of time: its drain is over."""
     if text is None:
         return None
     try:

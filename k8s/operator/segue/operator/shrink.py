@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 # For a worker to be told, and to be seen to be empty, on top of what its drain may take.
 _MARGIN_S = 10.0
+# Whoever names a worker makes its pool smaller next; a name that no shrink has followed by then is of a refused one.
+_NAMED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Worker:
     """One pod of a pool that isn't being deleted.
 
     ``started_s`` is when its container began to run, None while it doesn't; ``load`` None if it doesn't answer.
-    ``leaving_since_s`` is its mark. ``named``: somebody has asked for this very worker to leave.
+    ``leaving_since_s`` is its mark. ``named_since_s``: since when somebody wants this very worker to leave.
     """
 
     pod: str
@@ -49,13 +51,17 @@ class Worker:
     started_s: float | None = None
     restarts: int = 0
     leaving_since_s: float | None = None
-    named: bool = False
+    named_since_s: float | None = None
     load: Load | None = None
     node: str = ""
 
     @property
     def leaving(self) -> bool:
         return self.leaving_since_s is not None
+
+    @property
+    def named(self) -> bool:
+        return self.named_since_s is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ def resize(pool: PoolSize, now_s: float) -> Resize:
     return Resize(
         replicas=replicas,
         mark=marked,
-        recall=recalled,
+        recall=recalled if surplus else (*recalled, *_named_in_vain(pool, now_s)),
         tell=tuple(
             worker.pod
             for worker in leaving
@@ -135,6 +141,15 @@ def _recalled(leaving: Sequence[Worker], gone: Sequence[Worker], count: int) -> 
     started again by its kubelet."""
     order = sorted(leaving, key=lambda worker: (worker in gone, _draining(worker), -work(worker), worker.pod))
     return tuple(worker.pod for worker in order[: max(0, count)])
+
+
+def _named_in_vain(pool: PoolSize, now_s: float) -> tuple[str, ...]:
+    """In a pool that has nobody to spare."""
+    return tuple(
+        worker.pod
+        for worker in pool.workers
+        if worker.named_since_s is not None and not worker.leaving and now_s - worker.named_since_s > _NAMED_S
+    )
 
 
 def chosen(workers: Sequence[Worker], count: int) -> tuple[str, ...]:
