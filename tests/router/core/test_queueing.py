@@ -114,14 +114,48 @@ def test_tenants_that_keep_waiting_get_tokens_by_their_weights(
             assert max(by_weight) - min(by_weight) <= SLACK_TOKENS + 3000 / min(weights.get(one, 1.0) for one in behind)
 
 
+def test_among_those_who_are_too_late_tenants_take_turns_as_among_others() -> None:
+    queue = AdmissionQueue(QueueBounds(requests=512))
+    while queue.full("chat", "a", 400) is None:
+        queue.offer(waiting(f"a{len(queue)}", CHAT, tenant="a", tokens=400))
+    for number in range(20):
+        queue.offer(waiting(f"b{number}", CHAT, at_s=0.001, tenant="b", tokens=400))
+    started = drain(queue, now_s=2.0)
+    assert started.index("b0") <= SLACK_TOKENS / 400 + 1
+    assert started.index("b19") <= SLACK_TOKENS / 400 + 40
+
+
+def test_in_one_tenants_turn_the_late_request_that_was_due_first_starts() -> None:
+    queue = AdmissionQueue()
+    queue.offer(waiting("chat", CHAT, at_s=2.0, priority=-1))
+    queue.offer(waiting("document", DOCUMENTS, at_s=0.0, priority=1))
+    assert drain(queue, now_s=3.0) == ["document", "chat"]
+
+
+def test_who_was_passed_while_late_does_not_hold_up_others_for_as_long() -> None:
+    queue = AdmissionQueue(QueueBounds(requests=10_000))
+    for number in range(100):
+        queue.offer(waiting(f"late {number}", CHAT, at_s=-1.0, tenant="burst", tokens=400))
+    for number in range(200):
+        queue.offer(waiting(f"steady {number}", tenant="steady", tokens=400))
+    assert sum(queue.next(0.0, OPEN).tenant == "steady" for _ in range(100)) >= 85  # type: ignore[union-attr]
+    for number in range(100):
+        queue.offer(waiting(f"again {number}", at_s=-0.1, tenant="burst", tokens=400))
+    started = drain(queue)
+    before = [one for one in started[: started.index("steady 120")] if one.startswith("again")]
+    assert len(before) * 400 <= 2 * SLACK_TOKENS + 40 * 400
+
+
 def test_a_tenant_that_comes_back_has_saved_nothing_up() -> None:
     share = FairShare({}, slack_tokens=100)
     for _ in range(50):
         share.enter("busy")
     share.enter("guest")
-    share.leave("guest", 10)
+    share.charge("guest", 10, ["guest", "busy"])
+    share.leave("guest")
     for _ in range(20):
-        share.leave("busy", 1000)
+        share.charge("busy", 1000, ["busy"])
+        share.leave("busy")
     share.enter("guest")
     assert share.lead("guest") == share.lead("busy") == 0
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from segue.router.queueing.queue import AdmissionQueue
 from segue.router.queueing.slo import BATCH, CHAT, DOCUMENTS, SloClass
 from segue.router.queueing.waiting import QueueBounds, Room, Rooms, Waiting
-from tests.router.core.queued import drain, waiting
+from tests.router.core.queued import OPEN, drain, waiting
 
 classes = st.sampled_from([CHAT, DOCUMENTS, BATCH])
 rooms = st.builds(
@@ -125,3 +126,45 @@ class Queueing(RuleBasedStateMachine):
 
 Queueing.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestQueueing = Queueing.TestCase
+
+
+SLACK_TOKENS, MOST_TOKENS = 8192, 3000
+asked = st.tuples(st.sampled_from(["a", "b"]), st.floats(0, 0.2), st.integers(500, MOST_TOKENS))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(asked, min_size=60, max_size=120),
+    st.sampled_from([0.0, 0.1, 0.4]),
+    st.sampled_from([0.0, 0.5, 2.0]),
+    st.lists(st.sampled_from([0.0, 0.01, 0.1]), min_size=120, max_size=120),
+)
+def test_tenants_that_wait_for_the_same_get_alike_before_their_deadlines_and_behind(
+    offers: list[tuple[str, float, int]], b_later_s: float, now_s: float, pauses: list[float]
+) -> None:
+    """What one got while the other had only late requests is the law of deadlines, and is owed within the slack."""
+    queue = AdmissionQueue()
+    offered = [
+        waiting(str(number), CHAT, at_s=at_s + b_later_s * (tenant == "b"), tenant=tenant, tokens=tokens)
+        for number, (tenant, at_s, tokens) in enumerate(offers)
+    ]
+    for one in offered:
+        queue.offer(one)
+    left, lead = {one.request_id: one for one in offered}, Counter({"a": 0, "b": 0})
+    for pause_s in pauses:
+        now_s += pause_s
+        if (one := queue.next(now_s, OPEN)) is None:
+            break
+        late = one.start_by_s < now_s
+        others = [each for each in left.values() if each.tenant != one.tenant]
+        if not others:
+            break
+        other = others[0].tenant
+        rival = any((each.start_by_s < now_s) == late for each in others)
+        behind = lead[one.tenant] - lead[other]
+        if rival:
+            assert behind <= SLACK_TOKENS, "it was not its turn"
+        lead[one.tenant] += one.tokens
+        if not rival:
+            lead[other] += max(0, behind + one.tokens - SLACK_TOKENS)
+        del left[one.request_id]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from segue.router.queueing.fair_share import FairShare
 from segue.router.queueing.waiting import Waiting
@@ -19,11 +19,15 @@ class Band:
     """Lines by tenant, class and length; a line's head is its next one by priority, then by when it is due.
 
     Among the heads of the tenants whose turn it is, priority decides within a class and then who is due first; between
-    classes the one that is promised a first token sooner goes first.
+    classes the one that is promised a first token sooner goes first. With ``by_due`` neither priority nor class counts,
+    only who is due first.
+
+    Bands with one ``share`` have one account of what tenants got, whichever of them it came from.
     """
 
-    def __init__(self, weights: Mapping[str, float], slack_tokens: float) -> None:
-        self._share = FairShare(weights, slack_tokens)
+    def __init__(self, share: FairShare, *, by_due: bool = False) -> None:
+        self._share = share
+        self._by_due = by_due
         self._waiting: dict[str, tuple[Waiting, int]] = {}
         self._lines: dict[_Line, list[_Key]] = {}
         self._by_tenant: dict[str, set[_Line]] = {}
@@ -42,25 +46,31 @@ class Band:
 
     def add(self, waiting: Waiting, number: int) -> None:
         """``number`` grows with each request: of two that are equal otherwise the earlier one is first."""
-        line = (waiting.tenant, waiting.slo_class.name, waiting.long)
-        self._waiting[waiting.request_id] = waiting, number
-        heapq.heappush(self._lines.setdefault(line, []), (waiting.priority, waiting.due_s, number, waiting.request_id))
-        self._by_tenant.setdefault(waiting.tenant, set()).add(line)
+        self._put(waiting, number)
         self._share.enter(waiting.tenant)
 
-    def remove(self, request_id: str, *, started: bool = False) -> tuple[Waiting, int]:
-        """With its number. What is ``started`` counts in its tenant's share."""
-        waiting, number = self._waiting.pop(request_id)
-        self._share.leave(waiting.tenant, waiting.tokens if started else 0.0)
-        self._tidy((waiting.tenant, waiting.slo_class.name, waiting.long))
-        return waiting, number
+    def remove(self, request_id: str) -> Waiting:
+        """It leaves the queue and gets nothing."""
+        waiting, _ = self._take(request_id)
+        self._share.leave(waiting.tenant)
+        return waiting
+
+    def start(self, request_id: str) -> Waiting:
+        """It leaves the queue; what it gets counts in its tenant's share."""
+        waiting, _ = self._waiting[request_id]
+        self._share.charge(waiting.tenant, waiting.tokens, self._by_tenant)
+        return self.remove(request_id)
+
+    def move(self, request_id: str, other: Band) -> None:
+        """It goes on waiting in another band of the same share."""
+        other._put(*self._take(request_id))
 
     def head(self, may: Callable[[Waiting], bool]) -> Waiting | None:
         """Who is next of those that ``may`` start at all; None if nobody may.
 
         Tenants that are not in turn come behind those that are, as room that only they can use is for them.
         """
-        in_turn = self._share.in_turn()
+        in_turn = self._share.in_turn(self._by_tenant)
         found = self._first(in_turn, may)
         if found is None and len(in_turn) < len(self._by_tenant):
             behind = sorted(set(self._by_tenant) - set(in_turn), key=lambda tenant: (self._share.lead(tenant), tenant))
@@ -78,7 +88,23 @@ class Band:
         if not by_class:
             return None
         heads = [self._waiting[key[3]] for key in by_class.values()]
-        return min(heads, key=lambda head: (head[0].slo_class.ttft_s, head[0].due_s, head[1]))[0]
+        return min(heads, key=lambda head: (self._class_order(head[0]), head[0].due_s, head[1]))[0]
+
+    def _class_order(self, waiting: Waiting) -> float:
+        return 0.0 if self._by_due else waiting.slo_class.ttft_s
+
+    def _put(self, waiting: Waiting, number: int) -> None:
+        line = (waiting.tenant, waiting.slo_class.name, waiting.long)
+        self._waiting[waiting.request_id] = waiting, number
+        priority = 0 if self._by_due else waiting.priority
+        heapq.heappush(self._lines.setdefault(line, []), (priority, waiting.due_s, number, waiting.request_id))
+        self._by_tenant.setdefault(waiting.tenant, set()).add(line)
+
+    def _take(self, request_id: str) -> tuple[Waiting, int]:
+        """With its number."""
+        waiting, number = self._waiting.pop(request_id)
+        self._tidy((waiting.tenant, waiting.slo_class.name, waiting.long))
+        return waiting, number
 
     def _tidy(self, line: _Line) -> None:
         """A line begins with one that waits. Who left from its middle stays in the heap until then."""

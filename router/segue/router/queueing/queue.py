@@ -5,8 +5,8 @@ Who is next:
 1. Interactive requests that can still be in time. Tenants take turns by what they got (:mod:`fair_share`); within that
    the class with the shorter TTFT goes first, in one class who has the lower priority number, then whose first token is
    due first.
-2. Interactive ones that are too late, in the order in which they were due. They would otherwise, being due first, make
-   everybody behind them late too.
+2. Interactive ones that are too late, by turn and then in the order in which they were due. They would otherwise, being
+   due first, make everybody behind them late too. What tenants get late counts in their turns as well.
 3. Batch, likewise by turn, priority and age.
 
 A long prompt takes only room that is kept for long ones, and short ones pass it. So that nobody starves, one start in
@@ -17,12 +17,12 @@ A long prompt takes only room that is kept for long ones, and short ones pass it
 from __future__ import annotations
 
 import heapq
-import math
 from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 
 from segue.router.queueing.band import Band
+from segue.router.queueing.fair_share import FairShare
 from segue.router.queueing.slo import SloClass
 from segue.router.queueing.waiting import DEFAULT_BOUNDS, Ahead, QueueBounds, Room, Rooms, Waiting
 
@@ -39,10 +39,10 @@ class AdmissionQueue:
 
     def __init__(self, bounds: QueueBounds = DEFAULT_BOUNDS) -> None:
         self._bounds = bounds
-        weights = bounds.weights
-        self._in_time = Band(weights, _SLACK_TOKENS)
-        self._late = Band({}, math.inf)  # First due, first served, whosever they are.
-        self._batch = Band(weights, _SLACK_TOKENS)
+        interactive = FairShare(bounds.weights, _SLACK_TOKENS)
+        self._in_time = Band(interactive)
+        self._late = Band(interactive, by_due=True)
+        self._batch = Band(FairShare(bounds.weights, _SLACK_TOKENS))
         self._bands = (self._in_time, self._late, self._batch)
         self._in_time_ends: list[tuple[float, str]] = []  # Heaps; who has left is dropped when it comes up.
         self._batch_ends: list[tuple[float, str]] = []
@@ -124,7 +124,7 @@ class AdmissionQueue:
         """Leave at once; False if it doesn't wait."""
         for band in self._bands:
             if request_id in band:
-                self._count(band.remove(request_id)[0], -1)
+                self._count(band.remove(request_id), -1)
                 self._tidy()
                 return True
         return False
@@ -164,7 +164,7 @@ class AdmissionQueue:
         while ends and (ends[0][0] < now_s or ends[0][1] not in self._in_time):
             _, request_id = heapq.heappop(ends)
             if request_id in self._in_time:
-                self._late.add(*self._in_time.remove(request_id))
+                self._in_time.move(request_id, self._late)
 
     def _tidy(self) -> None:
         """Who was cancelled leaves the heaps, too, before they are more than those that wait."""
@@ -180,7 +180,7 @@ class AdmissionQueue:
             return None
         if band is not self._in_time:
             self._since_other = 0
-        band.remove(waiting.request_id, started=True)
+        band.start(waiting.request_id)
         self._count(waiting, -1)
         return waiting
 
