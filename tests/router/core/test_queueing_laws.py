@@ -148,8 +148,8 @@ def test_tenants_that_wait_for_the_same_get_alike_before_their_deadlines_and_beh
         waiting(str(number), CHAT, at_s=at_s + b_later_s * (tenant == "b"), tenant=tenant, tokens=tokens)
         for number, (tenant, at_s, tokens) in enumerate(offers)
     ]
-    for one in offered:
-        queue.offer(one)
+    for offer in offered:
+        queue.offer(offer)
     left, lead = {one.request_id: one for one in offered}, Counter({"a": 0, "b": 0})
     for pause_s in pauses:
         now_s += pause_s
