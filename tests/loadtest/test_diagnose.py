@@ -65,10 +65,11 @@ CASES = [
         replace(EASY, router=RouterEvidence(0.6, 0.5, own_lag_s=0.02)),
         Bound.NONE,
     ),
-    ("the queue is for prefill", replace(EASY, router=RouterEvidence(queue_s=1.0)), Bound.PREFILL),
+    ("the queue is for prefill", replace(EASY, router=RouterEvidence(queue_s=1.0), slo_share=0.6), Bound.PREFILL),
+    ("who waits was promised nothing", replace(EASY, router=RouterEvidence(queue_s=3.0)), Bound.NONE),
     (
         "the queue is for decode",
-        replace(EASY, router=RouterEvidence(queue_s=1.0), decode=PoolEvidence(1, 8.0, 0.9, None, 0.6)),
+        replace(EASY, router=RouterEvidence(queue_s=1.0), decode=PoolEvidence(1, 8.0, 0.9, None, 0.6), slo_share=0.6),
         Bound.DECODE,
     ),
     ("requests wait for their KV cache", replace(EASY, decode=PoolEvidence(1, 0.0, 6.0, None, 0.1)), Bound.TRANSFER),
@@ -132,6 +133,7 @@ def test_few_streams_are_answered_with_speculation_and_many_with_workers() -> No
     crowded = replace(slow, decode=replace(EASY.decode, running_requests=64.0))
 
     assert "speculative" in advice_for(slow)
+    assert "seed" in advice_for(slow)
     assert "more decode workers" in advice_for(crowded)
 
 
@@ -161,6 +163,11 @@ class Page:
             "segue_prefill_seconds", "", ["slo_class", "pool"], buckets=buckets, registry=self.registry
         )
         self.lag = Histogram("segue_event_loop_lag_seconds", "", buckets=buckets, registry=self.registry)
+        self.queue = Histogram(
+            "segue_queue_seconds", "", ["slo_class", "pool"], buckets=buckets, registry=self.registry
+        )
+        self.promised = Gauge("segue_slo_first_token_seconds", "", ["slo_class"], registry=self.registry)
+        self.slo = Counter("segue_slo_requests_total", "", ["slo_class", "slo"], registry=self.registry)
         self.transfer = Histogram("segue_kv_transfer_seconds", "", ["slo_class"], registry=self.registry)
 
     def look(self, at_s: float) -> Scrape:
@@ -210,3 +217,25 @@ def test_a_process_that_was_restarted_in_between_has_no_negative_rates() -> None
     window = Window(Scrape.parse("c_total 10\n", 0.0), Scrape.parse("c_total 2\n", 1.0))
 
     assert window.rate("c_total") == 0
+
+
+@pytest.mark.parametrize(("documents_s", "bound"), [(1.2, Bound.NONE), (2.5, Bound.PREFILL)])
+def test_each_class_waits_against_its_own_promise_and_batch_against_none(documents_s: float, bound: Bound) -> None:
+    page = Page()
+    page.promised.labels("chat").set(0.5)
+    page.promised.labels("documents").set(2.0)
+    for name in ("chat", "documents", "batch"):
+        page.queue.labels(name, "prefill").observe(0.0)
+    before = page.look(100.0)
+    page.requests.labels("chat", "ok").inc(9)
+    page.slo.labels("chat", "met").inc(8)
+    page.slo.labels("chat", "missed").inc(1)
+    page.queue.labels("chat", "prefill").observe(0.05)
+    page.queue.labels("documents", "prefill").observe(documents_s)
+    page.queue.labels("batch", "prefill").observe(40.0)
+
+    evidence = evidence_of_metrics(Window(before, page.look(110.0)), "x", Slo(0.5, 0.03))
+
+    assert (evidence.router.queue_class, evidence.router.queue_bound_s) == ("documents", 2.0)
+    assert evidence.router.queue_s == pytest.approx(documents_s)
+    assert diagnose(evidence).bound is bound

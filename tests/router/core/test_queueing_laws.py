@@ -132,7 +132,7 @@ SLACK_TOKENS, MOST_TOKENS = 8192, 3000
 asked = st.tuples(st.sampled_from(["a", "b"]), st.floats(0, 0.2), st.integers(500, MOST_TOKENS))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(asked, min_size=60, max_size=120),
     st.sampled_from([0.0, 0.1, 0.4]),

@@ -62,6 +62,15 @@ def test_of_many_alike_few_are_looked_at(room: WaitingRoom, links: Links) -> Non
     assert links.looks < 32
 
 
+@pytest.mark.parametrize("slo_class", ["chat", "batch"])
+def test_what_is_left_of_deadlines_differs_and_few_are_looked_at(
+    room: WaitingRoom, links: Links, slo_class: str
+) -> None:
+    for number in range(32):
+        room.check_untokenised(Demand(50.0 - 1e-4 * number, slo_class=slo_class))
+    assert links.looks <= 2
+
+
 def test_one_of_another_class_is_looked_at(room: WaitingRoom, links: Links) -> None:
     room.check_untokenised(DEMAND)
     room.check_untokenised(Demand(60.0, slo_class="documents"))

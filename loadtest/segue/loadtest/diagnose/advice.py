@@ -39,7 +39,8 @@ def decode_advice(evidence: Evidence) -> list[str]:
     if few and evidence.itl is not None and evidence.itl.strain >= 1:
         advice.append(
             f"with {decode.running_requests:.0f} streams a worker the weights' bandwidth is the limit: speculative "
-            "decoding (--decode-engine-arg speculative_config=...) or quantised weights"
+            "decoding (--decode-engine-arg speculative_config=...; an answer with a seed, penalties or a grammar whose "
+            "worker is lost can then not be replayed exactly) or quantised weights"
         )
     else:
         advice.append("more decode workers (--decode), so that each has a smaller batch and shorter steps")

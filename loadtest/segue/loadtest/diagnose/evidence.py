@@ -22,13 +22,16 @@ class PoolEvidence:
 class RouterEvidence:
     """``cpu_cores``: of one router process. ``outside_s``: of a first token's time, what passes outside the router's
     own clock: HTTP, network, and the client. ``own_lag_s``: of ``loop_lag_s``, what the loop's own work took, None
-    where the router doesn't tell."""
+    where the router doesn't tell. ``queue_s``: the wait for a worker, of the class ``queue_class`` that it takes most
+    from of its promise, which is ``queue_bound_s``; where classes aren't known, of all requests, and None."""
 
     cpu_cores: float | None = None
     loop_lag_s: float | None = None
     queue_s: float | None = None
     outside_s: float | None = None
     own_lag_s: float | None = None
+    queue_bound_s: float | None = None
+    queue_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ def evidence_of_metrics(window: Window, source: str, slo: Slo) -> Evidence:
     prompt_per_s = window.rate("segue_prompt_tokens_total")
     cached_per_s = window.rate("segue_cached_prompt_tokens_total")
     met, missed = (window.rate("segue_slo_requests_total", slo=word) for word in ("met", "missed"))
+    queue = _queue(window)
     return Evidence(
         source=source,
         window_s=window.seconds,
@@ -37,7 +38,9 @@ def evidence_of_metrics(window: Window, source: str, slo: Slo) -> Evidence:
             cpu_cores=window.rate("process_cpu_seconds_total"),
             loop_lag_s=window.quantile("segue_event_loop_lag_seconds", 0.99),
             own_lag_s=window.quantile("segue_event_loop_own_lag_seconds", 0.99),
-            queue_s=window.mean("segue_queue_seconds"),
+            queue_s=queue[0],
+            queue_bound_s=queue[1],
+            queue_class=queue[2],
         ),
         transfer=transfer,
         ttft=None if ttft_s is None else Promise(ttft_s, slo.ttft_s),
@@ -48,6 +51,19 @@ def evidence_of_metrics(window: Window, source: str, slo: Slo) -> Evidence:
         cached_share=cached_per_s / prompt_per_s if prompt_per_s else None,
         slo_share=met / (met + missed) if met + missed else None,
     )
+
+
+def _queue(window: Window) -> tuple[float | None, float | None, str]:
+    """The mean wait of the class that it takes most of its promise from, the promise, and the class.
+
+    Batch is promised nothing, so its wait says nothing. Of a router that doesn't tell its promises: the mean of all.
+    """
+    promised = {labels["slo_class"]: value for labels, value in window.after.values("segue_slo_first_token_seconds")}
+    if not promised:
+        return window.mean("segue_queue_seconds"), None, ""
+    waits = {name: window.mean("segue_queue_seconds", slo_class=name) for name in promised}
+    known = [(wait_s, promised[name], name) for name, wait_s in waits.items() if wait_s is not None]
+    return max(known, key=lambda one: one[0] / one[1], default=(None, None, ""))
 
 
 def _pool(window: Window, pool: str, busy: float | None) -> PoolEvidence:

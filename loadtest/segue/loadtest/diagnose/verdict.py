@@ -9,6 +9,7 @@ Little's law gives the number of requests in a station from their rate and the t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -97,11 +98,15 @@ def _relaxed(evidence: Evidence, first: Finding) -> str:
 
 
 def _queue(evidence: Evidence) -> Sign | None:
-    queue_s, ttft = evidence.router.queue_s, evidence.ttft
-    if queue_s is None or ttft is None or not ttft.bound_s:
+    router, ttft = evidence.router, evidence.ttft
+    bound_s = router.queue_bound_s or (ttft.bound_s if ttft is not None else 0.0)
+    if router.queue_s is None or not bound_s:
         return None
-    words = f"requests wait {_ms(queue_s)} in the router for a worker, {_ms(ttft.bound_s)} are promised in all"
-    return Sign(words, queue_s / ttft.bound_s)
+    who = f"requests of class {router.queue_class}" if router.queue_class else "requests"
+    words = f"{who} wait {_ms(router.queue_s)} in the router for a worker, {_ms(bound_s)} are promised in all"
+    # A mean may hide that those who wait were promised nothing. Where every promise is kept, no wait is too long.
+    most = _OTHERS_FAULT if evidence.slo_share is not None and evidence.slo_share >= 1 else math.inf
+    return Sign(words, min(router.queue_s / bound_s, most))
 
 
 def _prefill(evidence: Evidence) -> Finding:

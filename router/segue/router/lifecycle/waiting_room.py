@@ -39,6 +39,7 @@ _RETRY_S = 1.0
 # So many requests, and within so long a time, hardly change what workers have ahead of them.
 _ALIKE, _MOMENT_S = 16, 0.05
 _REMEMBERED = 64
+_UNLIMITED, _LEAST_S = 1 << 16, 1e-3
 _SHORT = "(short)"  # Of all interactive classes; no class's name.
 
 Start = Callable[[Request, FleetSnapshot], None]
@@ -54,8 +55,8 @@ class WaitingRoom:
     def __init__(self, links: WorkerLinks, admission: Admission, start: Start, patience_s: float) -> None:
         self._links = links
         self._admission = admission
-        # By class and time limit: until when, and how many more.
-        self._let_past: dict[tuple[str, float], tuple[float, int]] = {}
+        # By class and about how much time: until when, and how many more.
+        self._let_past: dict[tuple[str, int], tuple[float, int]] = {}
         self._start = start
         self._patience_s = patience_s
         self._queue = AdmissionQueue(admission.bounds)
@@ -94,7 +95,7 @@ class WaitingRoom:
         """
         slo_class, now_s = self._class_of(demand), time.monotonic()
         self._arrivals.asked(slo_class.name, now_s)
-        alike = (slo_class.name, demand.timeout_s)
+        alike = (slo_class.name, self._about(slo_class, demand.timeout_s))
         until_s, more = self._let_past.pop(alike, (0.0, 0))
         if len(self._queue) or not more or now_s > until_s:
             self._require_room(demand, slo_class, self._links.snapshot(), now_s)
@@ -102,6 +103,16 @@ class WaitingRoom:
             if len(self._let_past) >= _REMEMBERED:
                 self._let_past.clear()
         self._let_past[alike] = until_s, more - 1
+
+    def _about(self, slo_class: SloClass, timeout_s: float) -> int:
+        """A number for time limits that refuse nearly the same: what is left of a deadline is never twice the same.
+
+        Within a number they differ by less than a fifth; an interactive request that may take longer than anybody is
+        let wait is as one without a limit.
+        """
+        if slo_class.interactive and timeout_s >= self._admission.max_queue_s:
+            return _UNLIMITED
+        return math.floor(4 * math.log2(max(timeout_s, _LEAST_S)))
 
     def _require_room(self, demand: Demand, slo_class: SloClass, fleet: FleetSnapshot, now_s: float) -> None:
         ahead = self._ahead(slo_class, demand, fleet, now_s)

@@ -108,6 +108,9 @@ SLO = Metric(
     "Goodput: requests of classes that have an SLO; met is answered within it, missed is everything else but cancels.",
     ("slo_class", "slo"),
 )
+PROMISED_TTFT = Metric(
+    "segue_slo_first_token_seconds", "gauge", "What a class promises for the first token.", ("slo_class",)
+)
 BY_PATH = Metric(
     "segue_requests_by_path_total", "counter", "Answered requests by how they were carried out.", ("path",)
 )

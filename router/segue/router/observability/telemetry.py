@@ -130,6 +130,7 @@ class Telemetry:
             catalogue.ROUTER_INFO: {(settings.router_id, VERSION, settings.model_name): 1.0},
             catalogue.RUNNING: {(): float(dispatcher.running_requests)},
             catalogue.QUEUED: {(one.name,): float(dispatcher.waiting.queued(one.name)) for one in settings.slo_classes},
+            catalogue.PROMISED_TTFT: {(one.name,): one.ttft_s for one in settings.slo_classes if one.interactive},
             catalogue.QUEUED_TOKENS: {(): float(dispatcher.waiting.queued_tokens)},
             catalogue.INDEX_BLOCKS: {(): float(len(dispatcher.around.placement.index))},
             catalogue.INDEX_DROPPED: {(): float(dispatcher.around.placement.index.dropped_blocks)},
