@@ -2,8 +2,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from segue.cluster.scaling.balance import Joint
+from segue.cluster.scaling.demand import Targets
 from segue.cluster.scaling.joint import Budget
+from segue.cluster.scaling.pace import Bounds, Pace
 from segue.cluster.scaling.policy import PolicyState, ScalingPolicy, decide
 from segue.cluster.scaling.readings import Cluster, Pool, WorkerReading
 
@@ -67,3 +72,75 @@ def test_a_lull_after_a_joint_decision_finds_in_its_window_what_the_pools_had() 
         assert (decision.prefill.workers, decision.decode.workers) == (2, 2), now_s
     decision, _ = decide(policy, state, quiet, 305.0)
     assert (decision.prefill.workers, decision.decode.workers) == (1, 1)
+
+
+def pools(prefill: int, decode: int, **readings: float) -> Cluster:
+    workers = [worker(f"p{number}", "prefill", 1000.0) for number in range(prefill)]
+    workers += [worker(f"d{number}", "decode", 500.0) for number in range(decode)]
+    whole: dict[str, float] = {
+        "queued_tokens": 0.0,
+        "arriving_tokens_per_s": 1000.0,
+        "arriving_output_tokens_per_s": 500.0,
+        "ttft_attainment": 1.0,
+        "itl_attainment": 1.0,
+    }
+    return Cluster(tuple(workers), **whole | readings)
+
+
+def test_decode_gives_no_worker_away_for_prefill_that_its_bounds_forbid() -> None:
+    policy = ScalingPolicy(prefill=Pace(bounds=Bounds(most=2)), joint=Joint(Budget(8)))
+    documents = pools(2, 6, arriving_tokens_per_s=6000.0)
+    state = PolicyState()
+    for now_s in range(0, 120, 5):
+        decision, state = decide(policy, state, documents, float(now_s))
+        assert (decision.prefill.workers, decision.decode.workers) == (2, 6), decision.prefill.reason
+
+
+bounds = st.builds(lambda least, more: Bounds(least, least + more), st.integers(1, 4), st.integers(0, 6))
+shares = st.floats(0.0, 1.0)
+speeds = st.floats(1.0, 20_000.0)
+
+
+@given(bounds, bounds, st.lists(st.tuples(speeds, speeds), min_size=1, max_size=40), st.integers(1, 6))
+def test_jointly_both_pools_stay_in_their_bounds_and_in_the_budget(
+    prefill: Bounds, decode: Bounds, loads: list[tuple[float, float]], begin: int
+) -> None:
+    policy = ScalingPolicy(prefill=Pace(bounds=prefill), decode=Pace(bounds=decode), joint=Joint(Budget(12)))
+    state, now = PolicyState(), (begin, begin)
+    for look, (prompt, output) in enumerate(loads):
+        cluster = pools(*now, arriving_tokens_per_s=prompt, arriving_output_tokens_per_s=output)
+        decision, state = decide(policy, state, cluster, 10.0 * look)
+        now = decision.prefill.workers, decision.decode.workers
+        assert now == (prefill.clamp(now[0]), decode.clamp(now[1]))
+        assert sum(now) <= 12
+
+
+@given(st.integers(1, 8), st.integers(1, 8), shares, shares, speeds, speeds)
+def test_jointly_a_pool_that_keeps_its_promise_too_rarely_does_not_shrink_but_prefill_for_the_sake_of_decode(
+    prefill: int, decode: int, ttft: float, itl: float, prompt: float, output: float
+) -> None:
+    policy = ScalingPolicy(joint=Joint(Budget(16), patience_s=0.0, pause_s=0.0))
+    readings = {"arriving_tokens_per_s": prompt, "arriving_output_tokens_per_s": output}
+    cluster = pools(prefill, decode, ttft_attainment=ttft, itl_attainment=itl, **readings)
+    decision, _ = decide(policy, PolicyState(), cluster, 0.0)
+    if itl < Targets().itl_attainment:
+        assert decision.decode.change >= 0
+    if ttft < Targets().ttft_attainment:
+        assert decision.prefill.change >= 0 or decision.decode.change > 0
+
+
+def test_a_missed_promise_keeps_all_workers_of_a_fleet_that_would_do_with_few() -> None:
+    policy, state = ScalingPolicy(joint=Joint(Budget(12))), PolicyState()
+    for now_s in range(0, 600, 5):
+        late = pools(6, 6, ttft_attainment=0.3, itl_attainment=0.3)
+        decision, state = decide(policy, state, late, float(now_s))
+        assert (decision.prefill.change, decision.decode.change) == (0, 0)
+    assert "TTFT attainment 30%, below target, keeps prefill's workers; ITL" in decision.prefill.reason
+
+
+def test_prefill_gives_workers_to_decode_where_prompts_wait_for_places_there() -> None:
+    policy, state = ScalingPolicy(joint=Joint(Budget(8))), PolicyState()
+    for now_s in range(0, 20, 5):
+        late = pools(6, 2, arriving_output_tokens_per_s=2000.0, ttft_attainment=0.3)
+        decision, state = decide(policy, state, late, float(now_s))
+    assert decision.turn_to == "decode"

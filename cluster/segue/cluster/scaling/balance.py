@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from segue.cluster.scaling.joint import Budget, Split, Work, best_split, served
+from segue.cluster.scaling.joint import UNLIMITED, Budget, Limits, Split, Work, best_split, served
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Joint:
     work to be worth a change. A change that takes a worker from a pool must have been wanted for ``patience_s``;
     growing into what the budget has left needs none, and takes up to ``grow_step`` workers a pool. A GPU is given back
     once no load of the last ``release_s`` would have needed it: a worker that is missed takes its time to come again.
-    Between two changes lie ``pause_s`` at least.
+    Between two changes lie ``pause_s`` at least. Splits outside ``limits`` don't count.
     """
 
     budget: Budget
@@ -29,6 +29,7 @@ class Joint:
     pause_s: float = 15.0
     grow_step: int = 1
     release_s: float = 0.0
+    limits: Limits = UNLIMITED
 
     def __post_init__(self) -> None:
         if self.grow_step < 1 or self.release_s < 0:
@@ -58,11 +59,15 @@ class Move:
 def move(joint: Joint, balance: Balance, now: Split, work: Work, now_s: float) -> Move:
     """One look at a split; ``now.served`` need not be filled in."""
     now = replace(now, served=served(now.prefill, now.decode, work, joint.use))
-    best = best_split(joint.budget, work, joint.use, enough=1 + joint.gain)
+    best = best_split(joint.budget, work, joint.use, 1 + joint.gain, joint.limits)
     told = (
         f"{_name(now)} serves {now.served:.0%} of {work.prompt_tokens_per_s:.0f} prompt and "
         f"{work.output_tokens_per_s:.0f} output tokens/s at {joint.use:.0%} use"
     )
+    if (inside := joint.limits.clamp(now)) != replace(now, served=0.0):
+        # At once: bounds are an order, not a recommendation.
+        inside = inside if inside.gpus(joint.budget) <= joint.budget.gpus else best
+        return Move(inside, f"{told}; bounds make it {_name(inside)}", replace(balance, changed_s=now_s))
     balance = replace(balance, needed=_lately(balance.needed, best, now_s - joint.release_s, now_s))
     if joint.release_s and _gives_back(joint, now, best):
         best = _kept(joint, balance, now, work, now_s)

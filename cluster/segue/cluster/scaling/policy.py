@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from segue.cluster.scaling.balance import Balance, Joint, move
 from segue.cluster.scaling.demand import Demand, Targets, decode_demand, prefill_demand, warm_rate
-from segue.cluster.scaling.joint import Split, Work
+from segue.cluster.scaling.joint import Limits, Split, Work, served_by_each
 from segue.cluster.scaling.pace import Bounds, History, Pace, Step, asked_for, step
 from segue.cluster.scaling.readings import Cluster, Pool
 
@@ -76,14 +76,15 @@ def decide(policy: ScalingPolicy, state: PolicyState, cluster: Cluster, now_s: f
     """What to do now, and what to remember."""
     now = Split(_present(cluster, "prefill"), _present(cluster, "decode"), 0.0)
     if policy.joint is not None and (work := _work(cluster, policy.targets)).measured:
-        moved = move(policy.joint, state.balance, now, work, now_s)
+        limits, guarded = _limits(policy, policy.joint, now, work, cluster)
+        moved = move(replace(policy.joint, limits=limits), state.balance, now, work, now_s)
         # A lull, in which nothing can be measured, must find in the windows what the pools had until then.
         prefill_kept = asked_for(policy.prefill, state.prefill, moved.split.prefill, now_s)
         decode_kept = asked_for(policy.decode, state.decode, moved.split.decode, now_s)
         return (
             Decision(
-                _bounded("prefill", policy.prefill.bounds, now.prefill, moved.split.prefill, moved.reason),
-                _bounded("decode", policy.decode.bounds, now.decode, moved.split.decode, moved.reason),
+                PoolDecision("prefill", now.prefill, moved.split.prefill, moved.reason + guarded),
+                PoolDecision("decode", now.decode, moved.split.decode, moved.reason + guarded),
             ),
             PolicyState(prefill_kept, decode_kept, moved.balance),
         )
@@ -100,10 +101,27 @@ def decide(policy: ScalingPolicy, state: PolicyState, cluster: Cluster, now_s: f
     )
 
 
-def _bounded(pool: Pool, bounds: Bounds, present: int, workers: int, reason: str) -> PoolDecision:
-    within = bounds.clamp(workers)
-    held = "" if within == workers else f"; bounds make {within} of {workers}"
-    return PoolDecision(pool, present, within, reason + held)
+def _limits(policy: ScalingPolicy, joint: Joint, now: Split, work: Work, cluster: Cluster) -> tuple[Limits, str]:
+    """The bounds of both pools, and of one that keeps its promise too rarely no fewer workers than it has; and that in
+    words. The budget comes before promises.
+
+    Where decode is what bounds, prompts miss their time to first token because they wait for places there: then prefill
+    may give workers to it.
+    """
+    targets, bounds = policy.targets, Limits(policy.prefill.bounds, policy.decode.bounds)
+    by_prefill, by_decode = served_by_each(now.prefill, now.decode, work, joint.use)
+    kept, told = bounds, ""
+    if cluster.ttft_attainment < targets.ttft_attainment and not by_decode < min(1.0, by_prefill):
+        kept = replace(kept, prefill=_at_least(kept.prefill, now.prefill))
+        told += f"; TTFT attainment {cluster.ttft_attainment:.0%}, below target, keeps prefill's workers"
+    if cluster.itl_attainment < targets.itl_attainment:
+        kept = replace(kept, decode=_at_least(kept.decode, now.decode))
+        told += f"; ITL attainment {cluster.itl_attainment:.0%}, below target, keeps decode's workers"
+    return (kept, told) if kept.fit(joint.budget) else (bounds, "")
+
+
+def _at_least(bounds: Bounds, present: int) -> Bounds:
+    return replace(bounds, least=bounds.clamp(present))
 
 
 def _asked(demand: Demand, present: int) -> int:
