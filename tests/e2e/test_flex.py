@@ -7,6 +7,7 @@ import os
 import re
 from itertools import cycle, islice
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,8 +70,9 @@ async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_
     print(f"{transport}: turns, seconds until empty and until ready: {said}")
     print(f"{streams.answered} answers, the longest pause within one {streams.longest_gap_s:.3f} s")
     assert [round(one, 3) for one in took] == [float(ready_s) for _, ready_s in said]
-    # By the worker's own clock and under load. The best of them: what else a machine does is no business of a turn.
-    assert min(took) < TURNS_WITHIN_S
+    # By the worker's own clock and under load. The median: the best would hide one direction that is always slow, and
+    # the worst would fail for one pause of a busy machine, on which turns took 0.02 to 0.39 s. Of two it is their mean.
+    assert median(took) < TURNS_WITHIN_S
 
 
 async def busy(cluster: Cluster, streams: Streams) -> None:
