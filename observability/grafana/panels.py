@@ -60,7 +60,12 @@ ROWS = (
     Row(
         "Latency",
         (
-            Panel("Time to first token", quantiles(_TTFT, CLASS), "s"),
+            Panel(
+                "Time to first token",
+                quantiles(_TTFT, CLASS)
+                | {"{{slo_class}} promised": f"max by (slo_class) (segue_slo_first_token_seconds{{{CLASS}}})"},
+                "s",
+            ),
             Panel("Inter-token latency", quantiles(_ITL, CLASS), "s"),
             Panel("End to end", quantiles("segue_end_to_end_seconds", CLASS), "s"),
             Panel("Router's queue", quantiles("segue_queue_seconds", CLASS), "s", "Accepted -> sent to a worker."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from segue.base.errors import ModelNotFound, SegueError
 from segue.base.trace_parent import TraceParent
@@ -67,6 +67,22 @@ class ResponseSink(Protocol):
 
     def on_error(self, error: SegueError) -> None:
         """Take the error that ended the generation. Nothing follows it."""
+
+
+class _Deaf:
+    """A sink that takes everything and keeps nothing."""
+
+    def on_token(self, index: int, text: str, token_id: int) -> None:
+        return
+
+    def on_delta(self, response: GenerateResponse) -> None:
+        return
+
+    def on_error(self, error: SegueError) -> None:
+        return
+
+
+DEAF: Final[ResponseSink] = _Deaf()
 
 
 class Handle(Protocol):

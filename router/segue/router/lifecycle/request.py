@@ -15,7 +15,7 @@ from segue.router.lifecycle.placement import Prompt
 from segue.router.lifecycle.records import RequestRecord
 from segue.router.lifecycle.request_trace import UNTRACED
 from segue.router.prompt_tokens import PromptTokens
-from segue.router.service import Generation, ResponseSink
+from segue.router.service import DEAF, Generation, ResponseSink
 
 # Ends that are the client's doing. What our faults end costs nothing.
 _CHARGED = frozenset({"ok", Cancelled.default_code, DeadlineExceeded.default_code})
@@ -71,6 +71,7 @@ class Request:
     def cancel(self) -> None:
         if not self.over:
             self._end(Cancelled.default_code)
+            self._take_sink()
 
     def emit(self, run: ChoiceRun, action: Emit) -> None:
         delta = action.delta
@@ -86,20 +87,28 @@ class Request:
         if delta.finish_reason:
             self._unfinished -= 1
             self._owner.settle(run)
+        sink = self.sink
         if not self._unfinished:
             record = self._end("ok")
+            self._take_sink()
             response.usage.CopyFrom(record.usage)
             response.timings.CopyFrom(record.timings)
             if record.cost is not None:
                 response.cost.CopyFrom(record.cost)
             if self.decision is not None:
                 response.decision.CopyFrom(self.decision)
-        self.sink.on_delta(response)
+        sink.on_delta(response)
 
     def fail(self, error: SegueError) -> None:
         if not self.over:
             self._end(error.code)
-            self.sink.on_error(error)
+            self._take_sink().on_error(error)
+
+    def _take_sink(self) -> ResponseSink:
+        """For the last thing that it is told. It has us as its handle: the two would keep each other, with all that the
+        request is made of, until the garbage collector looks at what is old, which it seldom does."""
+        sink, self.sink = self.sink, DEAF
+        return sink
 
     def _end(self, outcome: str) -> RequestRecord:
         self.over = True

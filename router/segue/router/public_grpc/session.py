@@ -130,10 +130,7 @@ class Session:
             for start in message.start:
                 self._begin(start)
             for id_ in message.cancel:
-                if (request := self._open.get(id_)) is not None:
-                    self._cancel(request)
-                else:
-                    self.outbox.drop(id_)  # Over already; its end may wait.
+                self._cancelled(id_)
 
     async def _write(self) -> None:
         while True:
@@ -178,6 +175,12 @@ class Session:
             timeout_s = limits.default_timeout_s if left_s is None else min(left_s, limits.max_timeout_s)
         until_s = time.monotonic() + (timeout_s if left_s is None else min(timeout_s, left_s))
         return lambda: check_timeout_s(until_s - time.monotonic(), limits, "deadline")
+
+    def _cancelled(self, id_: int) -> None:
+        if (request := self._open.get(id_)) is not None:
+            self._cancel(request)
+        else:
+            self.outbox.drop(id_)  # Over already; its end may wait.
 
     def _cancel(self, request: _Open) -> None:
         if request.task is not None:
