@@ -1,4 +1,4 @@
-"""Makes segue.json, the Grafana dashboard, from panels.py.
+"""Makes segue.json, the Grafana dashboard, from its rows of panels.
 
     python -m observability.grafana.dashboard
 
@@ -12,8 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from observability.grafana.panels import ROWS
+from observability.grafana.fleet_rows import FLEET_ROWS
 from observability.grafana.queries import Panel
+from observability.grafana.request_rows import REQUEST_ROWS
 
 FILE = Path(__file__).with_name("segue.json")
 
@@ -25,7 +26,7 @@ def dashboard() -> dict[str, Any]:
     """Grafana's JSON model."""
     panels: list[dict[str, Any]] = []
     ids, y = count(1), 0
-    for row in ROWS:
+    for row in (*REQUEST_ROWS, *FLEET_ROWS):
         panels.append(
             {
                 "id": next(ids),

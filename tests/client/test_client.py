@@ -31,7 +31,8 @@ from segue.client.messages import build_request
 from segue.proto.inference_pb2 import GenerateRequest, Path, TokenIds
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.router.text.tokenizer import TextCodec
-from tests.router.core.scripted import Router, ScriptedWorker, counting, until
+from tests.router.core.scripted import Router, ScriptedWorker, until
+from tests.router.core.scripted_answers import counting
 
 PROMPT = [5, 6, 7, 8]
 

@@ -12,7 +12,8 @@ from segue.base.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from segue.client import SegueClient
 from segue.client.session import Session
 from segue.proto.sampling_pb2 import SamplingParams
-from tests.router.core.scripted import Router, ScriptedWorker, counting, until
+from tests.router.core.scripted import Router, ScriptedWorker, until
+from tests.router.core.scripted_answers import counting
 
 PROMPT = [5, 6, 7, 8]
 Pair = tuple[ScriptedWorker, ScriptedWorker]

@@ -23,7 +23,8 @@ from segue.proto.sampling_pb2 import SamplingParams
 from segue.router.limits import Limits
 from segue.router.openai.server import make_app, make_runner
 from segue.router.text.tokenizer import TextCodec
-from tests.router.core.scripted import EOS, Router, counting, running_router, until
+from tests.router.core.scripted import EOS, Router, running_router, until
+from tests.router.core.scripted_answers import counting
 
 
 def short(prompt: Sequence[int], sampling: SamplingParams) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from segue.base.undecodable import RefuseUndecodable
 from segue.base.versions import PROTOCOL
 from segue.proto.inference_pb2_grpc import add_InferenceServicer_to_server
 from segue.proto.kv_transfer_pb2 import ReleaseRequest, Ticket
-from segue.proto.sampling_pb2 import FinishReason, SamplingParams
+from segue.proto.sampling_pb2 import FinishReason
 from segue.proto.worker_pb2 import (
     EngineFacts,
     EngineUsage,
@@ -45,6 +45,7 @@ from segue.router.workers.hub import WorkerHub
 from segue.router.workers.links import WorkerLinks
 from segue.worker.outbox import Outbox
 from tests.router.core.outputs import LAYOUT, one_token, ticket_for
+from tests.router.core.scripted_answers import Answer, counting
 
 MODEL = "tiny"
 EOS = 1
@@ -55,23 +56,6 @@ FACTS = EngineFacts(
 IMPATIENT = ContinuationPolicy(patience_s=0.2)
 # On a busy machine measured rates are such that promises of half a second would have requests refused.
 PATIENT = Admission(1e6, SloClasses([SloClass("chat", ttft_s=1e6), BATCH]))
-
-# What the model of both pools answers: prompt and sampling in, all output tokens out.
-Answer = Callable[[Sequence[int], SamplingParams], Sequence[int]]
-
-
-def counting(prompt: Sequence[int], sampling: SamplingParams) -> list[int]:
-    """An endless answer, each token of which depends on the one before it and on the seed, as if from a model."""
-    tokens, last = [], prompt[-1]
-    for _ in range(sampling.max_tokens + 1):
-        last = 100 + (3 * last + 7 + 37 * sampling.seed) % 1500
-        tokens.append(last)
-    return tokens
-
-
-def telling(story: Sequence[int], prompt: Sequence[int]) -> Answer:
-    """The same answer to ``prompt`` whatever of it is input already."""
-    return lambda tokens, sampling: story[len(tokens) - len(prompt) :]
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:

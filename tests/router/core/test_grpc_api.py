@@ -20,7 +20,8 @@ from segue.proto.inference_pb2 import (
 from segue.proto.sampling_pb2 import FinishReason, SamplingParams
 from segue.router.text.tokenizer import TextCodec
 from tests.router.core.outputs import one_token
-from tests.router.core.scripted import EOS, Router, counting, telling, until
+from tests.router.core.scripted import EOS, Router, until
+from tests.router.core.scripted_answers import counting, telling
 
 if TYPE_CHECKING:  # A name of the stubs for the type checker only.
     from segue.proto.inference_pb2_grpc import InferenceAsyncStub

@@ -22,7 +22,8 @@ from segue.proto.sampling_pb2 import SamplingParams
 from segue.router.limits import Limits
 from segue.router.text.tokenizer import TextCodec
 from tests.router.core.calls import PROMPT, Pair
-from tests.router.core.scripted import Router, counting, running_router, until
+from tests.router.core.scripted import Router, running_router, until
+from tests.router.core.scripted_answers import counting
 
 if TYPE_CHECKING:  # A name of the stubs for the type checker only.
     from segue.proto.inference_pb2_grpc import InferenceAsyncStub

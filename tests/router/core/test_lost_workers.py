@@ -19,7 +19,8 @@ from segue.proto.worker_pb2 import (
 )
 from segue.router.text.tokenizer import TextCodec
 from tests.router.core.outputs import ticket_for
-from tests.router.core.scripted import Router, counting, running_router, until
+from tests.router.core.scripted import Router, running_router, until
+from tests.router.core.scripted_answers import counting
 
 PROMPT = [5, 6, 7, 8]
 

@@ -29,7 +29,8 @@ from segue.client import SegueClient
 from segue.engine.embedded_model import ensure_embedded_model
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.proto.worker_pb2 import Role
-from tests.router.core.scripted import ScriptedWorker, counting, stop_all, until
+from tests.router.core.scripted import ScriptedWorker, stop_all, until
+from tests.router.core.scripted_answers import counting
 
 PROMPT = [5, 6, 7, 8]
 

@@ -29,11 +29,11 @@ from tests.router.core.scripted import (
     Refused,
     Router,
     ScriptedWorker,
-    counting,
     read,
     running_router,
     until,
 )
+from tests.router.core.scripted_answers import counting
 
 PROMPT = [5, 6, 7, 8]
 
