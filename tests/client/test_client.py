@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 
 import grpc
@@ -178,6 +179,9 @@ def test_every_error_of_the_router_comes_back_as_itself(error: SegueError, told:
         error.grpc_status, grpc.aio.Metadata(), metadata, details="m", debug_error_string=None
     )
     back = from_rpc_error(broken)
+    if isinstance(error, Cancelled) and not told:
+        assert isinstance(back, Unavailable)  # Not the router's: see below.
+        return
     assert back.message == "m"
     assert back.grpc_status is error.grpc_status
     if told:
@@ -192,6 +196,38 @@ def test_a_refusal_says_when_to_come_back() -> None:
     back = from_rpc_error(grpc.aio.AioRpcError(status, grpc.aio.Metadata(), metadata, "busy", None))
     assert isinstance(back, Overloaded)
     assert back.retry_after_s == 2.5
+
+
+def test_a_cancellation_that_is_not_the_clients_means_ask_again() -> None:
+    bare = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, grpc.aio.Metadata(), grpc.aio.Metadata(), "CANCELLED", None)
+    back = from_rpc_error(bare)
+    assert isinstance(back, Unavailable)
+    assert "ask again" in back.message
+
+
+async def test_a_call_that_a_stopping_router_has_received_and_not_begun_is_unavailable() -> None:
+    loop, asked = asyncio.get_running_loop(), threading.Event()
+    port: asyncio.Future[int] = loop.create_future()
+
+    async def serve() -> None:
+        server = grpc.aio.server()
+        bound = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        loop.call_soon_threadsafe(port.set_result, bound)
+        asked.wait()  # Its loop stands still: gRPC's own thread receives the call, and nobody takes it.
+        await server.stop(None)
+
+    serving = asyncio.create_task(asyncio.to_thread(asyncio.run, serve()))
+    try:
+        async with SegueClient(f"127.0.0.1:{await port}") as client:
+            asking = asyncio.create_task(client.generate(PROMPT, max_tokens=1, timeout_s=60.0))
+            await asyncio.sleep(0.2)  # Should the call come later than that, it finds nobody: unavailable, too.
+            asked.set()
+            with pytest.raises(Unavailable):
+                await asking
+    finally:
+        asked.set()
+        await serving
 
 
 @pytest.mark.parametrize("address", ["10.1.2.3:9000", "router.example:9000"])

@@ -39,6 +39,13 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> SegueError:
     """The error the router raised, or the nearest one if the call failed before it got there."""
     metadata: dict[str, str | bytes] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]
     code = str(metadata.get("segue-error-code") or "")
+    if error.code() is grpc.StatusCode.CANCELLED and not code:
+        # Our own cancellation never comes as a status. gRPC's server answers so while it stops, for a call that it has
+        # received and not begun; a proxy, for one whose upstream went away.
+        return Unavailable(
+            f"the other end dropped the call without an answer (gRPC CANCELLED: {error.details() or 'no details'}); a "
+            "router that stops does so to what comes in that moment: ask again"
+        )
     retry_after_ms = metadata.get("retry-after-ms")
     retry_after_s = None if retry_after_ms is None else int(retry_after_ms) / 1000
     return from_code(code, error.code().value[0], error.details() or error.code().name, retry_after_s)
