@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -74,27 +74,28 @@ class InferenceService(InferenceServicer):
         self, request: GenerateRequest, context: _GenerateContext
     ) -> None:
         sink = MergingSink(self._limits.max_write_buffer_bytes)
-        sink.handle = handle = await self._start(request, context, sink)
         try:
+            await self._start(request, context, sink)
             finished = False
             while not finished:
                 response = await sink.take()
                 finished = response.HasField("usage")
                 await context.write(response)
         except SegueError as error:
-            await _abort(context, error)
+            _end_with(context, error)
         finally:
-            handle.cancel()  # Without effect on a finished one.
+            sink.close()
 
     async def GenerateUnary(self, request: GenerateRequest, context: _GenerateContext) -> GenerateResponse:
         sink = MergingSink()
-        handle = await self._start(request, context, sink)
         try:
+            await self._start(request, context, sink)
             return await sink.take_whole()
         except SegueError as error:
-            await _abort(context, error)
+            _end_with(context, error)
+            return GenerateResponse()  # Not sent.
         finally:
-            handle.cancel()
+            sink.close()
 
     # The generated base class knows only the iterator style; read() and write() let two tasks share the stream.
     async def Session(  # type: ignore[override]
@@ -103,7 +104,7 @@ class InferenceService(InferenceServicer):
         try:
             await Session(self._sessions, context).run()
         except SegueError as error:
-            await _abort(context, error)
+            _end_with(context, error)
 
     async def ListModels(
         self,
@@ -130,15 +131,13 @@ class InferenceService(InferenceServicer):
             self._check_size(prompt)
             token_ids = await read_prompt(model.codec, prompt, max_model_len_tokens=model.max_model_len_tokens)
         except SegueError as error:
-            await _abort(context, error)
+            _end_with(context, error)
+            return TokenizeResponse()  # Not sent.
         return TokenizeResponse(token_ids=token_ids, max_model_len_tokens=model.max_model_len_tokens)
 
-    async def _start(self, request: GenerateRequest, context: _GenerateContext, sink: MergingSink):  # type: ignore[no-untyped-def]
-        try:
-            generation = await self._generation(request, partial(self._timeout_s, context))
-            return self._service.start(replace(generation, trace=call_trace_parent(context)), sink)
-        except SegueError as error:
-            await _abort(context, error)
+    async def _start(self, request: GenerateRequest, context: _GenerateContext, sink: MergingSink) -> None:
+        generation = await self._generation(request, partial(self._timeout_s, context))
+        sink.handle = self._service.start(replace(generation, trace=call_trace_parent(context)), sink)
 
     async def _generation(self, request: GenerateRequest, left_s: Callable[[], float]) -> Generation:
         model = find_model(self._models, request.model)
@@ -202,8 +201,16 @@ def _prompt_of(request: GenerateRequest | TokenizeRequest, kind: str | None) -> 
     raise InvalidRequest("the request has no prompt; set text, token_ids or chat", param="prompt")
 
 
-async def _abort(context: grpc.aio.ServicerContext, error: SegueError) -> NoReturn:  # type: ignore[type-arg]
+def _end_with(context: grpc.aio.ServicerContext, error: SegueError) -> None:  # type: ignore[type-arg]
+    """Make the call end so once its method returns, whatever that returns.
+
+    Not with ``context.abort``: what it raises is kept by the context, which the frames that it passes keep. Nor may the
+    error keep the frames that it has passed: one of them has the sink, which has the error. Such a ring, with all of
+    the request in it, would wait for the garbage collector to look at what is old.
+    """
     if isinstance(error, InternalError):
         log.error("request_failed", error=error.message)
-    await context.abort(error.grpc_status, error.message, status_metadata(error))
-    raise AssertionError("unreachable: abort raises")
+    context.set_code(error.grpc_status)
+    context.set_details(error.message)
+    context.set_trailing_metadata(status_metadata(error))
+    error.__traceback__ = None

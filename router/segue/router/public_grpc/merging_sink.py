@@ -54,6 +54,11 @@ class MergingSink:
             self._error = error
         self._changed.set()
 
+    def close(self) -> None:
+        """Cancel what feeds it, if it still runs."""
+        if self.handle is not None:
+            self.handle.cancel()
+
     async def take(self) -> GenerateResponse:
         """What has come since the last call, as soon as there is something. Raises the error that ended it."""
         while self._waiting is None and not self._tokens:
@@ -114,8 +119,7 @@ class MergingSink:
             f"the client reads too slowly: more than {self._limit_bytes} bytes of its answer wait; read faster, or ask "
             "for less at a time"
         )
-        if self.handle is not None:
-            self.handle.cancel()
+        self.close()
 
 
 class _Tokens:
