@@ -26,7 +26,7 @@ from segue.proto.worker_pb2 import EngineCounters, EngineFacts, Load, RequestErr
 
 if TYPE_CHECKING:
     from segue.engine.vllm_counters import Counters
-    from segue.engine.vllm_kv_events import SubscribedEvents
+    from segue.engine.vllm_kv_socket import SubscribedEvents
 
 log = get_logger("engine")
 
@@ -61,13 +61,15 @@ class AsyncEngine:
 
         from segue.engine.vllm_counters import Counters, stat_logger_into
         from segue.engine.vllm_facts import engine_facts
-        from segue.engine.vllm_kv_events import KvEventNames, SubscribedEvents
+        from segue.engine.vllm_kv_events import KvEventNames
+        from segue.engine.vllm_kv_socket import SubscribedEvents
         from segue.engine.vllm_translate import OutputTranslator
 
         self._listener = listener
         settings = self._settings
         connector = connector_config(settings, self._kv_port)
         self._kv_events = SubscribedEvents()
+        self._kv_events.connect()
         arguments = {**engine_arguments(settings, connector), "kv_events_config": self._kv_events.config()}
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)

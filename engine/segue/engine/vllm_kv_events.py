@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-import msgspec
-import zmq
-import zmq.asyncio
 from vllm.config import KVEventsConfig
 from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVCacheEvent, KVEventBatch
 
 from segue.base.block_hash import NO_PARENT, block_hashes
-from segue.base.logging import get_logger
 from segue.proto.worker_pb2 import KvEvent
-
-log = get_logger("engine")
 
 _VllmName = bytes | int
 
@@ -105,57 +97,3 @@ class TakenEvents:
 
     def shutdown(self) -> None:
         return
-
-
-class SubscribedEvents:
-    """The events of an engine core in another process, over a socket in a directory of our own.
-
-    A batch that gets lost on the way (vLLM drops them when nobody reads) is noticed by its number. What was known is
-    then cleared: an engine that is thought to have less than it has costs a cache hit, the other way round more.
-    """
-
-    def __init__(self) -> None:
-        self._directory = tempfile.mkdtemp(prefix="segue-kv-")
-        self._socket: zmq.asyncio.Socket = zmq.asyncio.Context.instance().socket(zmq.SUB)
-        self._socket.subscribe(b"")
-        self._socket.set_hwm(0)
-        self._socket.connect(self._endpoint)
-
-    @property
-    def _endpoint(self) -> str:
-        return f"ipc://{self._directory}/events"
-
-    def config(self) -> KVEventsConfig:
-        return KVEventsConfig(enable_kv_cache_events=True, publisher="zmq", endpoint=self._endpoint, buffer_steps=1)
-
-    async def read(self, names: KvEventNames, tell: Callable[[Sequence[KvEvent]], None]) -> None:
-        """Never returns."""
-        decoder = msgspec.msgpack.Decoder(_Batch)
-        expected = 0
-        while True:
-            _, number, payload = await self._socket.recv_multipart()
-            seen = int.from_bytes(number, "big")
-            told = []
-            if seen != expected:
-                log.warning("kv_events_lost", batches=seen - expected)
-                told.append(names.clear())
-            expected = seen + 1
-            try:
-                told += names.translate(decoder.decode(payload).events)
-            except msgspec.MsgspecError as error:
-                log.warning("kv_events_not_understood", error=str(error))
-                told.append(names.clear())
-            if told:
-                tell(told)
-
-    def close(self) -> None:
-        self._socket.close(linger=0)
-        shutil.rmtree(self._directory, ignore_errors=True)
-
-
-class _Batch(msgspec.Struct, array_like=True):
-    """vLLM's ``KVEventBatch``, whose events it declares as anything."""
-
-    ts: float
-    events: list[BlockStored | BlockRemoved | AllBlocksCleared]
-    data_parallel_rank: int | None = None
