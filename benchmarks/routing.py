@@ -31,7 +31,8 @@ def main() -> None:
             measure_decisions(workers, options.requests // 2, options.tokens) for workers in (options.workers, 4)
         ]
         result["index"] = [measure_index(options.index_blocks, sharing) for sharing in (1, 4)]
-        result["routed"] = measure_scale(options.workers, options.requests, options.concurrent, options.tokens)
+        gpu = options.simulated_gpu or ("H100" if options.engines == "simulated" else "")
+        result["routed"] = measure_scale(options.workers, options.requests, options.concurrent, options.tokens, gpu)
     elif options.engines == "virtual":
         from routed.conditional import pairs
         from virtual.conditional import compare_modes as compare_virtually

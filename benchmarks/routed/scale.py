@@ -7,6 +7,7 @@ import gc
 import sys
 import time
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,8 +28,11 @@ _START_S = 120.0
 _IDLE_S = 10.0
 
 
-def measure_scale(workers: int, requests: int, concurrent: int, tokens: int) -> dict[str, Any]:
-    """A real router process, workers and client in two others."""
+def measure_scale(workers: int, requests: int, concurrent: int, tokens: int, simulated: str) -> dict[str, Any]:
+    """A real router process, workers and client in two others.
+
+    ``simulated`` is a GPU, as fast as it is times a speed ("H100", "H100*10"); empty: stubs that answer at once.
+    """
     http, grpc_port, worker_port = free_ports(3)
     with TemporaryDirectory(prefix="segue-routing-") as logs:
         router = Server(
@@ -54,10 +58,7 @@ def measure_scale(workers: int, requests: int, concurrent: int, tokens: int) -> 
             router.wait_ready(f"http://127.0.0.1:{http}/healthz", time.monotonic() + _START_S)
             fleet = Server(
                 "workers",
-                [
-                    *(sys.executable, str(_HERE / "stub_fleet.py"), f"127.0.0.1:{worker_port}"),
-                    *(str(workers // 2), str(workers - workers // 2), str(_BLOCKS)),
-                ],
+                _fleet_command(f"127.0.0.1:{worker_port}", workers // 2, workers - workers // 2, simulated),
                 {},
                 Path(logs) / "workers.log",
             )
@@ -66,6 +67,18 @@ def measure_scale(workers: int, requests: int, concurrent: int, tokens: int) -> 
             return asyncio.run(_drive(router, f"127.0.0.1:{grpc_port}", requests, concurrent, tokens))
         finally:
             stop_all(servers, patience_s=10)
+
+
+def _fleet_command(router: str, prefill: int, decode: int, simulated: str) -> Sequence[str]:
+    if not simulated:
+        return (sys.executable, str(_HERE / "stub_fleet.py"), router, str(prefill), str(decode), str(_BLOCKS))
+    gpu, _, speed = simulated.partition("*")
+    settings = {"gpu": gpu, "speed": speed or "1", "max_model_len": 1 << 17, "num_gpu_blocks_override": _BLOCKS}
+    return (
+        *(sys.executable, "-m", "segue.cli", "simulated-workers", "--router", router),
+        *("--model", str(ensure_embedded_model()), "--prefill", str(prefill), "--decode", str(decode)),
+        *(word for name, value in settings.items() for word in ("--engine-arg", f"{name}={value}")),
+    )
 
 
 async def _drive(router: Server, address: str, requests: int, concurrent: int, tokens: int) -> dict[str, Any]:

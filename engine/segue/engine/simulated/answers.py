@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from segue.engine.simulated.request import SimRequest
 from segue.proto.sampling_pb2 import FINISH_REASON_ERROR, FinishReason
 from segue.proto.worker_pb2 import EngineUsage, RequestError, RequestOutput, Submit
@@ -15,8 +17,8 @@ def refusal_of(submit: Submit, vocab_size: int, max_len_tokens: int) -> RequestE
         problem = "the prompt is empty; give at least one token"
     elif len(tokens) >= max_len_tokens:
         problem = f"the prompt has {len(tokens)} tokens; the engine takes {max_len_tokens - 1} at most"
-    elif max(tokens) >= vocab_size:
-        problem = f"the prompt has token {max(tokens)}; the vocabulary ends at {vocab_size - 1}"
+    elif (largest := int(np.array(tokens, dtype=np.uint32).max())) >= vocab_size:
+        problem = f"the prompt has token {largest}; the vocabulary ends at {vocab_size - 1}"
     elif submit.sampling.HasField("structured_outputs"):
         problem = "a simulated engine has no grammar: it can't hold an answer to structured_outputs; leave them out"
     elif submit.sampling.HasField("logprobs"):
