@@ -24,6 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from comparison.interference import OtherWork
 from comparison.stacks import Setup, aggregated_servers, segue_stack
 
@@ -66,6 +67,7 @@ class Turn:
     quiet_gap_p99: float
     gap_p50: float
     gap_p99: float
+    gap_p999: float
     gap_max: float
     chat_ttft_p50: float
     chat_ttft_p99: float
@@ -144,10 +146,10 @@ def _ignore(_: object) -> None:
 
 def figures(stack: str, round_: int, turn: tuple[list[Outcome], list[Outcome], list[Outcome]], other: float) -> Turn:
     quiet, noisy, long_ = turn
-    gaps, quiet_gaps = (
-        Distribution.of([1000 * gap_s for one in outcomes if one.ok for gap_s in one.gaps_s])
-        for outcomes in (noisy, quiet)
+    gaps_ms, quiet_gaps_ms = (
+        [1000 * gap_s for one in outcomes if one.ok for gap_s in one.gaps_s] for outcomes in (noisy, quiet)
     )
+    gaps, quiet_gaps = Distribution.of(gaps_ms), Distribution.of(quiet_gaps_ms)
     ttft = Distribution.of([1000 * one.ttft_s for one in noisy if one.ok])
     span_s = max(one.end_s for one in noisy)
     return Turn(
@@ -157,6 +159,7 @@ def figures(stack: str, round_: int, turn: tuple[list[Outcome], list[Outcome], l
         quiet_gap_p99=quiet_gaps.p99,
         gap_p50=gaps.p50,
         gap_p99=gaps.p99,
+        gap_p999=float(np.percentile(gaps_ms, 99.9)),
         gap_max=gaps.max,
         chat_ttft_p50=ttft.p50,
         chat_ttft_p99=ttft.p99,
