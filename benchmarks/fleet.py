@@ -28,7 +28,7 @@ from comparison.machine import describe_machine
 from simulated.plot import plot_fleet
 from simulated.streams import Load
 
-from segue.cluster.local import choose_ports
+from segue.cluster.ports import choose_ports
 
 _SAMPLE_S = 2.0
 _STARTUP_S = 300.0

@@ -33,7 +33,7 @@ import grpc
 import grpc.aio
 from comparison.machine import describe_machine
 
-from segue.cluster.local import choose_ports
+from segue.cluster.ports import choose_ports
 from segue.proto.inference_pb2 import GenerateRequest, TokenIds
 from segue.proto.inference_pb2_grpc import InferenceStub
 from segue.proto.sampling_pb2 import SamplingParams

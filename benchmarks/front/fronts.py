@@ -13,7 +13,7 @@ from pathlib import Path
 
 from comparison.servers import Server, free_ports, stop_all
 
-from segue.cluster.local import choose_ports
+from segue.cluster.ports import choose_ports
 
 MODEL_NAME = "paced"
 _READY_LIMIT_S = 90.0

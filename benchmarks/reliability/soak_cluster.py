@@ -16,7 +16,8 @@ import grpc.aio
 from comparison.servers import free_ports
 from reliability.link import Link
 
-from segue.cluster.local import LocalCluster, PoolSettings, choose_ports, process_specs, this_machine
+from segue.cluster.local import LocalCluster, PoolSettings, process_specs, this_machine
+from segue.cluster.ports import choose_ports
 from segue.cluster.restarts import RestartPolicy
 from segue.cluster.supervisor import Event, Restarting, Started, Supervised, supervise
 from segue.proto.worker_pb2 import DescribeRequest, DescribeResponse, WorkerState

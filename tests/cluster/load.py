@@ -5,6 +5,8 @@ from __future__ import annotations
 from segue.client import SegueClient
 
 ANSWER_TOKENS = 40
+# For a router: a first token that is late on a busy machine has nobody refused.
+PATIENT = ("--max-queue-s", "300", "--slo-class", "chat=ttft_s:300,tokens_per_s:1")
 
 
 class Load:

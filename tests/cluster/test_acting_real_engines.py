@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from segue.cluster.local import choose_ports
 from segue.cluster.pools import PoolsView, PoolView
 from segue.cluster.pools_service import view_of
+from segue.cluster.ports import choose_ports
 from segue.cluster.run_files import find_pools
 from segue.loadtest.measure.result import read_result
 from segue.proto.pools_pb2 import WatchPoolsRequest

@@ -14,10 +14,11 @@ import grpc.aio
 import pytest
 
 from segue.client import Connection, SegueClient
-from segue.cluster.local import LocalCluster, choose_ports, free_port, this_machine
+from segue.cluster.local import LocalCluster, this_machine
 from segue.cluster.local_pools import run_local
 from segue.cluster.manager import serve_pools
 from segue.cluster.pools_service import view_of
+from segue.cluster.ports import choose_ports, free_port
 from segue.cluster.readiness import wait_until_ready
 from segue.cluster.restarts import RestartPolicy
 from segue.engine.embedded_model import ensure_embedded_model
@@ -27,6 +28,7 @@ from segue.proto.fleet_pb2_grpc import FleetStub
 from segue.proto.pools_pb2 import ListPoolsRequest, ScaleRequest
 from segue.proto.pools_pb2_grpc import PoolsStub
 from segue.proto.worker_pb2 import Role
+from tests.cluster.load import PATIENT
 from tests.router.scaling.keda import Autoscaler, Keda
 from tests.simulated import VOCAB_SIZE
 
@@ -40,10 +42,7 @@ TARGETS = {"prefill": "0.5", "decode": "0.006"}
 ROLES = (("prefill", Role.ROLE_PREFILL), ("decode", Role.ROLE_DECODE))
 WORKER_ARGS = ("--engine", "simulated", "--engine-arg", "gpu=CPU")
 # Nobody is refused: what doesn't fit waits in the router, which is what prefill is scaled by.
-ROUTER_ARGS = (
-    *("--disaggregation", "always", "--max-queue-s", "300"),
-    *("--slo-class", "chat=ttft_s:300,tokens_per_s:1"),
-)
+ROUTER_ARGS = ("--disaggregation", "always", *PATIENT)
 
 
 @dataclass

@@ -8,7 +8,8 @@ from aiohttp import web
 
 from segue.base.errors import SettingsError
 from segue.cluster.environment import Machine
-from segue.cluster.local import LocalCluster, PoolSettings, Ports, choose_ports, process_specs
+from segue.cluster.local import LocalCluster, PoolSettings, process_specs
+from segue.cluster.ports import Ports, choose_ports, free_port
 from segue.cluster.readiness import NotReadyInTime, Readiness, RouterHttp, WorkerStatus, is_complete, wait_until_ready
 
 
@@ -55,6 +56,16 @@ def test_a_pool_of_none_is_refused() -> None:
 def test_chosen_ports_are_free_and_distinct() -> None:
     ports = choose_ports("127.0.0.1")
     assert len({ports.http, ports.grpc, ports.worker}) == 3
+
+
+def test_chosen_ports_are_none_that_others_are_given_who_ask_for_any() -> None:
+    """The router binds them seconds later, and again should it be started again."""
+    lowest, _ = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    if lowest < 32_768:
+        pytest.skip(f"this machine gives ports from {lowest} on")
+    ports = choose_ports("127.0.0.1", router_processes=3)
+    assert max(ports.http, ports.grpc, ports.worker + 2) < lowest
+    assert free_port("127.0.0.1") < lowest
 
 
 def test_a_taken_port_is_refused_by_its_option() -> None:

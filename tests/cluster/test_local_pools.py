@@ -12,17 +12,18 @@ import pytest_asyncio
 
 from segue.base.errors import Conflict, NotFound
 from segue.client import Connection, SegueClient
-from segue.cluster.local import LocalCluster, choose_ports, this_machine
+from segue.cluster.local import LocalCluster, this_machine
 from segue.cluster.local_pools import LocalPools, run_local
 from segue.cluster.manager import serve_pools
 from segue.cluster.pools_service import view_of
+from segue.cluster.ports import choose_ports
 from segue.cluster.readiness import wait_until_ready
 from segue.cluster.restarts import RestartPolicy
 from segue.engine.embedded_model import ensure_embedded_model
 from segue.proto.pools_pb2 import DrainWorkerRequest, ScaleRequest, WatchPoolsRequest
 from segue.proto.pools_pb2_grpc import PoolsStub
 from segue.proto.worker_pb2 import Role
-from tests.cluster.load import Load
+from tests.cluster.load import PATIENT, Load
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -56,6 +57,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
         run_dir=tmp_path_factory.mktemp("cluster"),
         ports=choose_ports("127.0.0.1"),
         device="cpu",
+        router_args=PATIENT,
         worker_args=("--engine", "simulated", "--log-format", "json"),
         drain_timeout_s=20.0,
     )

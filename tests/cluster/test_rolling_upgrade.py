@@ -22,7 +22,7 @@ import pytest
 from segue.base.errors import SegueError, Unavailable
 from segue.base.versions import PROTOCOL, VERSION
 from segue.client import Connection, FleetClient, SegueClient
-from segue.cluster.local import Ports, choose_ports
+from segue.cluster.ports import Ports, choose_ports
 from segue.cluster.readiness import RouterHttp, wait_until_ready
 from segue.engine.embedded_model import ensure_embedded_model
 from segue.engine.simulated.tokens import expected_tokens

@@ -17,7 +17,7 @@ import pytest_asyncio
 from aiohttp import ClientConnectionError, ClientPayloadError, ClientSession, TCPConnector
 
 from segue.base.errors import SettingsError
-from segue.cluster.local import choose_ports
+from segue.cluster.ports import choose_ports
 from segue.cluster.router_processes import check_shared_ports
 from segue.engine.embedded_model import ensure_embedded_model
 

@@ -9,9 +9,10 @@ import grpc.aio
 import pytest
 
 from segue.client import Connection, SegueClient
-from segue.cluster.local import LocalCluster, choose_ports, this_machine
+from segue.cluster.local import LocalCluster, this_machine
 from segue.cluster.local_pools import run_local
 from segue.cluster.manager import serve_pools
+from segue.cluster.ports import choose_ports
 from segue.cluster.readiness import wait_until_ready
 from segue.cluster.restarts import RestartPolicy
 from segue.proto.pools_pb2_grpc import PoolsStub

@@ -14,17 +14,19 @@ import pytest_asyncio
 
 from segue.base.errors import Conflict, NotFound
 from segue.client import Connection, FleetClient, SegueClient
-from segue.cluster.local import FlexSettings, LocalCluster, choose_ports, this_machine
+from segue.cluster.local import FlexSettings, LocalCluster, this_machine
 from segue.cluster.local_pools import LocalPools, run_local
 from segue.cluster.manager import serve_pools
 from segue.cluster.pools import PoolName, PoolWorker
 from segue.cluster.pools_service import view_of
+from segue.cluster.ports import choose_ports
 from segue.cluster.readiness import wait_until_ready
 from segue.cluster.restarts import RestartPolicy
 from segue.engine.embedded_model import ensure_embedded_model
 from segue.proto.pools_pb2 import TurnWorkerRequest
 from segue.proto.pools_pb2_grpc import PoolsStub
 from segue.proto.worker_pb2 import Role
+from tests.cluster.load import PATIENT
 from tests.cluster.streams import Streams
 
 # In one process and in this order: they share their pools.
@@ -64,6 +66,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
         ports=choose_ports("127.0.0.1"),
         device="cpu",
         flex=FlexSettings(1, "prefill"),
+        router_args=PATIENT,
         worker_args=("--engine", "simulated", "--log-format", "json"),
         drain_timeout_s=20.0,
     )

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from segue.client import SegueClient
-from segue.cluster.local import choose_ports
 from segue.cluster.pools_service import view_of
+from segue.cluster.ports import choose_ports
 from segue.cluster.run_files import find_pools
 from segue.proto.pools_pb2 import TurnWorkerRequest, WatchPoolsRequest
 from segue.proto.worker_pb2 import Role

@@ -21,7 +21,8 @@ from typing import Self
 import httpx
 
 from segue.cluster.environment import share_of, worker_environment
-from segue.cluster.local import Ports, this_machine
+from segue.cluster.local import this_machine
+from segue.cluster.ports import Ports
 from tests.faults.member import LOADING, START_S, Member, wait_until
 from tests.faults.proxy import LinkProxy
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 
 from segue.base.identity import ROUTER_DNS
-from segue.cluster.local import choose_ports
+from segue.cluster.ports import choose_ports
 from segue.proto.externalscaler_pb2 import ScaledObjectRef
 from tests.security.mesh import Authority
 from tests.security.peers import grpc_outcome, outsiders, plain_bytes

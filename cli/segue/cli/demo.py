@@ -31,7 +31,8 @@ def demo(
     from segue.cli.completion import Completion, CompletionError, stream_completion
     from segue.cli.running import Run, new_run_dir, run_cluster
     from segue.cluster.environment import choose_device
-    from segue.cluster.local import LocalCluster, choose_ports, cuda_engine_installed, this_machine
+    from segue.cluster.local import LocalCluster, cuda_engine_installed, this_machine
+    from segue.cluster.ports import choose_ports
     from segue.cluster.restarts import RestartPolicy
 
     console = Console()

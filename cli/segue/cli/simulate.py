@@ -65,7 +65,8 @@ def simulate(
     from rich.console import Console
 
     from segue.cli.running import Run, new_run_dir, run_cluster
-    from segue.cluster.local import LocalCluster, PoolSettings, choose_ports
+    from segue.cluster.local import LocalCluster, PoolSettings
+    from segue.cluster.ports import choose_ports
     from segue.cluster.restarts import RestartPolicy
     from segue.engine.simulated.settings import simulation_settings
 

@@ -121,15 +121,9 @@ def up(
 
     from segue.cli.running import Run, new_run_dir, run_cluster
     from segue.cluster.environment import choose_device
-    from segue.cluster.local import (
-        FlexSettings,
-        LocalCluster,
-        PoolSettings,
-        choose_ports,
-        cuda_engine_installed,
-        this_machine,
-    )
+    from segue.cluster.local import FlexSettings, LocalCluster, PoolSettings, cuda_engine_installed, this_machine
     from segue.cluster.local_certs import check_certs
+    from segue.cluster.ports import choose_ports
     from segue.cluster.restarts import RestartPolicy
 
     engine_arg = [*simulated_args(engine, simulated_gpu, simulated_model, simulated_speed), *engine_arg]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -16,11 +14,10 @@ from segue.base.tls import TlsFiles, TlsSource
 from segue.cluster.cert_files import files_of
 from segue.cluster.environment import Device, Machine, share_of, worker_environment
 from segue.cluster.pools import PoolName
+from segue.cluster.ports import Ports
 from segue.cluster.process import ProcessSpec
 from segue.cluster.readiness import RouterHttp
 
-_HIGHEST_PORT = 65_535
-_TRIES = 20
 _SEGUE = (sys.executable, "-m", "segue.cli")
 
 
@@ -61,15 +58,6 @@ class FlexSettings:
     workers: int = 0
     start_as: PoolName = "decode"
     extra_args: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Ports:
-    """The router's ports: OpenAI HTTP, public gRPC, and the one its workers dial."""
-
-    http: int
-    grpc: int
-    worker: int
 
 
 # Ten times the time to first token that classes have elsewhere.
@@ -219,58 +207,6 @@ def _public_tls_args(cluster: LocalCluster) -> tuple[str, ...]:
         return ()
     files = files_of(cluster.certs, "router")
     return ("--public-tls-cert", files.cert, "--public-tls-key", files.key)
-
-
-def choose_ports(host: str, http: int = 0, grpc: int = 0, router_processes: int = 1) -> Ports:
-    """Free ports of this host; those given are only checked. Raises SettingsError if one is taken.
-
-    Behind the workers' port as many more are free as there are further router processes.
-
-    The ports are let go before the router binds them, so another process could take one in between; the
-    router then says so and ends.
-    """
-    with ExitStack() as held:
-        return Ports(
-            http=_held_port(held, host, http, "--port"),
-            grpc=_held_port(held, host, grpc, "--grpc-port"),
-            # Workers of this machine alone use it.
-            worker=_held_row(held, router_processes),
-        )
-
-
-def free_port(host: str) -> int:
-    """One that is free now."""
-    with ExitStack() as held:
-        return _held_port(held, host, 0, "--port")
-
-
-def _held_row(held: ExitStack, count: int) -> int:
-    """The first of so many free ports in a row."""
-    for _ in range(_TRIES):
-        with ExitStack() as row:
-            first = _held_port(row, "127.0.0.1", 0, "--worker-port")
-            with suppress(SettingsError):
-                for number in range(1, count):
-                    _held_port(row, "127.0.0.1", first + number, "--worker-port")
-                held.push(row.pop_all())
-                return first
-    raise SettingsError(f"there are no {count} free ports in a row for workers")
-
-
-def _held_port(held: ExitStack, host: str, port: int, option: str) -> int:
-    if not 0 <= port <= _HIGHEST_PORT:
-        raise SettingsError(f"{option} is {port}, expected 0 (choose a free one) to {_HIGHEST_PORT}")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = held.enter_context(socket.socket(family))
-    if port:
-        # As servers do: a port whose old connections are still winding down is free to listen on.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        raise SettingsError(f"{option} {host}:{port} can't be had ({error.strerror}); choose another one") from None
-    number: int = listener.getsockname()[1]
-    return number
 
 
 def this_machine() -> Machine:

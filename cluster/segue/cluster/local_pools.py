@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from segue.base.errors import Conflict, SettingsError
 from segue.cluster.cert_files import OPERATOR, files_of
 from segue.cluster.environment import Machine, share_of
-from segue.cluster.local import LocalCluster, LocalWorker, free_port, process_specs, worker_spec
+from segue.cluster.local import LocalCluster, LocalWorker, process_specs, worker_spec
 from segue.cluster.local_certs import check_worker_cert
 from segue.cluster.pools import POOL_NAMES, Phase, PoolName, PoolWorker
+from segue.cluster.ports import free_port
 from segue.cluster.process import ProcessSpec
 from segue.cluster.resizing import ResizablePools, Work, nobody_works, smallest_not_in
 from segue.cluster.restarts import RestartPolicy

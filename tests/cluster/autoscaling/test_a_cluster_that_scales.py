@@ -12,13 +12,14 @@ from segue.cluster.autoscaling.autoscaler import autoscaling
 from segue.cluster.autoscaling.fleet_watch import FleetWatch
 from segue.cluster.autoscaling.settings import AutoscalerSettings, autoscaler_settings, scaling_figures
 from segue.cluster.autoscaling.with_pools import Mode
-from segue.cluster.local import LocalCluster, choose_ports, this_machine
+from segue.cluster.local import LocalCluster, this_machine
 from segue.cluster.local_pools import run_local
 from segue.cluster.pools import Pools, PoolsView
+from segue.cluster.ports import choose_ports
 from segue.cluster.readiness import wait_until_ready
 from segue.cluster.restarts import RestartPolicy
 from segue.engine.embedded_model import ensure_embedded_model
-from tests.cluster.load import Load
+from tests.cluster.load import PATIENT, Load
 
 # A CPU's steps, small targets and short windows: half a dozen clients are a load, and a test takes seconds.
 WORKER_ARGS = ("--engine", "simulated", "--engine-arg", "gpu=CPU", "--log-format", "json")
@@ -63,6 +64,7 @@ async def test_load_grows_the_pools_and_its_end_shrinks_them_with_nothing_lost(t
         run_dir=tmp_path,
         ports=choose_ports("127.0.0.1"),
         device="cpu",
+        router_args=PATIENT,
         worker_args=WORKER_ARGS,
         drain_timeout_s=30.0,
     )

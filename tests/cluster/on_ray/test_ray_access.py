@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from segue.cluster.local import choose_ports, free_port
+from segue.cluster.ports import choose_ports, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -15,15 +15,15 @@ import pytest
 from segue.base.tls import TlsFiles
 from segue.client import Connection, SegueClient
 from segue.cluster.autoscaling.settings import autoscaler_settings, scaling_figures
-from segue.cluster.local import choose_ports
 from segue.cluster.on_ray.settings import RayCluster, RayPool
 from segue.cluster.pools import PoolsView
 from segue.cluster.pools_service import view_of
+from segue.cluster.ports import choose_ports
 from segue.cluster.readiness import RouterHttp, wait_until_ready
 from segue.cluster.run_files import RunFile, find_pools
 from segue.engine.embedded_model import ensure_embedded_model
 from segue.proto.pools_pb2 import ListPoolsRequest, WatchPoolsRequest
-from tests.cluster.load import Load
+from tests.cluster.load import PATIENT, Load
 from tests.cluster.scaled import scaled, settled
 from tests.security.peers import grpc_outcome, plain_bytes
 
@@ -104,6 +104,7 @@ async def test_a_cluster_on_ray_grows_loses_a_node_and_shrinks_without_losing_a_
         grpc_port=ports.grpc,
         worker_port=ports.worker,
         pools_port=more.http,
+        router_args=PATIENT,
         worker_args=("--engine", "simulated", "--log-format", "json"),
         scaling=autoscaler_settings("advise", scaling_figures({"interval_s": 0.5})),
         drain_timeout_s=20.0,

@@ -13,14 +13,15 @@ import pytest
 
 from segue.base.tls import TlsFiles
 from segue.client import Connection, SegueClient
-from segue.cluster.local import choose_ports
 from segue.cluster.on_ray.settings import MANAGER, NAMESPACE, RayCluster, RayPool
 from segue.cluster.pools import PoolName, PoolWorker
 from segue.cluster.pools_service import ROLES, view_of
+from segue.cluster.ports import choose_ports
 from segue.cluster.readiness import RouterHttp, wait_until_ready
 from segue.cluster.run_files import find_pools
 from segue.engine.embedded_model import ensure_embedded_model
 from segue.proto.pools_pb2 import ListPoolsRequest, TurnWorkerRequest, WatchPoolsRequest
+from tests.cluster.load import PATIENT
 from tests.cluster.streams import Streams
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -70,7 +71,7 @@ async def test_it_turns_under_load_and_comes_back_in_the_role_that_it_had(
         grpc_port=ports.grpc,
         worker_port=ports.worker,
         pools_port=more.http,
-        router_args=("--max-queue-s", "300", "--slo-class", "chat=ttft_s:300,tokens_per_s:1"),
+        router_args=PATIENT,
         worker_args=(*engine, "--log-format", "json"),
         drain_timeout_s=60.0,
         ca=new_ca(),

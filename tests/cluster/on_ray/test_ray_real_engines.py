@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from segue.client import Connection, FleetClient, SegueClient
-from segue.cluster.local import choose_ports
 from segue.cluster.on_ray.settings import RayCluster, RayPool
 from segue.cluster.pools_access import PoolsAt
+from segue.cluster.ports import choose_ports
 from segue.cluster.readiness import RouterHttp, wait_until_ready
 from tests.cluster.scaled import scaled, settled
 from tests.cluster.steady import ROUTER_ARGS, RouterLog, SteadyLoad, at_baseline, left_empty

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from segue.cluster.cert_files import write_private
 from segue.cluster.environment import Share, worker_environment
-from segue.cluster.local import free_port
 from segue.cluster.on_ray.cores import HeldCores
+from segue.cluster.ports import free_port
 
 HOST = "{host}"
 PARENT = "{parent}"
