@@ -64,7 +64,12 @@ REQUEST_ROWS = (
                 | {"{{slo_class}} promised": f"max by (slo_class) (segue_slo_first_token_seconds{{{CLASS}}})"},
                 "s",
             ),
-            Panel("Inter-token latency", quantiles(_ITL, CLASS), "s"),
+            Panel(
+                "Inter-token latency",
+                quantiles(_ITL, CLASS)
+                | {"{{slo_class}} promised": f"1 / max by (slo_class) (segue_slo_tokens_per_second{{{CLASS}}})"},
+                "s",
+            ),
             Panel("End to end", quantiles("segue_end_to_end_seconds", CLASS), "s"),
             Panel("Router's queue", quantiles("segue_queue_seconds", CLASS), "s", "Accepted -> sent to a worker."),
             Panel(

@@ -23,8 +23,12 @@ def diagnose(
     ],
     window: Annotated[float, typer.Option(min=1, help="Seconds between the two looks at the metrics.")] = 10.0,
     slo: Annotated[
-        str, typer.Option(help="What means are held against, as in segue loadtest. A file brings its own.")
-    ] = "ttft_s:0.5,tokens_per_s:30",
+        str,
+        typer.Option(
+            help="What the means of all requests are held against, as in segue loadtest. Without it: each class's "
+            "against what the router promises it. A file brings its own."
+        ),
+    ] = "",
     api_key: Annotated[str, typer.Option(envvar="SEGUE_API_KEY", help="One for operations, if keys are in use.")] = "",
     json_output: Annotated[bool, typer.Option("--json", help="Evidence and verdict as JSON.")] = False,
 ) -> None:
@@ -60,7 +64,7 @@ def _of_router(url: str, window_s: float, slo: str, api_key: str) -> Evidence:
     from segue.loadtest.diagnose.scrape import Window
     from segue.loadtest.measure.slo import Slo
 
-    _, bounds = Slo.parse(slo)
+    bounds = Slo.parse(slo)[1] if slo else None
     before = read_metrics(url, api_key)
     time.sleep(window_s)
     return evidence_of_metrics(Window(before, read_metrics(url, api_key)), url, bounds)

@@ -36,7 +36,7 @@ def decode_advice(evidence: Evidence) -> list[str]:
     elif decode.waiting_requests:
         advice.append("the KV cache has room and requests wait: a bigger batch (--decode-engine-arg max_num_seqs=...)")
     few = decode.running_requests is not None and 1 <= decode.running_requests < _SMALL_BATCH
-    if few and evidence.itl is not None and evidence.itl.strain >= 1:
+    if few and evidence.decode_pace is not None and evidence.decode_pace.strain >= 1:
         advice.append(
             f"with {decode.running_requests:.0f} streams a worker the weights' bandwidth is the limit: speculative "
             "decoding (--decode-engine-arg speculative_config=...; an answer with a seed, penalties or a grammar whose "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -22,16 +23,13 @@ class PoolEvidence:
 class RouterEvidence:
     """``cpu_cores``: of one router process. ``outside_s``: of a first token's time, what passes outside the router's
     own clock: HTTP, network, and the client. ``own_lag_s``: of ``loop_lag_s``, what the loop's own work took, None
-    where the router doesn't tell. ``queue_s``: the wait for a worker, of the class ``queue_class`` that it takes most
-    from of its promise, which is ``queue_bound_s``; where classes aren't known, of all requests, and None."""
+    where the router doesn't tell. ``queue``: the wait for a worker, against the first token's promise."""
 
     cpu_cores: float | None = None
     loop_lag_s: float | None = None
-    queue_s: float | None = None
+    queue: Promise | None = None
     outside_s: float | None = None
     own_lag_s: float | None = None
-    queue_bound_s: float | None = None
-    queue_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +44,11 @@ class TransferEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """A mean against its bound; ``bound_s`` 0: nothing was promised."""
+    """A class's mean against its bound; ``bound_s`` 0: nothing was promised. ``slo_class`` empty: of all requests."""
 
     seen_s: float
     bound_s: float
+    slo_class: str = ""
 
     @property
     def strain(self) -> float:
@@ -57,9 +56,18 @@ class Promise:
         return self.seen_s / self.bound_s if self.bound_s else 0.0
 
 
+def most_strained(promises: Iterable[Promise]) -> Promise | None:
+    """That of the class which is worst off. What nothing was promised of says nothing."""
+    return max((one for one in promises if one.bound_s), key=lambda one: one.strain, default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """``prefill_s`` is the first leg with its wait in the engine's queue. ``decode_itl_s`` leaves the hand-off out.
+
+    Both are of all requests; ``prefill_part`` and ``decode_pace`` are the same of the class that is worst off by them,
+    against what it was promised: a first token, and tokens no further apart. ``ttft`` is such a class's too, but of a
+    load test that of all requests.
 
     ``slo_share``: of the requests, those that met their SLO. ``cached_share``: of the prompt tokens.
     """
@@ -73,8 +81,9 @@ class Evidence:
     router: RouterEvidence
     transfer: TransferEvidence | None
     ttft: Promise | None
-    itl: Promise | None
     prefill_s: float | None = None
     decode_itl_s: float | None = None
     cached_share: float | None = None
     slo_share: float | None = None
+    prefill_part: Promise | None = None
+    decode_pace: Promise | None = None

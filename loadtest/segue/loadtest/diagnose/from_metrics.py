@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from segue.loadtest.diagnose.evidence import Evidence, PoolEvidence, Promise, RouterEvidence, TransferEvidence
+from collections.abc import Mapping
+
+from segue.loadtest.diagnose.evidence import (
+    Evidence,
+    PoolEvidence,
+    Promise,
+    RouterEvidence,
+    TransferEvidence,
+    most_strained,
+)
 from segue.loadtest.diagnose.scrape import Window
-from segue.loadtest.measure.slo import Slo
+from segue.loadtest.measure.slo import STANDARD_SLOS, Slo
 
 
 class NotARouter(ValueError):
     """The page has none of the router's metrics."""
 
 
-def evidence_of_metrics(window: Window, source: str, slo: Slo) -> Evidence:
-    """``slo`` is what means are held against. Raises NotARouter for another process's page."""
+def evidence_of_metrics(window: Window, source: str, slo: Slo | None = None) -> Evidence:
+    """``slo`` is what the means of all requests are held against; without it each class's against what the router
+    promises it. Raises NotARouter for another process's page."""
     if not list(window.after.values("segue_router_info")):
         raise NotARouter(f"{source} has no segue_router_info: it is not a Segue router's /metrics")
     transfers_per_s = window.rate("segue_kv_transfer_seconds_count")
@@ -21,12 +31,13 @@ def evidence_of_metrics(window: Window, source: str, slo: Slo) -> Evidence:
     if transfer_s is not None:
         bytes_mean = window.rate("segue_kv_transfer_bytes_total") / transfers_per_s
         transfer = TransferEvidence(transfer_s, transfers_per_s, bytes_mean, window.mean("segue_handoff_seconds"))
-    ttft_s = window.mean("segue_time_to_first_token_seconds")
-    per_token_s = window.mean("segue_time_per_output_token_seconds")
+    first_token_s, token_s = _bounds(window, slo)
+    # The gaps at the router; the first one of a request is its hand-off, one among many.
+    gap = "segue_inter_token_latency_seconds"
+    gap = gap if window.mean(gap) is not None else "segue_time_per_output_token_seconds"
     prompt_per_s = window.rate("segue_prompt_tokens_total")
     cached_per_s = window.rate("segue_cached_prompt_tokens_total")
     met, missed = (window.rate("segue_slo_requests_total", slo=word) for word in ("met", "missed"))
-    queue = _queue(window)
     return Evidence(
         source=source,
         window_s=window.seconds,
@@ -38,32 +49,35 @@ def evidence_of_metrics(window: Window, source: str, slo: Slo) -> Evidence:
             cpu_cores=window.rate("process_cpu_seconds_total"),
             loop_lag_s=window.quantile("segue_event_loop_lag_seconds", 0.99),
             own_lag_s=window.quantile("segue_event_loop_own_lag_seconds", 0.99),
-            queue_s=queue[0],
-            queue_bound_s=queue[1],
-            queue_class=queue[2],
+            queue=_held(window, "segue_queue_seconds", first_token_s),
         ),
         transfer=transfer,
-        ttft=None if ttft_s is None else Promise(ttft_s, slo.ttft_s),
-        itl=None if per_token_s is None else Promise(per_token_s, slo.itl_s),
+        ttft=_held(window, "segue_time_to_first_token_seconds", first_token_s),
         prefill_s=window.mean("segue_prefill_seconds"),
-        # The gaps at the router; the first one of a request is its hand-off, one among many.
-        decode_itl_s=window.mean("segue_inter_token_latency_seconds") or per_token_s,
+        decode_itl_s=window.mean(gap),
         cached_share=cached_per_s / prompt_per_s if prompt_per_s else None,
         slo_share=met / (met + missed) if met + missed else None,
+        prefill_part=_held(window, "segue_prefill_seconds", first_token_s),
+        decode_pace=_held(window, gap, token_s),
     )
 
 
-def _queue(window: Window) -> tuple[float | None, float | None, str]:
-    """The mean wait of the class that it takes most of its promise from, the promise, and the class.
+def _bounds(window: Window, slo: Slo | None) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Seconds promised for the first token and from token to token, by class; of all requests together under ""."""
+    first_token_s, tokens_per_s = (
+        {labels["slo_class"]: value for labels, value in window.after.values(name)}
+        for name in ("segue_slo_first_token_seconds", "segue_slo_tokens_per_second")
+    )
+    if slo is None and (first_token_s or tokens_per_s):
+        return first_token_s, {name: 1 / pace for name, pace in tokens_per_s.items()}
+    slo = slo or STANDARD_SLOS[""]  # The router doesn't tell what it promises.
+    return {"": slo.ttft_s}, {"": slo.itl_s}
 
-    Batch is promised nothing, so its wait says nothing. Of a router that doesn't tell its promises: the mean of all.
-    """
-    promised = {labels["slo_class"]: value for labels, value in window.after.values("segue_slo_first_token_seconds")}
-    if not promised:
-        return window.mean("segue_queue_seconds"), None, ""
-    waits = {name: window.mean("segue_queue_seconds", slo_class=name) for name in promised}
-    known = [(wait_s, promised[name], name) for name, wait_s in waits.items() if wait_s is not None]
-    return max(known, key=lambda one: one[0] / one[1], default=(None, None, ""))
+
+def _held(window: Window, histogram: str, bounds_s: Mapping[str, float]) -> Promise | None:
+    """The mean of the class that it takes most from of its promise, against that."""
+    means = {name: window.mean(histogram, **({"slo_class": name} if name else {})) for name in bounds_s}
+    return most_strained(Promise(mean_s, bounds_s[name], name) for name, mean_s in means.items() if mean_s is not None)
 
 
 def _pool(window: Window, pool: str, busy: float | None) -> PoolEvidence:

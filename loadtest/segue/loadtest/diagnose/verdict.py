@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from segue.loadtest.diagnose.advice import decode_advice, prefill_advice, router_advice, transfer_advice
-from segue.loadtest.diagnose.evidence import Evidence, PoolEvidence, RouterEvidence
+from segue.loadtest.diagnose.evidence import Evidence, PoolEvidence, Promise, RouterEvidence
 
 # From here on a queue forms that does not go away by itself.
 FULL = 0.9
@@ -98,15 +98,14 @@ def _relaxed(evidence: Evidence, first: Finding) -> str:
 
 
 def _queue(evidence: Evidence) -> Sign | None:
-    router, ttft = evidence.router, evidence.ttft
-    bound_s = router.queue_bound_s or (ttft.bound_s if ttft is not None else 0.0)
-    if router.queue_s is None or not bound_s:
+    queue = evidence.router.queue
+    if queue is None:
         return None
-    who = f"requests of class {router.queue_class}" if router.queue_class else "requests"
-    words = f"{who} wait {_ms(router.queue_s)} in the router for a worker, {_ms(bound_s)} are promised in all"
+    who = f"requests of class {queue.slo_class}" if queue.slo_class else "requests"
+    words = f"{who} wait {_ms(queue.seen_s)} in the router for a worker, {_ms(queue.bound_s)} are promised in all"
     # A mean may hide that those who wait were promised nothing. Where every promise is kept, no wait is too long.
     most = _OTHERS_FAULT if evidence.slo_share is not None and evidence.slo_share >= 1 else math.inf
-    return Sign(words, min(router.queue_s / bound_s, most))
+    return Sign(words, min(queue.strain, most))
 
 
 def _prefill(evidence: Evidence) -> Finding:
@@ -125,10 +124,9 @@ def _prefill(evidence: Evidence) -> Finding:
         # Prompts are computed in batches, so that two or three at once are not a queue yet.
         words = f"{at_once:.1f} requests at a prefill worker at a time (its prompts take {_ms(evidence.prefill_s)})"
         signs.append(Sign(words, at_once / 3))
-        if evidence.ttft is not None and evidence.ttft.bound_s:
-            bound_s = evidence.ttft.bound_s
-            words = f"prefill takes {_ms(evidence.prefill_s)} of the {_ms(bound_s)} promised for the first token"
-            signs.append(Sign(words, evidence.prefill_s / bound_s))
+    if (part := evidence.prefill_part) is not None:
+        words = f"prefill takes {_ms(part.seen_s)} of the {_ms(part.bound_s)} promised{_to(part)} for the first token"
+        signs.append(Sign(words, part.strain))
     return _finding(Bound.PREFILL, signs, prefill_advice(evidence))
 
 
@@ -139,9 +137,9 @@ def _decode(evidence: Evidence) -> Finding:
         running = pool.running_requests or 0.0
         words = f"{waiting:.1f} requests wait at a decode worker that runs {running:.0f}"
         signs.append(Sign(words, waiting / _WAITING))
-    if evidence.itl is not None and evidence.itl.bound_s and evidence.decode_itl_s is not None:
-        words = f"a token takes {_ms(evidence.decode_itl_s)}, promised are {_ms(evidence.itl.bound_s)}"
-        signs.append(Sign(words, evidence.decode_itl_s / evidence.itl.bound_s))
+    if (pace := evidence.decode_pace) is not None:
+        words = f"a token takes {_ms(pace.seen_s)}, promised{_to(pace)} are {_ms(pace.bound_s)}"
+        signs.append(Sign(words, pace.strain))
     if (waited_s := _decode_wait_s(evidence)) is not None:
         words = f"after its transfer a request waits {_ms(waited_s)} for decode's first step"
         # Ten steps are a queue, one or two are the way things go.
@@ -233,6 +231,10 @@ def _pool_signs(pool: PoolEvidence, name: str) -> list[Sign]:
 
 def _finding(bound: Bound, signs: Sequence[Sign], advice: Sequence[str]) -> Finding:
     return Finding(bound, tuple(sorted(signs, key=lambda sign: sign.pressure, reverse=True)), tuple(advice))
+
+
+def _to(promise: Promise) -> str:
+    return f" to class {promise.slo_class}" if promise.slo_class else ""
 
 
 def _ms(seconds: float) -> str:

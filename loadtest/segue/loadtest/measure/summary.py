@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -80,6 +80,7 @@ class Summary:
     legs: LegFigures | None
     uncounted: int  # Answers for which a chunk was taken for a token, since the server sent no usage.
     details: Mapping[str, str]  # Of each kind of failure, what the first one said.
+    legs_by_class: Mapping[str, LegFigures] = field(default_factory=dict)  # Of those that were told.
 
 
 def summarize(outcomes: Sequence[Outcome], slos: SloTable, warm_up_requests: int = 0) -> Summary:
@@ -103,6 +104,11 @@ def summarize(outcomes: Sequence[Outcome], slos: SloTable, warm_up_requests: int
         _legs(outcomes),
         sum(one.ok and not one.counted for one in outcomes),
         details,
+        {
+            name: legs
+            for name in classes
+            if len(classes) > 1 and (legs := _legs([one for one in outcomes if one.slo_class == name])) is not None
+        },
     )
 
 

@@ -111,6 +111,9 @@ SLO = Metric(
 PROMISED_TTFT = Metric(
     "segue_slo_first_token_seconds", "gauge", "What a class promises for the first token.", ("slo_class",)
 )
+PROMISED_PACE = Metric(
+    "segue_slo_tokens_per_second", "gauge", "What a class promises for the tokens behind it.", ("slo_class",)
+)
 BY_PATH = Metric(
     "segue_requests_by_path_total", "counter", "Answered requests by how they were carried out.", ("path",)
 )

@@ -131,6 +131,9 @@ class Telemetry:
             catalogue.RUNNING: {(): float(dispatcher.running_requests)},
             catalogue.QUEUED: {(one.name,): float(dispatcher.waiting.queued(one.name)) for one in settings.slo_classes},
             catalogue.PROMISED_TTFT: {(one.name,): one.ttft_s for one in settings.slo_classes if one.interactive},
+            catalogue.PROMISED_PACE: {
+                (one.name,): one.tokens_per_s for one in settings.slo_classes if one.tokens_per_s
+            },
             catalogue.QUEUED_TOKENS: {(): float(dispatcher.waiting.queued_tokens)},
             catalogue.INDEX_BLOCKS: {(): float(len(dispatcher.around.placement.index))},
             catalogue.INDEX_DROPPED: {(): float(dispatcher.around.placement.index.dropped_blocks)},
