@@ -26,11 +26,25 @@ def test_pauses_double_up_to_the_longest() -> None:
 
 def test_a_stable_life_clears_the_count() -> None:
     decision = decide(RESTART, History(quick_deaths=5), Death(returncode=-9, lived_s=61.0))
-    assert decision == Restart(1.0, History(quick_deaths=1))
+    assert decision == Restart(1.0, History(quick_deaths=1, joined_later=True))
 
 
-def test_a_configuration_error_is_not_tried_again() -> None:
-    assert isinstance(decide(RESTART, History(), Death(returncode=2, lived_s=0.5)), EndPool)
+MISCONFIGURED = Death(returncode=2, lived_s=0.5)
+
+
+def test_a_configuration_error_of_a_pool_that_starts_is_not_tried_again() -> None:
+    assert isinstance(decide(RESTART, History(), MISCONFIGURED), EndPool)
+
+
+def test_one_that_can_not_join_a_pool_that_runs_does_not_end_it() -> None:
+    """As in an upgrade that the cluster refuses: neither its new worker nor one that died in between."""
+    died = decide(RESTART, History(), Death(returncode=-9, lived_s=3600.0))
+    assert isinstance(died, Restart)
+    for history in (died.history, History(joined_later=True)):
+        again = decide(RESTART, history, MISCONFIGURED)
+        assert isinstance(again, Restart)
+        assert again.pause_s == RESTART.longest_pause_s
+        assert isinstance(decide(RESTART, again.history, MISCONFIGURED), Restart)
 
 
 @given(st.integers(0, 10_000), st.integers(-64, 255).filter(lambda code: code != 2), st.floats(0, 1e6))

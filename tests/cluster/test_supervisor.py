@@ -50,6 +50,11 @@ class Log(list[Event]):
         return [event.pid for event in self if isinstance(event, Started)]
 
 
+def ended(events: Log) -> list[int]:
+    """The exit statuses of those that were asked to end while they ran."""
+    return [event.death.returncode for event in events if isinstance(event, Stopped) and event.death is not None]
+
+
 async def test_leaving_the_block_stops_everything(tmp_path: Path) -> None:
     events = Log()
     async with supervise([python(name, SLEEP, tmp_path) for name in "abc"], EXIT, events.append):
@@ -110,7 +115,7 @@ async def test_a_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path
     code = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); {SLEEP}"
     async with supervise([python("a", code, tmp_path)], EXIT, events.append, stop_grace_s=0.3):
         await eventually(lambda: "deaf" in written(tmp_path / "a.log"))
-    assert [event.death.returncode for event in events if isinstance(event, Stopped)] == [-9]
+    assert ended(events) == [-9]
     assert not is_running(events.pids[0])
 
 
@@ -167,7 +172,7 @@ async def test_kill_all_cuts_the_grace_short(tmp_path: Path) -> None:
     async with supervise([python("a", code, tmp_path)], EXIT, events.append, stop_grace_s=600) as supervised:
         await eventually(lambda: "deaf" in written(tmp_path / "a.log"))
         asyncio.get_running_loop().call_later(0.1, supervised.kill_all)
-    assert [event.death.returncode for event in events if isinstance(event, Stopped)] == [-9]
+    assert ended(events) == [-9]
 
 
 async def test_processes_come_and_go_while_the_others_run(tmp_path: Path) -> None:
@@ -182,7 +187,7 @@ async def test_processes_come_and_go_while_the_others_run(tmp_path: Path) -> Non
         supervised.add(python("a", SLEEP, tmp_path))
         await eventually(lambda: len(events.pids) == 3)
     assert not any(is_running(pid) for pid in events.pids)
-    assert [event.death.returncode for event in events if isinstance(event, Stopped)] == [-15, -15, -15]
+    assert ended(events) == [-15, -15, -15]
 
 
 async def test_a_process_let_go_in_the_moment_it_starts_is_not_forgotten(tmp_path: Path) -> None:
@@ -204,4 +209,23 @@ async def test_the_end_of_all_leaves_one_that_is_leaving_its_time(tmp_path: Path
         await eventually(lambda: "on" in written(tmp_path / "a.log"))
         supervised.let_go("a")
         await asyncio.sleep(0.1)
-    assert [event.death.returncode for event in events if isinstance(event, Stopped)] == [0]
+    assert ended(events) == [0]
+
+
+async def test_one_that_is_let_go_while_it_waits_for_its_next_life_has_stopped(tmp_path: Path) -> None:
+    events = Log()
+    policy = RestartPolicy(on_death="restart", first_pause_s=600.0, longest_pause_s=600.0)
+    async with supervise([python("a", "raise SystemExit(1)", tmp_path)], policy, events.append) as supervised:
+        await eventually(lambda: any(isinstance(event, Restarting) for event in events))
+        supervised.let_go("a")
+        await eventually(lambda: events[-1] == Stopped("a", None))
+        supervised.add(python("a", SLEEP, tmp_path))
+        await eventually(lambda: len(events.pids) == 2)
+
+
+async def test_one_that_joins_later_and_is_not_let_in_leaves_the_others_running(tmp_path: Path) -> None:
+    events = Log()
+    async with supervise([python("a", SLEEP, tmp_path)], RESTART, events.append) as supervised:
+        supervised.add(python("b", "raise SystemExit(2)", tmp_path))
+        await eventually(lambda: sum(isinstance(event, Restarting) for event in events) == 2)
+        assert is_running(events.pids[0])

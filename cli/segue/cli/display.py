@@ -74,7 +74,7 @@ class StartupDisplay:
 
 def tell_event(console: Console, event: Event) -> None:
     """Print what the user should know of an event: restarts and why, and who had to be killed at the end."""
-    if isinstance(event, Stopped) and event.death.returncode == -signal.SIGKILL:
+    if isinstance(event, Stopped) and event.death is not None and event.death.returncode == -signal.SIGKILL:
         console.print(f"{event.name} did not stop when asked and was killed", markup=False, highlight=False)
     if isinstance(event, Restarting):
         tell_death(console, event.name, event.death, event.last_lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ class _Member:
     restarts: int = 0
     turning_from: PoolName | None = None
     last_turn_s: float = 0.0
+    waits: bool = False  # For the GPU of one that leaves.
 
 
 class LocalPools(ResizablePools):
@@ -71,6 +73,7 @@ class LocalPools(ResizablePools):
                     self._supervised.change(self._fresh(self._spec(member.worker)))
             case Stopped():
                 del self._members[event.name]
+                self._start_those_that_can()
         self.tell()
 
     def kill_all(self) -> None:
@@ -97,6 +100,8 @@ class LocalPools(ResizablePools):
         )
 
     def check_room(self, desired: Mapping[PoolName, int]) -> None:
+        if all(desired[pool.name] <= pool.desired for pool in self.view().pools):
+            return  # Of a machine whose GPUs are shared workers may always go.
         wanted = sum(desired.values())
         room = len(self._machine.gpus) if self._cluster.device == "cuda" else MOST_WORKERS
         if wanted > room:
@@ -114,13 +119,44 @@ class LocalPools(ResizablePools):
         # The smallest number that is free; one that still leaves keeps its own.
         members = [member.worker for member in self._members.values()]
         numbers = {worker.number for worker in members if worker.role == pool and not worker.flex}
-        shares = {member.worker.share for member in self._members.values()}
-        worker = LocalWorker(pool, smallest_not_in(numbers), smallest_not_in(shares))
-        self._members[worker.name] = _Member(worker)
+        worker = LocalWorker(pool, smallest_not_in(numbers), self._freest_share())
+        member = self._members[worker.name] = _Member(worker, "restarting", waits=True)
+        if not self._starts_later(member):
+            self._start(member)
+
+    def _freest_share(self) -> int:
+        """The core or GPU that the fewest workers stay on; of equals one that nobody leaves."""
+        staying = Counter(self._device(one) for one in self._members.values() if one.phase != "leaving")
+        left = {self._device(one) for one in self._members.values() if one.phase == "leaving"}
+        return min(range(self._devices), key=lambda number: (staying[number], number in left, number))
+
+    @property
+    def _devices(self) -> int:
+        return len(self._machine.gpus if self._cluster.device == "cuda" else self._machine.cores)
+
+    def _device(self, member: _Member) -> int:
+        return member.worker.share % self._devices
+
+    def _starts_later(self, member: _Member) -> bool:
+        """One that leaves has its engine's memory until it has gone; a core may be shared meanwhile."""
+        return self._cluster.device == "cuda" and any(
+            one.phase == "leaving" and self._device(one) == self._device(member) for one in self._members.values()
+        )
+
+    def _start_those_that_can(self) -> None:
+        for member in self._members.values():
+            if member.waits and not self._starts_later(member):
+                self._start(member)
+
+    def _start(self, member: _Member) -> None:
+        member.waits, member.phase = False, "running"
         assert self._supervised is not None, "scaled before it was started"
-        self._supervised.add(self._spec(worker))
+        self._supervised.add(self._spec(member.worker))
 
     def let_go(self, worker_id: str) -> None:
+        if self._members[worker_id].waits:
+            del self._members[worker_id]
+            return
         self._members[worker_id].phase = "leaving"
         assert self._supervised is not None, "scaled before it was started"
         self._supervised.let_go(worker_id)

@@ -65,11 +65,12 @@ class ResizablePools(ABC):
             work = await self._work()
             now = self.view()
             self.check_room({pool.name: desired.get(pool.name, pool.desired) for pool in now.pools})
+            # First who goes: who comes may take the place.
             for name, count in desired.items():
-                pool = now.of(name)
-                for leaver in victims(pool.workers, pool.desired - count, work):
+                for leaver in victims(now.of(name).workers, now.of(name).desired - count, work):
                     self.let_go(leaver)
-                for _ in range(count - pool.desired):
+            for name, count in desired.items():
+                for _ in range(count - now.of(name).desired):
                     self.add(name)
             self.tell()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 OnDeath = Literal["exit", "restart"]
 
-# A process that ends with this status can't start as it is configured; another try gives the same.
+# A process that ends with this status can't run as it is configured, or nobody lets it in.
 CONFIGURATION_STATUS = 2
 
 
@@ -53,9 +53,11 @@ class RestartPolicy:
 
 @dataclass(frozen=True)
 class History:
-    """How often a process has died in a row without a stable life in between."""
+    """How often a process has died in a row without a stable life in between. ``joined_later``: the pool has run
+    without it, or with an earlier life of it."""
 
     quick_deaths: int = 0
+    joined_later: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,18 @@ class Restart:
 
 def decide(policy: RestartPolicy, history: History, death: Death) -> EndPool | Restart:
     """What follows a death that nobody asked for. An exit with status 0 is one too: these processes never
-    finish."""
+    finish.
+
+    What can't run as it is configured ends a pool that is only starting. Later that is no reason to end those that do
+    run: the process is of a newer version that they refuse, or a file of its has changed; it is tried again, seldom.
+    """
     if policy.on_death == "exit":
         return EndPool("the pool ends with the first process that dies (--on-death exit)")
     if death.returncode == CONFIGURATION_STATUS:
+        if history.joined_later:
+            return Restart(policy.longest_pause_s, replace(history, quick_deaths=history.quick_deaths + 1))
         return EndPool("it can't start as it is configured, so another try would end the same way")
     quick_deaths = 1 if death.lived_s >= policy.stable_after_s else history.quick_deaths + 1
     # The exponent is bounded so that a long row of deaths can't overflow the float.
     pause_s = min(policy.first_pause_s * 2.0 ** min(quick_deaths - 1, 64), policy.longest_pause_s)
-    return Restart(pause_s, History(quick_deaths))
+    return Restart(pause_s, History(quick_deaths, joined_later=True))

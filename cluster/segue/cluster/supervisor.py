@@ -48,10 +48,11 @@ class Restarting:
 
 @dataclass(frozen=True)
 class Stopped:
-    """A process was asked to end and has. Killed if it outlived the grace period."""
+    """A process was asked to end and has. Killed if it outlived the grace period. ``death`` None: it had died before
+    that, and waited for its next life."""
 
     name: str
-    death: Death
+    death: Death | None
 
 
 Event = Started | Restarting | Stopped
@@ -73,10 +74,18 @@ class Supervised:
 
     def add(self, spec: ProcessSpec) -> None:
         """Start one more process and keep it alive. Its name must be free."""
+        self._add(spec, History(joined_later=True))
+
+    def begin(self, specs: Sequence[ProcessSpec]) -> None:
+        """Start those that the pool begins with."""
+        for spec in specs:
+            self._add(spec, History())
+
+    def _add(self, spec: ProcessSpec, history: History) -> None:
         if spec.name in self._keepers:
             raise ValueError(f"a process named {spec.name!r} is kept already")
         self._specs[spec.name] = spec
-        keeper = self._group.create_task(self._keep(spec.name), name=f"keep {spec.name}")
+        keeper = self._group.create_task(self._keep(spec.name, history), name=f"keep {spec.name}")
         self._keepers[spec.name] = keeper
         keeper.add_done_callback(lambda _: self._forget(spec.name))
 
@@ -104,8 +113,7 @@ class Supervised:
         self._leaving.discard(name)
         self._specs.pop(name, None)
 
-    async def _keep(self, name: str) -> None:
-        history = History()
+    async def _keep(self, name: str, history: History) -> None:
         while True:
             spec = self._specs[name]
             # Shielded: cut off in the middle, a start would leave a child that nobody knows of.
@@ -124,7 +132,11 @@ class Supervised:
                     raise ProcessDied(spec, death, reason, last_lines)
                 case Restart(pause_s, history):
                     self._report(Restarting(spec.name, death, pause_s, tuple(last_lines)))
-                    await asyncio.sleep(pause_s)
+                    try:
+                        await asyncio.sleep(pause_s)
+                    except asyncio.CancelledError:  # Let go between two lives: there is nothing to end.
+                        self._report(Stopped(spec.name, None))
+                        raise
 
     async def _start(self, spec: ProcessSpec) -> ChildProcess:
         child = await ChildProcess.start(spec)
@@ -146,8 +158,7 @@ async def supervise(
     try:
         async with asyncio.TaskGroup() as group:
             supervised = Supervised(group, policy, report, stop_grace_s)
-            for spec in specs:
-                supervised.add(spec)
+            supervised.begin(specs)
             try:
                 yield supervised
             except Exception as error:  # noqa: BLE001 - raised again below, once everything is stopped
