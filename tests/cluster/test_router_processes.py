@@ -7,8 +7,9 @@ import json
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -73,7 +74,7 @@ async def url(tmp_path: Path) -> AsyncIterator[tuple[str, asyncio.subprocess.Pro
         await asyncio.gather(*(process.wait() for process in processes))
 
 
-async def stream(client: ClientSession, url: str, tokens: int) -> tuple[int, bool]:
+async def stream(client: ClientSession, url: str, tokens: int, begun: Counter[str] | None = None) -> tuple[int, bool]:
     """How many tokens came, and whether the stream came to its end."""
     body = {"prompt": "hi", "max_tokens": tokens, "stream": True, "ignore_eos": True}
     events = 0
@@ -84,14 +85,29 @@ async def stream(client: ClientSession, url: str, tokens: int) -> tuple[int, boo
                 if line.startswith(b"data: [DONE]"):
                     return events, True
                 events += line.startswith(b"data: {") and "choices" in json.loads(line[6:])
+                if begun is not None and events == 1:
+                    begun["streams"] += 1
+                    begun = None
     except (ClientPayloadError, ClientConnectionError):
         pass
     return events, False
 
 
-async def all_ready(client: ClientSession, url: str) -> None:
-    """Until so many fresh connections in a row find a ready process that it is all of them."""
-    async with asyncio.timeout(90):
+def listening(router: asyncio.subprocess.Process, url: str) -> int:
+    """How many of the router's processes are dealt connections."""
+    port = int(url.rpartition(":")[2])
+    found = 0
+    for child in psutil.Process(router.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            found += any(one.laddr.port == port and one.status == "LISTEN" for one in child.net_connections("tcp"))
+    return found
+
+
+async def all_ready(client: ClientSession, url: str, router: asyncio.subprocess.Process) -> None:
+    """Until all listen and so many fresh connections in a row find a ready process that it is each of them."""
+    async with asyncio.timeout(240):
+        while listening(router, url) < PROCESSES:
+            await asyncio.sleep(0.1)
         found = 0
         while found < 12:
             try:
@@ -109,16 +125,18 @@ async def test_killing_one_process_ends_its_streams_only_and_it_comes_back(
     address, router = url
     # A new connection for each request: the kernel deals out connections, not requests.
     async with ClientSession(connector=TCPConnector(force_close=True, limit=0)) as client:
-        await all_ready(client, address)
+        await all_ready(client, address, router)
         children = psutil.Process(router.pid).children()
         assert len(children) == PROCESSES
-        streams = [asyncio.create_task(stream(client, address, 400)) for _ in range(16)]
-        await asyncio.sleep(0.5)
+        begun: Counter[str] = Counter()
+        streams = [asyncio.create_task(stream(client, address, 400, begun)) for _ in range(16)]
+        while begun["streams"] < len(streams):
+            await asyncio.sleep(0.01)
         children[0].send_signal(signal.SIGKILL)
         ended = [whole for _, whole in await asyncio.gather(*streams)]
         assert any(ended)
         assert not all(ended)
-        await all_ready(client, address)
+        await all_ready(client, address, router)
         assert {child.pid for child in psutil.Process(router.pid).children()} != {child.pid for child in children}
         again = await asyncio.gather(*(stream(client, address, 5) for _ in range(12)))
         assert all(whole for _, whole in again)

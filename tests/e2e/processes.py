@@ -51,7 +51,7 @@ def named(processes: Iterable[Process], name: str) -> Process:
     return process
 
 
-def assert_gone(processes: Iterable[Process], within_s: float = 15.0) -> None:
+def assert_gone(processes: Iterable[Process], within_s: float = 60.0) -> None:
     """None of them runs, at the latest after ``within_s``; those that do are killed, so that they end with the test."""
     deadline_s = time.monotonic() + within_s
     while left := [process for process in processes if process.runs()]:

@@ -64,7 +64,7 @@ def busy(cluster: Cluster, workers: Sequence[str] = WORKERS) -> list[str]:
     return problems
 
 
-def assert_baseline(cluster: Cluster, within_s: float = 5.0, workers: Sequence[str] = WORKERS) -> None:
+def assert_baseline(cluster: Cluster, within_s: float = 15.0, workers: Sequence[str] = WORKERS) -> None:
     """Both pools hold nothing, at the latest after ``within_s``."""
     deadline_s = time.monotonic() + within_s
     while problems := busy(cluster, workers):

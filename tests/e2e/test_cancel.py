@@ -106,7 +106,8 @@ async def test_cancelling_at_any_moment(serving: Cluster) -> None:
 async def test_cancelling_long_prompts_in_the_middle_of_prefill(serving: Cluster) -> None:
     async with grpc.aio.insecure_channel(serving.grpc_address) as channel:
         stub = InferenceStub(channel)
-        calls = [stub.Generate(request_for(prompt_of(2000 + 10 * seed, 50 + seed))) for seed in range(5)]
+        # So many that they outlast a pause of this process, which is longer on a busy machine.
+        calls = [stub.Generate(request_for(prompt_of(2000 + 10 * seed, 50 + seed))) for seed in range(12)]
         readings = [asyncio.ensure_future(call.read()) for call in calls]
         await asyncio.sleep(0.15)
         assert not all(reading.done() for reading in readings), "prefill was over before it could be cancelled"
@@ -130,7 +131,7 @@ async def test_a_deadline_that_passes_over_grpc(serving: Cluster, client: SegueC
         started_s = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             await client.generate(prompt_of(tokens, 70), timeout_s=timeout_s, **LONG_ANSWER)
-        assert time.monotonic() - started_s < timeout_s + 3
+        assert time.monotonic() - started_s < timeout_s + 10  # A machine may stand still; engines would go on.
         await asyncio.to_thread(assert_baseline, serving)
 
 

@@ -62,15 +62,14 @@ def test_a_killed_process_ends_the_cluster(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=lambda signum: signum.name)
 def test_ending_it_while_engines_load_ends_all_of_it_soon(tmp_path: Path, end: signal.Signals) -> None:
-    with launched(tmp_path, "up", "--log-dir", str(tmp_path)) as process:
+    # Whoever waited for a drain's end would wait for longer than a busy machine takes.
+    with launched(tmp_path, "up", "--log-dir", str(tmp_path), "--drain-timeout", "600") as process:
         _wait_for(tmp_path / "up.log", "prefill-0    loading", process)
         time.sleep(2)  # Into vLLM's start.
         processes = tree(process.pid)
         assert len(processes) >= 4
-        started_s = time.monotonic()
         process.send_signal(end)
         assert process.wait(60) == (0 if end == signal.SIGINT else -end)
-        assert time.monotonic() - started_s < 15
         assert_gone(processes)
 
 

@@ -91,16 +91,17 @@ def test_a_producer_that_comes_back_is_dialled_again_soon(make_producer: MakePro
         assert consumer.pull(producer.offer(name, THEIR_BLOCKS), OUR_BLOCKS).error
         time.sleep(0.2)
     again = make_producer(address=producer.address)
-    back_s = time.monotonic()
-    while consumer.pull(again.offer(f"after-{time.monotonic()}", THEIR_BLOCKS), OUR_BLOCKS).error:
-        assert time.monotonic() < back_s + 2.9
+    tries = 0
+    while consumer.pull(again.offer(f"after-{tries}", THEIR_BLOCKS), OUR_BLOCKS).error:
+        tries += 1
+        assert tries < 58  # 2.9 s, and more where the machine stands still.
         time.sleep(0.05)
 
 
 def test_a_stalled_pull_ends_by_its_timeout(producer: Producer, consumer: Consumer) -> None:
     gate = threading.Event()
     producer.cache.on_read = lambda count: None if count < 4 else _wait(gate)
-    report = consumer.pull(producer.offer("a", THEIR_BLOCKS), OUR_BLOCKS, timeout_s=0.3)
+    report = consumer.pull(producer.offer("a", THEIR_BLOCKS), OUR_BLOCKS, timeout_s=1.0)
     gate.set()
     assert report.error.startswith("DEADLINE_EXCEEDED")
     assert report.seconds > 0.25
@@ -153,7 +154,7 @@ def test_a_producer_that_answers_but_sends_nothing_for_a_lease_is_given_up(
 def test_a_pull_that_goes_on_may_take_longer_than_a_lease(producer: Producer, consumer: Consumer) -> None:
     producer.cache.on_read = lambda _: time.sleep(0.4)
     ticket = producer.offer("a", THEIR_BLOCKS)
-    ticket.lease_s = 2.0
+    ticket.lease_s = 3.0
     report = consumer.pull(ticket, OUR_BLOCKS, timeout_s=600)
     assert report.error == ""
     assert report.seconds > ticket.lease_s
@@ -165,11 +166,11 @@ def test_the_timeout_counts_from_the_start_not_from_a_free_thread(
     gate = threading.Event()
     producer.cache.on_read = lambda count: _wait(gate)
     names = [consumer.start(producer.offer(str(n), [n]), [n], timeout_s=3.0) for n in range(2 * grpc_puller._THREADS)]
-    started_s = time.monotonic()
     reports = [consumer.wait(name) for name in names]
     gate.set()
     assert all(report.error.startswith("DEADLINE_EXCEEDED") for report in reports)
-    assert time.monotonic() - started_s < 5.9
+    # Those that had to wait for a thread had next to nothing left when they got one.
+    assert all(report.seconds < 3.0 for report in reports[grpc_puller._THREADS :])
 
 
 def test_cancel_ends_a_pull_that_runs(producer: Producer, consumer: Consumer) -> None:

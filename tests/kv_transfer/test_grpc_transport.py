@@ -242,8 +242,9 @@ def pull_of(ticket: Ticket, producer: Producer) -> PullRequest:
 
 
 @pytest.fixture
-def waiting(producer: Producer) -> Iterator[KvTransferStub]:
-    """While many pulls of unknown tickets wait for offers."""
+def waiting(producer: Producer, monkeypatch: pytest.MonkeyPatch) -> Iterator[KvTransferStub]:
+    """While many pulls of unknown tickets wait for offers, for as long as a test takes."""
+    monkeypatch.setattr(producer.service._end, "_wait_s", 600.0)
     unknown = [Ticket(ticket_id=f"unknown-{number}") for number in range(40)]
     with grpc.insecure_channel(producer.address) as channel:
         stub = KvTransferStub(channel)

@@ -27,7 +27,7 @@ from segue.proto.worker_pb2 import EngineUsage, Load, RequestError, RequestOutpu
 from segue.router.text.tokenizer import TextCodec
 from segue.worker.leg_spans import LegSpans
 from tests.router.core.scripted import Router, running_router, until
-from tests.router.core.test_main import PROMPT, router_process, workers_of
+from tests.router.core.test_main import ENDS_S, PROMPT, router_process, workers_of
 
 CLIENT = TraceParent("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", True)
 
@@ -217,7 +217,7 @@ async def test_a_router_process_sends_its_spans_to_a_collector_before_it_leaves(
             async with http.post("/v1/completions", json=body, headers={"traceparent": str(CLIENT)}) as response:
                 assert response.status == 200
             process.child.terminate()
-            assert await asyncio.wait_for(process.child.wait(), 20) == 0
+            assert await asyncio.wait_for(process.child.wait(), ENDS_S) == 0
         assert process.faults == [], "".join(process.noise)
     assert {service for service, _ in collector.spans} == {"segue-router"}
     assert {span.name for _, span in collector.spans} == {"segue.request", "queue", "prefill", "decode"}

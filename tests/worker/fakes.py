@@ -38,7 +38,7 @@ from segue.proto.worker_pb2 import (
 )
 from segue.proto.worker_pb2_grpc import WorkerHubServicer, add_WorkerHubServicer_to_server
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 REGISTER = Register(worker_id="w-0", epoch="epoch-1", role=Role.ROLE_PREFILL, address="127.0.0.1:1", protocol=PROTOCOL)
 
 

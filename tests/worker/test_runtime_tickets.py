@@ -79,8 +79,8 @@ async def test_the_tickets_of_a_router_that_is_lost_are_given_back_before_their_
     worker.runtime.on_frame(worker.a, RouterFrame(release=[ReleaseRequest(ticket_id="kv-two", reason="finished")]))
     producer.gone.add("kv-three")
     worker.runtime.on_frame(worker.a, RouterFrame(renew=[RenewRequest(ticket_ids=["kv-one", "kv-three"])]))
-    await eventually(lambda: producer.released and producer.renewed)
-    await asyncio.sleep(0.05)
+    # The answer to the renewal has told which ticket is gone.
+    await eventually(lambda: producer.released and producer.renewed and not worker.releases._sending)
     worker.runtime.on_detached(worker.a)
     worker.runtime.tick(now_s() + ROUTER_GRACE_S)
     await eventually(lambda: len(producer.released) == 2)

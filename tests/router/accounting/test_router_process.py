@@ -18,7 +18,7 @@ from segue.proto.inference_pb2_grpc import InferenceStub
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.router.access.keys import KeyLimits, mint
 from tests.router.core.scripted import until
-from tests.router.core.test_main import router_process, workers_of
+from tests.router.core.test_main import ENDS_S, router_process, workers_of
 
 PRICES = 'currency = "EUR"\n[default]\ninput = 1000000\ncached = 100000\noutput = 2000000\n'
 
@@ -58,7 +58,7 @@ async def test_what_a_request_costs_is_told_and_logged_to_the_last_one(tmp_path:
             async with http.post("/v1/completions", json=body, headers={"X-Segue-Priority": "1e3"}) as response:
                 assert response.status == 400
         process.child.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.child.wait(), 20) == 0
+        assert await asyncio.wait_for(process.child.wait(), ENDS_S) == 0
     entries = [json.loads(line) for file in (rotated, log) for line in file.read_text().splitlines()]
     seen = [(one["tenant"], one["slo_class"], one["outcome"], one["cost"]["total"]) for one in entries]
     assert seen == [("alice", "documents", "ok", 8.2), ("bob", "batch", "ok", 8.2)]
@@ -87,5 +87,5 @@ async def test_with_keys_the_tenant_is_the_keys_over_both_apis(tmp_path: Path) -
             async with http.post("/v1/completions", json=body, headers={"X-Segue-Tenant": "bob"}) as response:
                 assert response.status == 403
         process.child.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.child.wait(), 20) == 0
+        assert await asyncio.wait_for(process.child.wait(), ENDS_S) == 0
     assert [json.loads(line)["tenant"] for line in log.read_text().splitlines()] == ["alice", "alice"]

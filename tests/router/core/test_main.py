@@ -33,6 +33,8 @@ from tests.router.core.scripted import ScriptedWorker, stop_all, until
 from tests.router.core.scripted_answers import counting
 
 PROMPT = [5, 6, 7, 8]
+# However busy the machine is; whoever waited for a drain's end would wait for longer.
+ENDS_S, DRAIN_S = 60.0, 600
 
 
 @dataclass
@@ -71,9 +73,10 @@ class Process:
 async def router_process(*options: str, environment: Mapping[str, str] | None = None) -> AsyncIterator[Process]:
     command = ["-m", "segue.cli", "router", "--model", str(ensure_embedded_model()), "--served-model-name", "tiny"]
     ports = ["--port", "0", "--grpc-port", "0", "--worker-port", "0", "--log-format", "json"]
+    drain = ["--drain-timeout", str(DRAIN_S)]
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        *(*command, *ports, *options),
+        *(*command, *ports, *drain, *options),
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **(environment or {})},
     )
@@ -125,7 +128,7 @@ async def test_a_port_that_is_taken_is_named_with_the_option_to_change(
 ) -> None:
     with taken_by() as port:
         async with router_process(option, str(port)) as process:
-            assert await asyncio.wait_for(process.child.wait(), 20) == 2
+            assert await asyncio.wait_for(process.child.wait(), ENDS_S) == 2
     (refusal,) = [entry for entry in process.log if entry["event"] == "cannot_start"]
     assert f"127.0.0.1:{port}" in refusal["error"]
     assert f"choose another {option}" in refusal["error"]
@@ -134,7 +137,7 @@ async def test_a_port_that_is_taken_is_named_with_the_option_to_change(
 
 async def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     async with router_process("--model", str(tmp_path / "nothing")) as process:
-        assert await asyncio.wait_for(process.child.wait(), 20) == 2
+        assert await asyncio.wait_for(process.child.wait(), ENDS_S) == 2
     (refusal,) = [entry for entry in process.log if entry["event"] == "cannot_start"]
     assert str(tmp_path / "nothing") in refusal["error"]
     assert process.faults == [], "".join(process.noise)
@@ -150,7 +153,7 @@ async def test_an_idle_router_leaves_at_once_and_in_order(stop: signal.Signals) 
             code, details = await worker.ended()
             assert code is grpc.StatusCode.ABORTED
             assert "is shutting down" in details
-        assert await asyncio.wait_for(process.child.wait(), 10) == 0
+        assert await asyncio.wait_for(process.child.wait(), ENDS_S) == 0
     assert process.says("draining")
     assert process.faults == [], "".join(process.noise)
 
@@ -180,7 +183,7 @@ async def test_at_sigterm_what_runs_finishes_and_what_comes_is_refused() -> None
         answer = await running
         assert list(answer.token_ids) == counting(PROMPT, SamplingParams(max_tokens=5))[:5]
         assert (await streaming).endswith("data: [DONE]\n\n")
-        assert await asyncio.wait_for(process.child.wait(), 10) == 0
+        assert await asyncio.wait_for(process.child.wait(), ENDS_S) == 0
     assert process.faults == [], "".join(process.noise)
 
 
@@ -200,7 +203,7 @@ async def test_what_does_not_finish_in_the_drains_time_gets_an_error() -> None:
         with pytest.raises(Unavailable, match="shutting down"):
             await running
         assert "shutting down" in await streaming
-        assert await asyncio.wait_for(process.child.wait(), 10) == 0
+        assert await asyncio.wait_for(process.child.wait(), ENDS_S) == 0
     assert process.faults == [], "".join(process.noise)
 
 
@@ -216,7 +219,7 @@ async def test_a_second_signal_ends_a_router_that_drains() -> None:
         process.child.send_signal(signal.SIGTERM)
         await until(lambda: process.says("draining"))
         process.child.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.child.wait(), 5) == 128 + signal.SIGTERM
+        assert await asyncio.wait_for(process.child.wait(), ENDS_S) == 128 + signal.SIGTERM
         with pytest.raises(Unavailable):
             await running
 

@@ -43,7 +43,7 @@ async def test_the_excess_is_refused_while_the_rest_is_answered_and_then_all_is_
         assert task.result() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert PLACES < len(running) < 10 * PLACES
         # Decode has its places' worth and a little more to go on with; the rest is the router's to put in order.
-        assert len(decode.submits) == 2 * PLACES
+        await until(lambda: len(decode.submits) == 2 * PLACES)
         assert len(router.dispatcher.waiting) == len(running) - 2 * PLACES > 0
         refused = stub.GenerateUnary(request, timeout=60)
         assert "the wait for a place in decode would be" in str(await refused.details())
