@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import yaml
 from typer.core import TyperGroup
 
 from segue.cli.main import app
+from segue.operator.router_processes import MOST_PROCESSES, name_metrics_ports
 from segue.operator.spec import parse_spec
 from segue.proto.externalscaler_pb2 import ScaledObjectRef
 from segue.router.scaling.external_scaler import SIGNALS, ExternalScaler
+from segue.router.settings import RouterSettings
 from tests.k8s.manifests import (
     K8S,
     OVERLAYS,
@@ -118,21 +121,55 @@ def test_what_is_scaled_exists(manifests: tuple[Manifest, ...]) -> None:
 
 def test_a_pod_monitor_finds_every_pod_that_has_metrics_and_a_policy_lets_it(manifests: tuple[Manifest, ...]) -> None:
     pods = [template for _, template in pod_templates(manifests)]
+    assert not of_kind(manifests, "PodMonitor") or sum(map(bool, map(metrics_ports, pods))) == 3
+    for pod in pods:
+        assert_scraped(manifests, pod)
+
+
+def test_every_process_of_a_router_is_scraped() -> None:
+    manifests = rendered("gpu")
+    (pod,) = (deepcopy(pod) for name, pod in pod_templates(manifests) if name == "segue-router")
+    pod["spec"]["containers"][0]["args"].append(f"--processes={MOST_PROCESSES}")
+    name_metrics_ports(pod["spec"])
+    settings = [
+        RouterSettings(model="m", metrics_port=9400, processes=MOST_PROCESSES, process=process).for_process()
+        for process in range(MOST_PROCESSES)
+    ]
+    assert list(metrics_ports(pod).values()) == [one.metrics_port for one in settings]
+    assert_scraped(manifests, pod)
+
+
+def test_the_pages_ports_of_further_processes_are_what_the_monitor_scrapes() -> None:
+    (patch,) = (yaml.safe_load(block) for block in re.findall(r"(?s)```yaml\n(.*?)```", PAGE) if "metrics-1" in block)
+    added = [one["value"] for one in patch]
+    processes = next(int(one.partition("=")[2]) for one in added if isinstance(one, str))
+    pod: Manifest = {"containers": [{"name": "router", "args": [f"--processes={processes}"], "ports": []}]}
+    name_metrics_ports(pod)
+    assert [one for one in added if not isinstance(one, str)] == pod["containers"][0]["ports"]
+
+
+def metrics_ports(pod: Manifest) -> dict[str, int]:
+    return {name: port for name, port in ports(pod).items() if name.startswith("metrics")}
+
+
+def assert_scraped(manifests: tuple[Manifest, ...], pod: Manifest) -> None:
+    """By every monitor that there is, on all its ports of metrics and on no others."""
+    labels = pod["metadata"]["labels"]
     for monitor in of_kind(manifests, "PodMonitor"):
         (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-        found = [pod for pod in pods if selects(monitor["spec"]["selector"], pod["metadata"]["labels"])]
-        with_metrics = [pod for pod in pods if endpoint["port"] in ports(pod)]
-        assert len(with_metrics) == 3
-        assert all(pod in found for pod in with_metrics)
-        for pod in with_metrics:
-            rules = [
-                rule
-                for policy in of_kind(manifests, "NetworkPolicy")
-                if selects(policy["spec"]["podSelector"], pod["metadata"]["labels"])
-                for rule in policy["spec"]["ingress"]
-            ]
-            assert any("from" in rule and {"protocol": "TCP", "port": endpoint["port"]} in rule["ports"]
-                       for rule in rules if "ports" in rule)  # fmt: skip
+        (keep,) = (one for one in endpoint["relabelings"] if one.get("action") == "keep")
+        assert keep["sourceLabels"] == ["__meta_kubernetes_pod_container_port_name"]
+        kept = {name: port for name, port in ports(pod).items() if re.fullmatch(keep["regex"], name)}
+        assert kept == metrics_ports(pod)
+        assert not kept or selects(monitor["spec"]["selector"], labels)
+        policies = [one["spec"] for one in of_kind(manifests, "NetworkPolicy")]
+        rules = [rule for one in policies if selects(one["podSelector"], labels) for rule in one["ingress"]]
+        opened = [port for rule in rules if "from" in rule for port in rule.get("ports", [])]
+        for name, port in kept.items():
+            assert any(
+                one["port"] == name or (isinstance(one["port"], int) and one["port"] <= port <= one.get("endPort", 0))
+                for one in opened
+            ), name
 
 
 def test_the_operator_has_its_rights_under_its_own_name(manifests: tuple[Manifest, ...]) -> None:

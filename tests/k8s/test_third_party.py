@@ -51,6 +51,7 @@ def test_every_definition_is_used() -> None:
         ("Certificate", ("usages", 0), "server", "'server' is not one of"),
         ("PodMonitor", ("endpoints",), [], "'endpoints' was unexpected"),
         ("PodMonitor", ("podMetricsEndpoints", 0, "interval"), 10, "10 is not of type 'string'"),
+        ("PodMonitor", ("podMetricsEndpoints", 0, "relabelings", 0, "action"), "keeep", "'keeep' is not one of"),
         ("PrometheusRule", ("groups", 0, "rules", 0, "severity"), "page", "'severity' was unexpected"),
         ("PrometheusRule", ("groups", 0, "rules", 0, "for"), "5 minutes", "'5 minutes' does not match"),
     ],

@@ -10,7 +10,6 @@ import grpc.aio
 
 from segue.cluster.pools import PoolsView
 from segue.operator.joint import (
-    MOST_PROCESSES,
     ROUTER_PORT,
     JointScaler,
     policy_of,
@@ -18,6 +17,7 @@ from segue.operator.joint import (
     router_addresses,
 )
 from segue.operator.names import COMPONENT, Manifest
+from segue.operator.router_processes import MOST_PROCESSES
 from segue.operator.shrink import Load, Worker
 from segue.operator.spec import ClusterSpec, parse_spec
 from segue.proto.fleet_pb2 import FleetRates, FleetState, ListFleetRequest, StepTime, WatchFleetRequest

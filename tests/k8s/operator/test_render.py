@@ -108,6 +108,18 @@ def test_promises_become_the_routers_options() -> None:
     assert "--slo-class=batch=" in args
 
 
+def test_each_process_of_a_router_has_a_named_port_for_its_metrics() -> None:
+    def ports(**router: Any) -> dict[str, int]:
+        declared = container(made(router=router)["Deployment", "segue-router"])["ports"]
+        return {one["name"]: one["containerPort"] for one in declared if one["name"].startswith("metrics")}
+
+    assert ports() == {"metrics": 9400}
+    further = {"metrics-1": 9401, "metrics-2": 9402}
+    assert ports(args=["--processes", "3"]) == {"metrics": 9400} | further
+    own = {"containers": [{"name": "router", "ports": [{"name": "mine", "containerPort": 9401}]}]}
+    assert ports(args=["--processes=2"], pod=own) == {"metrics": 9400}
+
+
 def test_a_patch_reaches_named_containers_and_volumes_and_leaves_the_rest() -> None:
     pod = {
         "nodeSelector": {"gpu": "h100"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 
 import grpc.aio
 
@@ -23,6 +22,7 @@ from segue.cluster.scaling.pace import Bounds, Pace
 from segue.cluster.scaling.policy import ScalingPolicy
 from segue.operator.names import COMPONENT, Manifest
 from segue.operator.observed import JointDecision, Recommendation
+from segue.operator.router_processes import processes_of
 from segue.operator.shrink import Worker, chosen
 from segue.operator.spec import ClusterSpec, PoolPods
 from segue.proto.fleet_pb2 import ListFleetRequest
@@ -32,8 +32,6 @@ log = get_logger("operator")
 
 # The routers' port for workers: it asks for no API key.
 ROUTER_PORT = 9100
-# Of one router, each on a port of its own from ROUTER_PORT on; components/networkpolicy opens as many.
-MOST_PROCESSES = 64
 _ANSWER_S = 3.0
 _WINDOW_S = 30.0
 
@@ -77,19 +75,9 @@ def router_addresses(pods: Iterable[Manifest]) -> list[str]:
         ip = pod.get("status", {}).get("podIP", "")
         if pod["metadata"].get("labels", {}).get(COMPONENT) == "router" and ip:
             host = f"[{ip}]" if ":" in ip else ip
-            found += [f"{host}:{ROUTER_PORT + number}" for number in range(_processes(pod))]
+            processes = processes_of(pod.get("spec", {}).get("containers", []))
+            found += [f"{host}:{ROUTER_PORT + number}" for number in range(processes)]
     return found
-
-
-def _processes(pod: Manifest) -> int:
-    """As the router in this pod was told, ``--processes=4`` or in two words; what it would refuse counts as 1."""
-    args = [arg for one in pod.get("spec", {}).get("containers", []) for arg in one.get("args", [])]
-    for arg, following in pairwise([*args, ""]):
-        name, given, value = arg.partition("=")
-        if name == "--processes":
-            told = value if given else following
-            return int(told) if told.isdecimal() and 1 <= int(told) <= MOST_PROCESSES else 1
-    return 1
 
 
 def pools_as_asked(desired: Mapping[PoolName, int], workers: Mapping[PoolName, Sequence[Worker]]) -> PoolsView:

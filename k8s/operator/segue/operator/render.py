@@ -9,6 +9,7 @@ from segue.cluster.pools import PoolName
 from segue.operator.base_manifests import base_manifest, labelled
 from segue.operator.merge import merged
 from segue.operator.names import API_VERSION, MANAGED_BY, Manifest, digest_of, labels_of, owned_by, pool_name
+from segue.operator.router_processes import name_metrics_ports
 from segue.operator.spec import ClusterSpec, SloClass
 
 SCALER_PORT = 9500
@@ -72,6 +73,7 @@ def _router(cluster: Manifest, spec: ClusterSpec) -> Manifest:
         container["ports"].append({"name": "scaler", "containerPort": SCALER_PORT})
     container["args"] += spec.router.args
     template["spec"] = merged(template["spec"], spec.router.pod)
+    name_metrics_ports(template["spec"])
     return manifest
 
 
