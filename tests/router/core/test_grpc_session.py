@@ -133,6 +133,22 @@ async def test_a_cancelled_request_frees_its_workers_and_says_nothing_more(
     router.assert_idle()
 
 
+async def test_a_session_whose_client_has_said_all_ends_with_its_last_answer(
+    stub: InferenceAsyncStub, pair: Pair, router: Router
+) -> None:
+    pair[1].go.clear()
+    session = Reader(stub)
+    await session.send(start(1, 5), start(2, 3))
+    await session.call.done_writing()
+    await until(lambda: len(pair[1].submits) == 2)
+    pair[1].go.set()
+    await session.read_until(1, 2)
+    async with asyncio.timeout(20):
+        assert await session.call.read() is grpc.aio.EOF
+    assert await session.call.code() == grpc.StatusCode.OK
+    router.assert_idle()
+
+
 async def test_each_request_has_its_own_deadline(stub: InferenceAsyncStub, pair: Pair) -> None:
     pair[1].go.clear()
     session = Reader(stub)

@@ -137,6 +137,8 @@ class Session:
             message = await self.outbox.take()
             if message is not None:
                 await self.context.write(message)
+                if self._client_done and not self._open:
+                    self.outbox.wake()  # It may have been the last one, and nobody else would say so.
             elif self._client_done and not self._open:
                 return
 
