@@ -233,6 +233,33 @@ def test_another_processs_metrics_are_refused() -> None:
         evidence_of_metrics(Window(Scrape.parse("a 1\n", 0.0), Scrape.parse("a 2\n", 1.0)), "x", Slo())
 
 
+def test_two_processes_behind_one_port_are_not_taken_for_one() -> None:
+    looks = [Scrape.parse(f'segue_router_info{{router_id="r-{one}"}} 1\n', float(one)) for one in (0, 1)]
+    with pytest.raises(NotARouter, match="router r-0 first and by r-1 then.*--metrics-port"):
+        evidence_of_metrics(Window(looks[0], looks[1]), "x", Slo())
+
+
+def test_prompts_that_decode_computes_are_no_work_of_prefill_workers() -> None:
+    page = Page()
+    page.workers.labels("prefill", "ready").set(1)
+    page.speed.labels("p0", "prefill").set(500)
+    page.prefill.labels("chat", "prefill").observe(0.1)
+    prefilled = Counter("segue_prefill_computed_tokens_total", "", registry=page.registry)
+    before = page.look(100.0)
+    for pool, requests in (("decode", 90), ("prefill", 10)):
+        for _ in range(requests):
+            page.prefill.labels("chat", pool).observe(0.4)
+    page.requests.labels("chat", "ok").inc(100)
+    page.prompt.labels("a").inc(10_000)
+    prefilled.inc(1000)
+
+    evidence = evidence_of_metrics(Window(before, page.look(110.0)), "x", Slo(5.0, 1.0))
+
+    assert evidence.prefill.busy == pytest.approx(0.2)
+    assert evidence.prefilled_share == pytest.approx(0.1)
+    assert diagnose(evidence).bound is Bound.UNDERUSED
+
+
 def test_a_process_that_was_restarted_in_between_has_no_negative_rates() -> None:
     window = Window(Scrape.parse("c_total 10\n", 0.0), Scrape.parse("c_total 2\n", 1.0))
 

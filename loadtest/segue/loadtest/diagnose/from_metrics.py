@@ -23,8 +23,7 @@ class NotARouter(ValueError):
 def evidence_of_metrics(window: Window, source: str, slo: Slo | None = None) -> Evidence:
     """``slo`` is what the means of all requests are held against; without it each class's against what the router
     promises it. Raises NotARouter for another process's page."""
-    if not list(window.after.values("segue_router_info")):
-        raise NotARouter(f"{source} has no segue_router_info: it is not a Segue router's /metrics")
+    _check_process(window, source)
     transfers_per_s = window.rate("segue_kv_transfer_seconds_count")
     transfer_s = window.mean("segue_kv_transfer_seconds")
     transfer = None
@@ -43,7 +42,7 @@ def evidence_of_metrics(window: Window, source: str, slo: Slo | None = None) -> 
         window_s=window.seconds,
         requests_per_s=window.rate("segue_requests_total", outcome="ok"),
         refused_per_s=window.rate("segue_requests_refused_total"),
-        prefill=_pool(window, "prefill", _busy(window, prompt_per_s - cached_per_s)),
+        prefill=_pool(window, "prefill", _busy(window, _prefilled_per_s(window, prompt_per_s - cached_per_s))),
         decode=_pool(window, "decode", None),
         router=RouterEvidence(
             cpu_cores=window.rate("process_cpu_seconds_total"),
@@ -53,13 +52,42 @@ def evidence_of_metrics(window: Window, source: str, slo: Slo | None = None) -> 
         ),
         transfer=transfer,
         ttft=_held(window, "segue_time_to_first_token_seconds", first_token_s),
-        prefill_s=window.mean("segue_prefill_seconds"),
+        prefill_s=window.mean("segue_prefill_seconds", pool="prefill") or window.mean("segue_prefill_seconds"),
+        prefilled_share=_prefilled_share(window),
         decode_itl_s=window.mean(gap),
         cached_share=cached_per_s / prompt_per_s if prompt_per_s else None,
         slo_share=met / (met + missed) if met + missed else None,
         prefill_part=_held(window, "segue_prefill_seconds", first_token_s),
         decode_pace=_held(window, gap, token_s),
     )
+
+
+def _check_process(window: Window, source: str) -> None:
+    looks = [
+        {labels["router_id"] for labels, _ in look.values("segue_router_info")}
+        for look in (window.before, window.after)
+    ]
+    if not looks[1]:
+        raise NotARouter(f"{source} has no segue_router_info: it is not a Segue router's /metrics")
+    if looks[0] != looks[1]:
+        before, after = (", ".join(sorted(look)) or "none" for look in looks)
+        raise NotARouter(
+            f"{source} was answered by router {before} first and by {after} then, whose counters have nothing to do "
+            "with each other; look at one process: several behind one port have a --metrics-port each"
+        )
+
+
+def _prefilled_share(window: Window) -> float:
+    """Of the requests that got a first token, those whose prompts prefill workers computed."""
+    prefilled, decode = (window.rate("segue_prefill_seconds_count", pool=pool) for pool in ("prefill", "decode"))
+    return prefilled / (prefilled + decode) if prefilled + decode else 1.0
+
+
+def _prefilled_per_s(window: Window, computed_per_s: float) -> float:
+    """Prompt tokens that prefill workers computed a second; those of both pools where the router doesn't tell."""
+    if not any(window.after.values("segue_prefill_computed_tokens_total")):
+        return computed_per_s
+    return window.rate("segue_prefill_computed_tokens_total")
 
 
 def _bounds(window: Window, slo: Slo | None) -> tuple[Mapping[str, float], Mapping[str, float]]:

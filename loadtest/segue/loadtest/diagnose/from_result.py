@@ -48,6 +48,7 @@ def evidence_of_result(result: Result) -> Evidence:
         transfer=transfer,
         ttft=Promise(total.ttft_s.mean, slo.ttft_s if slo else 0.0) if total.ttft_s.count else None,
         prefill_s=legs.prefill_s.mean if legs else None,
+        prefilled_share=1 - legs.paths.get("local", 0) / legs.requests if legs else 1.0,
         decode_itl_s=legs.decode_itl_s.mean if legs else total.itl_s.mean if total.itl_s.count else None,
         cached_share=total.cached_tokens / total.prompt_tokens if total.prompt_tokens else None,
         slo_share=total.goodput_share,

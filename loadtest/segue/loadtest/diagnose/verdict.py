@@ -120,7 +120,8 @@ def _prefill(evidence: Evidence) -> Finding:
             )
         )
     if evidence.prefill_s is not None:
-        at_once = evidence.requests_per_s * evidence.prefill_s / max(1, pool.workers)
+        prefilled_per_s = evidence.requests_per_s * evidence.prefilled_share
+        at_once = prefilled_per_s * evidence.prefill_s / max(1, pool.workers)
         # Prompts are computed in batches, so that two or three at once are not a queue yet.
         words = f"{at_once:.1f} requests at a prefill worker at a time (its prompts take {_ms(evidence.prefill_s)})"
         signs.append(Sign(words, at_once / 3))

@@ -136,6 +136,11 @@ PROMPT_TOKENS = Metric(
 CACHED_TOKENS = Metric(
     "segue_cached_prompt_tokens_total", "counter", "Of them, those that came from a prefix cache.", ("tenant",)
 )
+PREFILLED_TOKENS = Metric(
+    "segue_prefill_computed_tokens_total",
+    "counter",
+    "Prompt tokens that prefill workers computed for requests that are over; others were cached, or decode's to compute.",
+)
 OUTPUT_TOKENS = Metric("segue_output_tokens_total", "counter", "Output tokens of requests that are over.", ("tenant",))
 TENANT_SECONDS = Metric(
     "segue_tenant_seconds_total",

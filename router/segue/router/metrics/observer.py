@@ -66,9 +66,11 @@ class RouterMetrics(RouterObserver):
         self._by_path = exposition.counter(catalogue.BY_PATH)
         self._continuations = exposition.counter(catalogue.CONTINUATIONS)
         exposition.read(self._tenants.readings)
+        self._prefilled_tokens = exposition.counter(catalogue.PREFILLED_TOKENS)
         self._kv_transfers = exposition.counter(catalogue.KV_TRANSFERS)
         self.kv_bytes = exposition.counter(catalogue.KV_BYTES)
 
+        self._prefilled_tokens.add(0)
         for one in classes:  # Prometheus sees the first of anything only if there was a 0 before it.
             self.requests.add(0, one.name, "ok")
             if one.name in self._promised:
@@ -117,6 +119,7 @@ class RouterMetrics(RouterObserver):
         totals.failed += record.outcome not in _NO_FAILURES
         totals.prompt_tokens += record.usage.prompt_tokens
         totals.cached_tokens += record.usage.cached_prompt_tokens
+        self._prefilled_tokens.add(record.timings.prefill_computed_tokens)
         self._tenants.count(record)
         self._count_times(record)
         slo = self._promised.get(record.slo_class)
