@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
@@ -19,8 +20,9 @@ from aiohttp import ClientConnectionError, ClientPayloadError, ClientSession, TC
 
 from segue.base.errors import SettingsError
 from segue.cluster.ports import choose_ports
-from segue.cluster.router_processes import check_shared_ports
+from segue.cluster.router_processes import _Processes, check_shared_ports
 from segue.engine.embedded_model import ensure_embedded_model
+from tests.router.core.scripted import until
 
 PROCESSES = 2
 
@@ -44,6 +46,38 @@ def test_the_workers_ports_are_free_in_a_row() -> None:
     with ExitStack() as held:
         for number in range(4):
             held.enter_context(socket.socket()).bind(("127.0.0.1", first + number))
+
+
+STAND_IN = """#!/bin/sh
+trap 'touch "$PWD/hung-up-$$"' HUP
+trap 'exit 0' TERM
+touch "$PWD/ready-$$"
+while :; do sleep 0.1; done
+"""
+
+
+async def test_a_signal_that_the_processes_understand_reaches_each_of_them_and_ends_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = tmp_path / "stand-in"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stand_in))
+    monkeypatch.chdir(tmp_path)
+    processes = _Processes((), PROCESSES, (signal.SIGHUP,))
+    running = asyncio.create_task(processes.run())
+
+    def told(what: str) -> int:
+        return len(list(tmp_path.glob(f"{what}-*")))
+
+    await until(lambda: told("ready") == PROCESSES)
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: told("hung-up") == PROCESSES)
+    finally:
+        processes.stop(signal.SIGTERM)
+    assert await running == 0
+    assert told("ready") == PROCESSES
 
 
 @pytest_asyncio.fixture

@@ -235,7 +235,7 @@ def test_another_processs_metrics_are_refused() -> None:
 
 def test_two_processes_behind_one_port_are_not_taken_for_one() -> None:
     looks = [Scrape.parse(f'segue_router_info{{router_id="r-{one}"}} 1\n', float(one)) for one in (0, 1)]
-    with pytest.raises(NotARouter, match="router r-0 first and by r-1 then.*--metrics-port"):
+    with pytest.raises(NotARouter, match=r"router r-0 first and by r-1 then.*--metrics-port"):
         evidence_of_metrics(Window(looks[0], looks[1]), "x", Slo())
 
 

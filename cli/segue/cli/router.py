@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -111,7 +112,9 @@ def router(
 
             check_shared_ports(host, (("--port", port), ("--grpc-port", grpc_port)))
             check_shared_ports(worker_host, [("--worker-port", worker_port + number) for number in range(processes)])
-            raise typer.Exit(run_router_processes(sys.argv[1:], processes))
+            # With a usage log it means: open that anew. Without, a terminal has gone, which ends us.
+            passed_on = (signal.SIGHUP,) if usage_log is not None else ()
+            raise typer.Exit(run_router_processes(sys.argv[1:], processes, passed_on))
         from segue.router.main import run
         from segue.router.queueing.slo import parse_slo_classes
         from segue.router.settings import RouterSettings

@@ -19,13 +19,13 @@ log = get_logger("router")
 _POLICY = RestartPolicy("restart", first_pause_s=0.2, longest_pause_s=10.0)
 
 
-def run_router_processes(argv: Sequence[str], processes: int) -> int:
+def run_router_processes(argv: Sequence[str], processes: int, passed_on: Sequence[signal.Signals] = ()) -> int:
     """Run ``segue *argv`` that many times, each told its number, until SIGTERM or SIGINT; the exit status.
 
     A process that dies is started again, and takes along only its own streams. One that can't run as configured ends
-    them all.
+    them all. ``passed_on`` are signals that each of them knows what to do with.
     """
-    return asyncio.run(_Processes(argv, processes).run())
+    return asyncio.run(_Processes(argv, processes, passed_on).run())
 
 
 def check_shared_ports(host: str, ports: Sequence[tuple[str, int]]) -> None:
@@ -45,9 +45,10 @@ def check_shared_ports(host: str, ports: Sequence[tuple[str, int]]) -> None:
 
 
 class _Processes:
-    def __init__(self, argv: Sequence[str], processes: int) -> None:
+    def __init__(self, argv: Sequence[str], processes: int, passed_on: Sequence[signal.Signals]) -> None:
         self._argv = argv
         self._processes = processes
+        self._passed_on = passed_on
         self._running: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = False
         self._status = 0
@@ -56,6 +57,8 @@ class _Processes:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._on_signal)
+        for signum in self._passed_on:
+            loop.add_signal_handler(signum, self._tell, signum)
         keepers = [asyncio.create_task(self._keep(number)) for number in range(self._processes)]
         await asyncio.gather(*keepers)
         return self._status
@@ -75,7 +78,7 @@ class _Processes:
             match decide(_POLICY, history, death):
                 case EndPool():
                     self._status = CONFIGURATION_STATUS
-                    self._stop(signal.SIGTERM)
+                    self.stop(signal.SIGTERM)
                 case restart:
                     history = restart.history
                     await asyncio.sleep(restart.pause_s)
@@ -93,10 +96,14 @@ class _Processes:
 
     def _on_signal(self) -> None:
         """First all drain; the second signal ends them."""
-        self._stop(signal.SIGKILL if self._stopping else signal.SIGTERM)
+        self.stop(signal.SIGKILL if self._stopping else signal.SIGTERM)
 
-    def _stop(self, signum: signal.Signals) -> None:
+    def stop(self, signum: signal.Signals) -> None:
+        """Start none again, and tell those that run."""
         self._stopping = True
+        self._tell(signum)
+
+    def _tell(self, signum: signal.Signals) -> None:
         for process in self._running.values():
             with suppress(ProcessLookupError):
                 process.send_signal(signum)

@@ -63,8 +63,8 @@ def most_strained(promises: Iterable[Promise]) -> Promise | None:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """``prefill_s`` is the first leg with its wait in the engine's queue, and ``prefilled_share`` of the requests have it
-    with a prefill worker; decode computes the prompts of the others. ``decode_itl_s`` leaves the hand-off out.
+    """``prefill_s`` is the first leg with its wait in the engine's queue, and ``prefilled_share`` of the requests have
+    it with a prefill worker; decode computes the prompts of the others. ``decode_itl_s`` leaves the hand-off out.
 
     Both are of all requests; ``prefill_part`` and ``decode_pace`` are the same of the class that is worst off by them,
     against what it was promised: a first token, and tokens no further apart. ``ttft`` is such a class's too, but of a

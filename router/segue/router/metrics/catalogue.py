@@ -139,7 +139,7 @@ CACHED_TOKENS = Metric(
 PREFILLED_TOKENS = Metric(
     "segue_prefill_computed_tokens_total",
     "counter",
-    "Prompt tokens that prefill workers computed for requests that are over; others were cached, or decode's to compute.",
+    "Prompt tokens that prefill workers computed for requests that are over; others were cached, or decode's.",
 )
 OUTPUT_TOKENS = Metric("segue_output_tokens_total", "counter", "Output tokens of requests that are over.", ("tenant",))
 TENANT_SECONDS = Metric(
