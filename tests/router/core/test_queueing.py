@@ -215,10 +215,11 @@ def test_who_comes_to_an_empty_queue_passes_it_just_where_it_would_be_next(
 ) -> None:
     passed, offered, newcomer = AdmissionQueue(), AdmissionQueue(), waiting("new", slo_class)
     offered.offer(newcomer)
-    assert passed.passes(newcomer, now_s, rooms) == (offered.next(now_s, rooms) is not None)
+    room = rooms.interactive if slo_class.interactive else rooms.batch
+    assert passed.passes(newcomer, now_s, room) == (offered.next(now_s, rooms) is not None)
 
 
 def test_who_comes_behind_others_does_not_pass_them() -> None:
     queue = AdmissionQueue()
     queue.offer(waiting("first", long=True))
-    assert not queue.passes(waiting("second"), 0.0, OPEN)
+    assert not queue.passes(waiting("second"), 0.0, OPEN.interactive)

@@ -13,20 +13,13 @@ from segue.proto.worker_pb2 import ROLE_DECODE
 from segue.router.lifecycle.request import Request
 from segue.router.planning.planner import plan
 from segue.router.planning.prediction import Ask, blocks_asked
-from segue.router.queueing.admission import (
-    Admission,
-    Demand,
-    expected_output,
-    prefill_s,
-    target_s,
-    usable,
-)
+from segue.router.queueing.admission import Admission, Demand, expected_output, prefill_s, target_s
 from segue.router.queueing.arrivals import ArrivalMeter
 from segue.router.queueing.queue import AdmissionQueue
-from segue.router.queueing.room import LongWork, rooms
+from segue.router.queueing.room import LongWork, room, rooms
 from segue.router.queueing.slo import SloClass
 from segue.router.queueing.terms import MAX_PRIORITY
-from segue.router.queueing.waiting import NOTHING_AHEAD, Ahead, Rooms, Waiting
+from segue.router.queueing.waiting import NOTHING_AHEAD, Ahead, Waiting
 from segue.router.service import Generation
 from segue.router.workers.fleet import FleetSnapshot
 from segue.router.workers.links import WorkerLinks
@@ -124,7 +117,8 @@ class WaitingRoom:
     def enter(self, request: Request, demand: Demand, fleet: FleetSnapshot) -> None:
         """Wait for a turn; perhaps it is now."""
         waiting = self._waiting(request, demand, fleet)
-        if self._queue.passes(waiting, time.monotonic(), self._rooms(fleet)):
+        free = room(fleet, self._long_work(fleet.now_s), interactive=waiting.slo_class.interactive)
+        if self._queue.passes(waiting, time.monotonic(), free):
             self._turn(request, waiting, fleet)
             return
         self._requests[request.request_id] = request
@@ -165,7 +159,7 @@ class WaitingRoom:
 
     def _waiting(self, request: Request, demand: Demand, fleet: FleetSnapshot) -> Waiting:
         generation, slo_class = request.generation, self._class_of(demand)
-        decode = usable(fleet.ready(ROLE_DECODE))
+        decode = fleet.usable(ROLE_DECODE)
         asked = (blocks_asked(one, demand.prompt_tokens, demand.output_tokens) for one in decode)
         own_s = prefill_s(fleet, demand.prompt_tokens)
         long = own_s > self._long_s
@@ -193,7 +187,7 @@ class WaitingRoom:
         while self._queue:
             fleet = fleet or self._links.snapshot()
             now_s = time.monotonic()
-            waiting = self._queue.next(now_s, self._rooms(fleet))
+            waiting = self._queue.next(now_s, rooms(fleet, self._long_work(fleet.now_s)))
             if waiting is None:
                 self._desert(fleet, now_s)
                 break
@@ -206,9 +200,9 @@ class WaitingRoom:
             self._long |= {request.run_id(index): waiting.prompt_tokens for index in range(waiting.n)}
         self._start(request, fleet)
 
-    def _rooms(self, fleet: FleetSnapshot) -> Rooms:
-        rate, tokens = self._arrivals.rate(_SHORT, fleet.now_s)
-        return rooms(fleet, LongWork(len(self._long), sum(self._long.values()), rate, tokens))
+    def _long_work(self, now_s: float) -> LongWork:
+        rate, tokens = self._arrivals.rate(_SHORT, now_s)
+        return LongWork(len(self._long), sum(self._long.values()), rate, tokens)
 
     def _desert(self, fleet: FleetSnapshot, now_s: float) -> None:
         """End those who wait for a pool that has had no worker for too long."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from segue.base.errors import Unavailable
-from segue.proto.worker_pb2 import Role
+from segue.proto.worker_pb2 import ROLE_DECODE, ROLE_PREFILL, Role
 from segue.router.planning.disaggregation import Disaggregation, Ways, decide
 from segue.router.planning.prediction import (
     FIRST_PREFILL,
@@ -105,8 +105,8 @@ def weigh(fleet: FleetSnapshot, ask: Ask, avoid: Collection[str], policy: Policy
     if policy.routing != "kv":
         ask = replace(ask, cached={})
     now_s = fleet.now_s
-    prefills = [prefill_cost(worker, ask, now_s) for worker in _usable(fleet.ready(Role.ROLE_PREFILL), avoid)]
-    decodes = [decode_cost(worker, ask, now_s) for worker in _usable(fleet.ready(Role.ROLE_DECODE), avoid)]
+    prefills = [prefill_cost(worker, ask, now_s) for worker in _usable(fleet, ROLE_PREFILL, avoid)]
+    decodes = [decode_cost(worker, ask, now_s) for worker in _usable(fleet, ROLE_DECODE, avoid)]
     if not decodes:
         attached = ", ".join(f"{worker.worker_id} ({worker.detail})" for worker in fleet.workers) or "none"
         empty = "no decode worker is" if prefills else "no prefill and no decode worker are"
@@ -125,7 +125,7 @@ def weigh(fleet: FleetSnapshot, ask: Ask, avoid: Collection[str], policy: Policy
 
 def _ways(fleet: FleetSnapshot, ask: Ask, weighed: Weighed) -> Ways:
     prefill, decode, local = weighed.prefill, weighed.decode, weighed.local
-    decodes = fleet.ready(Role.ROLE_DECODE)
+    decodes = fleet.ready(ROLE_DECODE)
     rates, tokens = local.worker.rates, ask.uncached_tokens(local.worker.worker_id)
     line = rates.stall or rates.prefill or (prefill.worker.rates.prefill if prefill is not None else FIRST_PREFILL)
     return Ways(
@@ -168,6 +168,8 @@ _Cost = TypeVar("_Cost", PrefillCost, DecodeCost)
 
 def _best(costs: Sequence[_Cost], seconds: Callable[[_Cost], float]) -> _Cost:
     """The cheapest; of those that cost the same, the one whose last turn is longest ago."""
+    if len(costs) == 1:
+        return costs[0]
     each = [seconds(cost) for cost in costs]
     limit = min(each) + _SAME_S
     return _first_of([cost for cost, s in zip(costs, each, strict=True) if s <= limit])
@@ -177,7 +179,10 @@ def _first_of(costs: Sequence[_Cost]) -> _Cost:
     return min(costs, key=lambda cost: (cost.worker.turn, cost.worker.worker_id))
 
 
-def _usable(ready: Sequence[WorkerView], avoid: Collection[str]) -> Sequence[WorkerView]:
+def _usable(fleet: FleetSnapshot, role: Role, avoid: Collection[str]) -> Sequence[WorkerView]:
     """The best that there is: neither avoided nor spared, else not avoided, else any."""
+    if not avoid:
+        return fleet.usable(role)
+    ready = fleet.ready(role)
     others = [worker for worker in ready if worker.worker_id not in avoid]
     return [worker for worker in others if not worker.spared] or others or ready

@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from segue.proto.worker_pb2 import ROLE_DECODE, ROLE_PREFILL, Load
+from segue.proto.worker_pb2 import ROLE_DECODE, ROLE_PREFILL
 from segue.router.planning.departures import wait_s
 from segue.router.planning.prediction import (
     FIRST_PREFILL,
@@ -129,38 +129,19 @@ def target_s(slo_class: SloClass, own_s: float) -> float:
 
 def prefill_s(fleet: FleetSnapshot, prompt_tokens: int) -> float:
     """How long the fastest worker would take for a prompt, with nothing else to do."""
-    workers = usable(fleet.ready(ROLE_PREFILL))
-    return min((prefill_line(worker)(prompt_tokens) for worker in workers), default=FIRST_PREFILL(prompt_tokens))
+    seconds = [prefill_line(worker)(prompt_tokens) for worker in fleet.usable(ROLE_PREFILL)]
+    return min(seconds) if seconds else FIRST_PREFILL(prompt_tokens)
 
 
 def predicted_wait(fleet: FleetSnapshot, demand: Demand, ahead: Ahead = NOTHING_AHEAD) -> Wait:
     """How long this request would be held up by others. 0 where a pool is empty: whoever plans says so better."""
-    prefill, decode = believed(usable(fleet.ready(ROLE_PREFILL))), believed(usable(fleet.ready(ROLE_DECODE)))
+    prefill, decode = fleet.believed(ROLE_PREFILL), fleet.believed(ROLE_DECODE)
     wait = Wait(_prefill_wait_s(prefill, ahead, fleet.now_s), "prefill")
     if not decode or _takes_anything(decode, ahead):
         return wait
     places = Wait(_places_wait_s(decode, demand, ahead, fleet.now_s), "a place in decode")
     blocks = Wait(_blocks_wait_s(decode, demand, ahead, fleet.now_s), "KV cache blocks in decode")
     return max((wait, places, blocks), key=lambda one: one.seconds)
-
-
-def usable(ready: Sequence[WorkerView]) -> Sequence[WorkerView]:
-    """Without those whose breakers are open, which stand idle because the planner spares them."""
-    return [worker for worker in ready if not worker.spared] or ready
-
-
-def believed(workers: Sequence[WorkerView]) -> Sequence[WorkerView]:
-    """As they count for whoever refuses by them: without what those have said that have nothing of ours.
-
-    An engine that does nothing reports nothing new; what it said last may be of a load that is gone, and whoever
-    refuses by it would never learn better. One request finds out.
-    """
-    return [
-        replace(one, load=Load(free_blocks=one.kv_blocks))
-        if not one.assigned_requests and (one.waiting_tokens or one.engine_requests)
-        else one
-        for one in workers
-    ]
 
 
 def expected_output(decode: Sequence[WorkerView], demand: Demand) -> int:
@@ -174,11 +155,16 @@ def _prefill_wait_s(prefill: Sequence[WorkerView], ahead: Ahead, now_s: float) -
     come meanwhile and pass (the mean wait under priorities, Cobham 1954)."""
     if not prefill:
         return 0.0
-    if not ahead.requests and not all(queue_s(worker, now_s) for worker in prefill):  # Looked no further than needed.
-        return 0.0
     mean_tokens = max(1.0, ahead.prompt_tokens / max(1, ahead.requests))
-    queues = [(queue_s(worker, now_s), 1 / prefill_line(worker)(mean_tokens)) for worker in prefill]
+    queues = []
+    for worker in prefill:
+        ready_s = queue_s(worker, now_s)
+        if not (ready_s or ahead.requests):  # Looked no further than needed.
+            return 0.0
+        queues.append((ready_s, 1 / prefill_line(worker)(mean_tokens)))
     wait_s = _level(queues, ahead.requests)
+    if not ahead.passing_per_s:
+        return wait_s
     passing = sum(1 / prefill_line(worker)(ahead.passing_tokens or 1.0) for worker in prefill)
     return wait_s / (1 - min(_MOST_PASSING, ahead.passing_per_s / passing))
 

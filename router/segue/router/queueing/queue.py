@@ -99,13 +99,12 @@ class AdmissionQueue:
             requests, tokens, blocks = requests + one.n, tokens + one.prompt_tokens, blocks + one.blocks
         return Ahead(requests, tokens, blocks)
 
-    def passes(self, waiting: Waiting, now_s: float, rooms: Rooms) -> bool:
-        """Whether a request that comes now starts now, since nobody waits and there is room. It is as if it had been
-        offered and been next."""
-        interactive = waiting.slo_class.interactive
-        if self._size or not (rooms.interactive if interactive else rooms.batch).takes(waiting):
+    def passes(self, waiting: Waiting, now_s: float, room: Room) -> bool:
+        """Whether a request that comes now starts now, since nobody waits and there is room for such. It is as if it
+        had been offered and been next."""
+        if self._size or not room.takes(waiting):
             return False
-        if not interactive or waiting.start_by_s < now_s:
+        if not waiting.slo_class.interactive or waiting.start_by_s < now_s:
             self._since_other = 0
         return True
 

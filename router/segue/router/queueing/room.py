@@ -19,7 +19,6 @@ from segue.router.planning.prediction import (
     queue_s,
     queued_tokens,
 )
-from segue.router.queueing.admission import believed, usable
 from segue.router.queueing.waiting import Room, Rooms
 from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
@@ -53,14 +52,17 @@ class LongWork:
 
 def rooms(fleet: FleetSnapshot, long: LongWork) -> Rooms:
     """No room where decode has no worker; whoever looks for one says so better."""
-    decode = believed(usable(fleet.ready(ROLE_DECODE)))
-    prefill = believed(usable(fleet.ready(ROLE_PREFILL)))
-    may_long = not prefill or long.requests < max(1, len(prefill) - _kept(prefill, long))
-    whole, part = (_prefill_room(prefill, long, share, fleet.now_s) for share in (1.0, _BATCH_AHEAD_SHARE))
-    return Rooms(
-        Room(whole, whole and may_long, _places(decode, fleet.now_s), _blocks(decode, 1.0)),
-        Room(part, part and may_long, _batch_places(decode), _blocks(decode, _BATCH_SHARE)),
-    )
+    return Rooms(room(fleet, long, interactive=True), room(fleet, long, interactive=False))
+
+
+def room(fleet: FleetSnapshot, long: LongWork, *, interactive: bool) -> Room:
+    """That of one of both alone."""
+    decode, prefill = fleet.believed(ROLE_DECODE), fleet.believed(ROLE_PREFILL)
+    short = _prefill_room(prefill, long, 1.0 if interactive else _BATCH_AHEAD_SHARE, fleet.now_s)
+    may_long = short and (not prefill or long.requests < max(1, len(prefill) - _kept(prefill, long)))
+    if interactive:
+        return Room(short, may_long, _places(decode, fleet.now_s), _blocks(decode, 1.0))
+    return Room(short, may_long, _batch_places(decode), _blocks(decode, _BATCH_SHARE))
 
 
 def _kept(prefill: Sequence[WorkerView], long: LongWork) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from segue.kv_transfer.layout import layout_differences
 from segue.proto.worker_pb2 import WORKER_STATE_READY, EngineFacts, Load, Role, WorkerState
@@ -12,7 +13,7 @@ from segue.router.rates.transfers import Links
 from segue.router.rates.worker_rates import UNMEASURED, Rates
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # Without slots, so that one is made of another by copying a dict.
 class WorkerView:
     """One worker at one moment.
 
@@ -73,6 +74,13 @@ class WorkerView:
         put("waiting_tokens", load.waiting_tokens)
         put("free_blocks", load.free_blocks)
 
+    def counting(self, **counts: Any) -> WorkerView:
+        """The same worker with other counts of ours or other rates: what was taken out of ``facts`` and ``load`` is
+        still right. A tenth of what making it anew costs."""
+        other = object.__new__(WorkerView)
+        other.__dict__.update(self.__dict__, **counts)
+        return other
+
     @property
     def ready(self) -> bool:
         return self.state == WORKER_STATE_READY
@@ -85,19 +93,48 @@ class FleetSnapshot:
     workers: tuple[WorkerView, ...]
     links: Links = field(default_factory=Links)
     now_s: float = 0.0
-    _ready: dict[Role, tuple[WorkerView, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _found: dict[tuple[str, Role], tuple[WorkerView, ...]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def ready(self, role: Role) -> tuple[WorkerView, ...]:
-        found = self._ready.get(role)
-        if found is None:  # Admission and planner ask for the same.
+        found = self._found.get(("ready", role))
+        if found is None:  # Admission, queue and planner ask for the same, as for the next two.
             ready = WORKER_STATE_READY
             found = tuple([one for one in self.workers if one.role == role and one.state == ready])
-            self._ready[role] = found
+            self._found["ready", role] = found
+        return found
+
+    def usable(self, role: Role) -> tuple[WorkerView, ...]:
+        """Those that are ready, without those whose breakers are open, which stand idle because the planner spares
+        them; all, if all are open."""
+        found = self._found.get(("usable", role))
+        if found is None:
+            ready = self.ready(role)
+            found = self._found["usable", role] = tuple([one for one in ready if not one.spared]) or ready
+        return found
+
+    def believed(self, role: Role) -> tuple[WorkerView, ...]:
+        """The usable ones as they count for whoever refuses by them: without what those have said that have nothing of
+        ours.
+
+        An engine that does nothing reports nothing new; what it said last may be of a load that is gone, and whoever
+        refuses by it would never learn better. One request finds out.
+        """
+        found = self._found.get(("believed", role))
+        if found is None:
+            found = self._found["believed", role] = tuple([_believed(one) for one in self.usable(role)])
         return found
 
     def know(self, other: FleetSnapshot) -> None:
         """Take over what has been found out of another one with the same views."""
-        self._ready.update(other._ready)
+        self._found.update(other._found)
+
+
+def _believed(one: WorkerView) -> WorkerView:
+    if one.assigned_requests or not (one.waiting_tokens or one.engine_requests):
+        return one
+    return replace(one, load=Load(free_blocks=one.kv_blocks))
 
 
 def mismatch(facts: EngineFacts, peers: Sequence[WorkerView]) -> str | None:

@@ -29,6 +29,8 @@ from segue.router.workers.fleet import WorkerView
 _UNSEEN = frozenset(
     {"changed", "heard_at_s", "next_kv_event", "other_routers", "told_backlog", "_frame", "_kind", "_settled", "_view"}
 )
+# What a view shows of this router's own doing, in the order in which they are compared.
+_COUNTS = ("assigned_requests", "assigned_tokens", "assigned_prefill_tokens", "busy_since_s", "turn", "spared")
 
 
 class WorkerLink:
@@ -159,12 +161,12 @@ class WorkerLink:
         """As it is now. ``usual`` are the rates of its kind.
 
         A view of which nothing has changed is given again: each request looks at all workers, and in a fleet of
-        hundreds hardly any has changed since the last one.
+        hundreds hardly any has changed since the last one. Of those that have, most differ by our own counts alone.
         """
-        meter = self.meter
-        ends_s = meter.ends_s(time.monotonic()) if self._crowded else ()
-        objects = (self.status, self.load, meter.rates, usual, ends_s)
-        numbers = (
+        meter = self._meter
+        rates, ends_s = meter.rates, meter.ends_s(time.monotonic()) if self._crowded else ()
+        objects = (self.status, self.load, rates, usual, ends_s)
+        counts = (
             self.assigned_requests,
             self.assigned_tokens,
             self.assigned_prefill_tokens or meter.waiting_prefill_tokens,
@@ -173,9 +175,15 @@ class WorkerLink:
             spared,
         )
         known = self._view
-        if known is None or numbers != known[1] or not all(map(is_, objects, known[0])):
-            known = self._view = (objects, numbers, self._fresh_view(spared, usual, ends_s))
-        return known[2]
+        if known is not None and counts == known[1] and all(map(is_, objects, known[0])):
+            return known[2]
+        if known is not None and all(map(is_, objects[:2], known[0])):  # The worker has said nothing since.
+            own = dict(zip(_COUNTS, counts, strict=True))
+            view = known[2].counting(rates=self._settled_rates(usual), ends_s=ends_s, **own)
+        else:
+            view = self._fresh_view(spared, usual, ends_s)
+        self._view = objects, counts, view
+        return view
 
     @property
     def _crowded(self) -> bool:
@@ -183,7 +191,7 @@ class WorkerLink:
         if self.register.role != ROLE_DECODE:
             return False
         facts, block_tokens = self.facts, self.facts.layout.block_tokens
-        tokens = self.assigned_tokens + self.assigned_requests * self.meter.rates.decode_tokens
+        tokens = self.assigned_tokens + self.assigned_requests * self._meter.rates.decode_tokens
         return (
             2 * self.assigned_requests >= facts.max_running_requests > 0
             or 2 * self.load.free_blocks < facts.kv_blocks
@@ -204,8 +212,8 @@ class WorkerLink:
             assigned_tokens=self.assigned_tokens,
             spared=spared,
             rates=self._settled_rates(usual),
-            assigned_prefill_tokens=self.assigned_prefill_tokens or self.meter.waiting_prefill_tokens,
-            busy_since_s=self.meter.busy_since_s,
+            assigned_prefill_tokens=self.assigned_prefill_tokens or self._meter.waiting_prefill_tokens,
+            busy_since_s=self._meter.busy_since_s,
             ends_s=ends_s,
             turn=self.turn,
             version=self.register.version,
@@ -215,7 +223,7 @@ class WorkerLink:
 
     def _settled_rates(self, usual: Rates) -> Rates:
         """Between two answers a worker's view changes with each request; what it is taken to be like doesn't."""
-        own, known = self.meter.rates, self._settled
+        own, known = self._meter.rates, self._settled
         if known is None or known[0] is not own or known[1] is not usual:
             known = self._settled = (own, usual, settle(own, usual))
         return known[2]
