@@ -15,6 +15,7 @@ from segue.operator.desired import desired_state
 from segue.operator.joint import JointScaler, pools_as_asked, router_addresses
 from segue.operator.names import Manifest, labels_of, pool_name
 from segue.operator.observed import JointDecision, Observed, timestamp, workers_of
+from segue.operator.quiet import Quiet
 from segue.operator.spec import BadSpec, parse_spec
 from segue.operator.workers import Workers
 
@@ -38,6 +39,7 @@ class Reconciler:
         self._workers = workers
         self._scaler = JointScaler(mesh)
         self._clock = clock
+        self._quiet = Quiet()
         self._told: list[str] = []
 
     async def look(self, namespace: str, name: str) -> float | None:
@@ -64,7 +66,10 @@ class Reconciler:
         seen = await self._observe(cluster)
         plan = desired_state(cluster, seen, self._clock())
         refusals = []
+        objects = {**seen.objects, ("PDCluster", cluster["metadata"]["name"]): cluster}
         for action in plan.actions:
+            if self._quiet.holds_back(action, objects, self._clock()):
+                continue
             try:
                 await self._act(cluster["metadata"]["namespace"], action)
             except ApiError as error:
