@@ -196,6 +196,7 @@ class WaitingRoom:
         self._look_later()
 
     def _turn(self, request: Request, waiting: Waiting, fleet: FleetSnapshot) -> None:
+        self._deserted_s = None  # Some decode worker takes it.
         if waiting.long:
             self._long |= {request.run_id(index): waiting.prompt_tokens for index in range(waiting.n)}
         self._start(request, fleet)
