@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from segue.proto.inference_pb2 import RoutingDecision
 
 # In the order in which a request meets them; others, should there be some, follow.
-_SCORES = ("queue", "prefill", "transfer", "wait", "decode")
+_SCORES = ("queue", "prefill", "held up", "transfer", "wait", "decode")
 
 
 def explain(

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from segue.base.errors import Unavailable
+from segue.cli.explain import decision_table
 from segue.proto.worker_pb2 import Load, WorkerState
-from segue.router.planning.planner import NO_ASK, Plan, plan
+from segue.router.planning.decisions import explain
+from segue.router.planning.planner import NO_ASK, Plan, Policy, plan
 from segue.router.planning.prediction import Ask, decode_cost
 from segue.router.rates.lines import Line
 from segue.router.rates.transfers import Links
@@ -188,3 +190,17 @@ def test_a_few_short_prompts_say_nothing_of_long_ones() -> None:
     assert "not known yet" in plan(views, Ask(1000, number=1)).reason
     assert plan(views, Ask(1000, number=16)).tried
     assert "take decode" in plan(views, Ask(100, number=1)).reason
+
+
+def test_who_computes_a_prompt_beside_its_streams_is_explained_with_what_they_lose() -> None:
+    """The worker that has half of the prompt cached would be done first, but six streams would wait for it."""
+    crowded, idle = decode(0, load=Load(running_requests=6, free_blocks=1000), assigned_requests=6), decode(1)
+    rates = Rates(step=Line(0.01, 0.0, 20))
+    some = fleet(*(replace(worker, rates=rates) for worker in (crowded, idle)))
+    ask = Ask(1000, 16, {"decode-0": 500})
+    made = plan(some, ask)
+    told = {one.worker_id: one for one in explain(some, ask, (), Policy(), made).candidates}
+    assert told["decode-1"].chosen
+    assert told["decode-0"].scores_s["prefill"] < told["decode-1"].scores_s["prefill"]
+    assert told["decode-1"].scores_s["total"] < told["decode-0"].scores_s["total"]
+    assert "held up ms" in [column.header for column in decision_table(explain(some, ask, (), Policy(), made)).columns]

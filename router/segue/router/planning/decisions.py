@@ -7,7 +7,7 @@ from collections.abc import Collection
 from segue.proto.inference_pb2 import RoutingDecision
 from segue.proto.worker_pb2 import Role, WorkerState
 from segue.router.planning.planner import Plan, Policy, weigh
-from segue.router.planning.prediction import Ask, handoff_s
+from segue.router.planning.prediction import Ask, handoff_s, running
 from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
 Candidate = RoutingDecision.Candidate
@@ -28,7 +28,7 @@ def explain(fleet: FleetSnapshot, ask: Ask, avoid: Collection[str], policy: Poli
         name = decode.worker.worker_id
         scores = {"wait": decode.wait_s, "decode": decode.steps_s}
         if made.prefill_id is None:
-            scores["prefill"] = decode.local_s
+            scores |= {"prefill": decode.local_s, "held up": decode.local_s * running(decode.worker)}
         elif weighed.prefill is not None:
             scores["transfer"] = handoff_s(fleet, weighed.prefill.worker, decode.worker, ask)
         costs[name] = scores
