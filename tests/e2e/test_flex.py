@@ -60,9 +60,10 @@ async def test_it_turns_both_ways_under_streams_and_none_is_lost_or_changed(tmp_
                     assert (now.role, now.turns, now.epoch) == (role, turns, loaded)
                     at_once = cluster.describe("flex-0").status.facts.max_running_requests
                     assert (at_once == 1) == (role == PREFILL), "on CPU a prefill worker computes one prompt at a time"
-                    before = used(cluster, role)
-                    await streams.more(6)
-                    assert used(cluster, role) > before, "it works in its new role"
+                    before, enough = used(cluster, role), streams.answered + 60
+                    while used(cluster, role) == before:  # The router may like the other worker better for a while.
+                        assert streams.answered < enough, "it does not work in its new role"
+                        await streams.more(2)
         assert streams.changed == []
         assert_baseline(cluster, within_s=10.0, workers=WORKERS)
         log = (tmp_path / "flex-0.log").read_text()

@@ -75,7 +75,8 @@ class Cell:
     @property
     def answer_tokens(self) -> int:
         """Long enough not to end by itself where it is to be ended."""
-        ended = self.fault in {Fault.CLIENT_CANCEL, Fault.DEADLINE} and self.phase is Phase.DECODING
+        ending = {Fault.CLIENT_CANCEL, Fault.DEADLINE, Fault.ROUTER_KILL}
+        ended = self.fault in ending and self.phase is Phase.DECODING
         return 1000 if ended else COMPARED_TOKENS
 
     @property

@@ -68,7 +68,7 @@ async def _live_through(cell: Cell, stage: Stage, undisturbed: Undisturbed) -> f
     if cell.fault is Fault.CORRUPT_CHUNK:
         faults.assert_noticed(cell, cluster)
     # With the link still broken: that is no reason to keep blocks beyond a lease.
-    baseline_s = await asyncio.to_thread(cluster.wait_baseline, cluster.lease_s + _SOON_S)
+    baseline_s = await asyncio.to_thread(cluster.wait_baseline, cluster.lease_s + 3 * _SOON_S)
     if cell.fault is Fault.ROUTER_KILL:
         ready = sum(cluster.members[name].ready for name in cluster.workers)
         cluster.restart_ended("router")
