@@ -224,7 +224,7 @@ def test_without_workers_requests_are_refused_at_once(tmp_path: Path) -> None:
             unavailable: Any = raised.value
             assert unavailable.code() is grpc.StatusCode.UNAVAILABLE
             assert "no prefill and no decode worker" in unavailable.details()
-        assert time.monotonic() - started_s < 10
+        assert time.monotonic() - started_s < 25, "at once, and not when a patience or a deadline is over"
         assert httpx.get(f"http://127.0.0.1:{http_port}/readyz").status_code == 503
         assert httpx.get(f"http://127.0.0.1:{http_port}/healthz").status_code == 200
         assert process.poll() is None
@@ -233,7 +233,7 @@ def test_without_workers_requests_are_refused_at_once(tmp_path: Path) -> None:
 
 
 def _serving_ports(log: Path) -> tuple[int, int]:
-    for _ in range(300):
+    for _ in range(1200):
         text = log.read_text()
         if '"serving"' in text:
             return int(re.findall(r'"http": (\d+)', text)[0]), int(re.findall(r'"grpc": (\d+)', text)[0])

@@ -12,7 +12,7 @@ import pytest
 from segue.client import SegueClient
 from segue.proto.inference_pb2 import Path
 from tests.e2e.reference import Case, Reference
-from tests.e2e.running import Cluster
+from tests.e2e.running import Cluster, assert_baseline
 
 pytestmark = pytest.mark.engine
 
@@ -138,11 +138,4 @@ async def test_each_engine_did_only_its_part(cluster: Cluster, client: SegueClie
 
 async def test_blocks_return_to_the_baseline(cluster: Cluster, client: SegueClient) -> None:
     await client.generate(prompt_of(500, 10), **GREEDY)
-    for worker_id in ("prefill-0", "decode-0"):
-        for _ in range(40):
-            seen = cluster.describe(worker_id)
-            if seen.load.free_blocks == seen.status.facts.kv_blocks:
-                break
-            await asyncio.sleep(0.05)
-        assert seen.load.free_blocks == seen.status.facts.kv_blocks
-        assert seen.load.held_offers == 0
+    await asyncio.to_thread(assert_baseline, cluster)

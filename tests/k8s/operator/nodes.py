@@ -45,8 +45,10 @@ class Nodes:
 
     async def step(self) -> None:
         """All that a controller's loop and the kubelets do until nothing is left to do."""
-        for deployment in self._api.all("Deployment"):
-            name, replicas = deployment["metadata"]["name"], deployment["spec"]["replicas"]
+        for name in self._names("Deployment"):
+            if (deployment := self._api.find("Deployment", name)) is None:
+                continue
+            replicas = deployment["spec"]["replicas"]
             pods = self.pods(name)
             for _ in range(replicas - len(pods)):
                 self._start(deployment)
@@ -66,10 +68,16 @@ class Nodes:
                     },
                 },
             )
-        for pod in self._api.all("Pod"):
+        for name in self._names("Pod"):
+            if (pod := self._api.find("Pod", name)) is None:
+                continue
             status = "True" if self._ready(pod["metadata"]["name"]) else "False"
             pod["status"]["conditions"] = [{"type": "Ready", "status": status}]
             await self._api.write("Pod", pod)
+
+    def _names(self, kind: str) -> list[str]:
+        """Names alone: what is written has to be as it is then, or it would undo what the operator does meanwhile."""
+        return [one["metadata"]["name"] for one in self._api.all(kind)]
 
     def _ready(self, pod: str) -> bool:
         return not self._workers.load.get(pod, Load()).draining
