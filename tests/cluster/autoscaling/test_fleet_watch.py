@@ -19,7 +19,7 @@ async def test_a_router_is_heard_without_a_key_and_one_that_is_not_there_holds_n
     with capture_logs() as log:
         async with router_process(environment={"SEGUE_API_KEYS": key.line()}) as process, workers_of(process):
             watch = FleetWatch([f"127.0.0.1:{process.ports['workers']}", "127.0.0.1:1"])
-            listening = asyncio.create_task(watch.run(0.2, window_s=5.0))
+            listening = asyncio.create_task(watch.run(0.2, window_s=60.0))
             async with SegueClient(f"127.0.0.1:{process.ports['grpc']}", api_key=secret) as client:
                 await client.generate(PROMPT, max_tokens=5)
 

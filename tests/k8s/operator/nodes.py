@@ -69,11 +69,10 @@ class Nodes:
                 },
             )
         for name in self._names("Pod"):
-            if (pod := self._api.find("Pod", name)) is None:
+            if (live := self._api.find("Pod", name)) is None:
                 continue
-            status = "True" if self._ready(pod["metadata"]["name"]) else "False"
-            pod["status"]["conditions"] = [{"type": "Ready", "status": status}]
-            await self._api.write("Pod", pod)
+            live["status"]["conditions"] = [{"type": "Ready", "status": str(self._ready(name))}]
+            await self._api.write("Pod", live)
 
     def _names(self, kind: str) -> list[str]:
         """Names alone: what is written has to be as it is then, or it would undo what the operator does meanwhile."""
