@@ -65,40 +65,27 @@ def check_body_size(size_bytes: int, limits: Limits) -> None:
 
 def check_counts(limits: Limits, *, n: int = 1, prompts: int = 1, messages: int = 1) -> None:
     """Check what a request has several of. Raises InvalidRequest."""
-    _require(1 <= n <= limits.max_n, "n", f"is {n}; it must be between 1 and {limits.max_n}")
-    _require(
-        1 <= prompts <= limits.max_prompts,
-        "prompt",
-        f"holds {prompts} prompts; it must hold between 1 and {limits.max_prompts}",
-    )
-    _require(
-        1 <= messages <= limits.max_messages,
-        "messages",
-        f"holds {messages} messages; it must hold between 1 and {limits.max_messages}",
-    )
-    _require(
-        n * prompts <= limits.max_answers,
-        "n",
-        f"is {n} for each of {prompts} prompts, {n * prompts} answers in all; at most {limits.max_answers} are given",
-    )
+    if not 1 <= n <= limits.max_n:
+        raise _fault("n", f"is {n}; it must be between 1 and {limits.max_n}")
+    if not 1 <= prompts <= limits.max_prompts:
+        raise _fault("prompt", f"holds {prompts} prompts; it must hold between 1 and {limits.max_prompts}")
+    if not 1 <= messages <= limits.max_messages:
+        raise _fault("messages", f"holds {messages} messages; it must hold between 1 and {limits.max_messages}")
+    if n * prompts > limits.max_answers:
+        answers = f"is {n} for each of {prompts} prompts, {n * prompts} answers in all"
+        raise _fault("n", f"{answers}; at most {limits.max_answers} are given")
 
 
 def check_prompt_size(size_bytes: int, limits: Limits, param: str = "prompt") -> None:
     """Check a prompt's text, before anything is made of it. Raises InvalidRequest."""
-    _require(
-        size_bytes <= limits.max_prompt_bytes,
-        param,
-        f"has {size_bytes} bytes of text; at most {limits.max_prompt_bytes} are taken",
-    )
+    if size_bytes > limits.max_prompt_bytes:
+        raise _fault(param, f"has {size_bytes} bytes of text; at most {limits.max_prompt_bytes} are taken")
 
 
 def check_label(label: str, limits: Limits) -> str:
     """The label as it is, or InvalidRequest."""
-    _require(
-        len(label) <= limits.max_label_chars,
-        "request_label",
-        f"has {len(label)} characters; it may have at most {limits.max_label_chars}",
-    )
+    if len(label) > limits.max_label_chars:
+        raise _fault("request_label", f"has {len(label)} characters; it may have at most {limits.max_label_chars}")
     return label
 
 
@@ -141,11 +128,8 @@ def check_prompt(token_ids: Sequence[int], model: ModelFacts, limits: Limits, *,
     """Check a prompt's ids against the model. Raises InvalidRequest."""
     if not token_ids:
         raise InvalidRequest(f"{param} is empty; it must have at least one token", param=param)
-    _require(
-        len(token_ids) <= limits.max_prompt_tokens,
-        param,
-        f"has {len(token_ids)} tokens; at most {limits.max_prompt_tokens} are taken",
-    )
+    if len(token_ids) > limits.max_prompt_tokens:
+        raise _fault(param, f"has {len(token_ids)} tokens; at most {limits.max_prompt_tokens} are taken")
     if len(token_ids) >= model.max_model_len_tokens:
         raise InvalidRequest(
             f"the prompt has {len(token_ids)} tokens, but the model takes {model.max_model_len_tokens}, "
@@ -170,11 +154,9 @@ def complete_sampling(
     completed = SamplingParams()
     completed.CopyFrom(sampling)
     completed.max_tokens = _max_tokens(sampling, prompt_tokens, model)
-    _require(
-        completed.min_tokens <= completed.max_tokens,
-        "min_tokens",
-        f"is {completed.min_tokens}; it must be at most max_tokens, which is {completed.max_tokens}",
-    )
+    if completed.min_tokens > completed.max_tokens:
+        most = f"it must be at most max_tokens, which is {completed.max_tokens}"
+        raise _fault("min_tokens", f"is {completed.min_tokens}; {most}")
     return completed
 
 
@@ -183,7 +165,8 @@ def _max_tokens(sampling: SamplingParams, prompt_tokens: int, model: ModelFacts)
     if not sampling.HasField("max_tokens"):
         return room
     asked = sampling.max_tokens
-    _require(asked >= 1, "max_tokens", f"is {asked}; it must be at least 1")
+    if asked < 1:
+        raise _fault("max_tokens", f"is {asked}; it must be at least 1")
     if asked > room:
         raise InvalidRequest(
             f"the prompt has {prompt_tokens} tokens, max_tokens is {asked}: {prompt_tokens + asked} in all. "
@@ -208,53 +191,43 @@ def _check_ranges(sampling: SamplingParams) -> None:
     for name, low, high, above_low in _RANGES:
         if sampling.HasField(name):
             _check_range(name, getattr(sampling, name), (low, high), above_low=above_low)
-    if sampling.HasField("top_k"):
-        _require(
-            sampling.top_k >= -1,
-            "top_k",
-            f"is {sampling.top_k}; it must be at least -1 (0 and -1: all tokens)",
-        )
+    if sampling.HasField("top_k") and sampling.top_k < -1:
+        raise _fault("top_k", f"is {sampling.top_k}; it must be at least -1 (0 and -1: all tokens)")
 
 
 def _check_range(name: str, value: float, bounded: tuple[float, float], *, above_low: bool) -> None:
     low, high = bounded
-    inside = math.isfinite(value) and (low < value if above_low else low <= value) and value <= high
+    if math.isfinite(value) and (low < value if above_low else low <= value) and value <= high:
+        return
     bounds = f"more than {low:g}" if above_low else f"at least {low:g}"
     if math.isfinite(high):
         bounds += f" and at most {high:g}"
-    _require(inside, name, f"is {value:.7g}; it must be a number of {bounds}")
+    raise _fault(name, f"is {value:.7g}; it must be a number of {bounds}")
 
 
 def _check_lists(sampling: SamplingParams, model: ModelFacts, limits: Limits) -> None:
-    if sampling.HasField("logprobs"):
-        _require(
-            sampling.logprobs <= limits.max_logprobs,
-            "logprobs",
-            f"asks for the best {sampling.logprobs} tokens; at most {limits.max_logprobs} are given",
-        )
+    if sampling.HasField("logprobs") and sampling.logprobs > limits.max_logprobs:
+        asked = f"asks for the best {sampling.logprobs} tokens"
+        raise _fault("logprobs", f"{asked}; at most {limits.max_logprobs} are given")
     if not (sampling.stop or sampling.stop_token_ids or sampling.logit_bias):
         return
     _check_count("stop", len(sampling.stop), limits.max_stop)
     for stop in sampling.stop:
-        _require(
-            1 <= len(stop) <= limits.max_stop_chars,
-            "stop",
-            f"holds a string of {len(stop)} characters; each must have between 1 and {limits.max_stop_chars}",
-        )
+        if not 1 <= len(stop) <= limits.max_stop_chars:
+            held = f"holds a string of {len(stop)} characters"
+            raise _fault("stop", f"{held}; each must have between 1 and {limits.max_stop_chars}")
     _check_count("stop_token_ids", len(sampling.stop_token_ids), limits.max_stop_token_ids)
     _check_token_ids(sampling.stop_token_ids, model, "stop_token_ids")
     _check_count("logit_bias", len(sampling.logit_bias), limits.max_logit_bias)
     _check_token_ids(list(sampling.logit_bias), model, "logit_bias")
     for token_id, bias in sampling.logit_bias.items():
-        _require(
-            -100 <= bias <= 100,
-            "logit_bias",
-            f"of token {token_id} is {bias:.7g}; it must be between -100 and 100",
-        )
+        if not -100 <= bias <= 100:
+            raise _fault("logit_bias", f"of token {token_id} is {bias:.7g}; it must be between -100 and 100")
 
 
 def _check_count(param: str, count: int, most: int) -> None:
-    _require(count <= most, param, f"holds {count} entries; it may hold at most {most}")
+    if count > most:
+        raise _fault(param, f"holds {count} entries; it may hold at most {most}")
 
 
 def _check_token_ids(token_ids: Sequence[int], model: ModelFacts, param: str) -> None:
@@ -262,13 +235,10 @@ def _check_token_ids(token_ids: Sequence[int], model: ModelFacts, param: str) ->
         return
     bounds = token_ids.bounds() if isinstance(token_ids, PromptTokens) else (min(token_ids), max(token_ids))
     for token_id in bounds:
-        _require(
-            0 <= token_id < model.vocab_size,
-            param,
-            f"holds token id {token_id}; the model's ids are 0 to {model.vocab_size - 1}",
-        )
+        if not 0 <= token_id < model.vocab_size:
+            raise _fault(param, f"holds token id {token_id}; the model's ids are 0 to {model.vocab_size - 1}")
 
 
-def _require(holds: bool, param: str, message: str) -> None:
-    if not holds:
-        raise InvalidRequest(f"{param} {message}", param=param)
+def _fault(param: str, message: str) -> InvalidRequest:
+    """Made only where there is one: most requests are right, and text is dear."""
+    return InvalidRequest(f"{param} {message}", param=param)

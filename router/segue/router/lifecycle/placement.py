@@ -103,13 +103,16 @@ class Placement:
 
     def ask(self, prompt: Prompt) -> Ask:
         """With what the workers have of it now, and soon will."""
-        cached = dict(self.index.overlaps(prompt.names))
-        for worker_id, blocks in self._expected.overlaps(prompt.names).items():
-            if blocks > cached.get(worker_id, 0) and self.index.knows(worker_id):
-                cached[worker_id] = blocks
-        tokens = {worker_id: blocks * self._block_tokens for worker_id, blocks in cached.items()}
+        tokens = self._cached_tokens(prompt.names) if len(prompt.names) else {}
         number = self._since_tried.get(prompt.tokens.bit_length(), 0)
         return Ask(prompt.tokens, prompt.output_tokens, tokens, number)
+
+    def _cached_tokens(self, names: Sequence[int] | NDArray[np.uint64]) -> dict[str, int]:
+        cached = dict(self.index.overlaps(names))
+        for worker_id, blocks in self._expected.overlaps(names).items():
+            if blocks > cached.get(worker_id, 0) and self.index.knows(worker_id):
+                cached[worker_id] = blocks
+        return {worker_id: blocks * self._block_tokens for worker_id, blocks in cached.items()}
 
     def plan(self, fleet: FleetSnapshot, ask: Ask, avoid: Collection[str] = ()) -> Plan:
         """Raises Unavailable."""

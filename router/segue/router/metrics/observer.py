@@ -159,7 +159,10 @@ class RouterMetrics(RouterObserver):
         }
 
     def _of(self, slo_class: str) -> Totals:
-        return self.totals.setdefault(slo_class, Totals())
+        found = self.totals.get(slo_class)
+        if found is None:
+            found = self.totals[slo_class] = Totals()
+        return found
 
 
 def _of_both_pools(histogram: Histogram, slo_class: str) -> np.ndarray:

@@ -5,7 +5,7 @@ A field is never dropped in silence if it would have changed the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -104,7 +104,7 @@ RENAMED: Mapping[str, str] = {
 }
 
 
-def readable_fields(body: object, known: Iterable[str], where: str = "") -> dict[str, Any]:
+def readable_fields(body: object, known: Collection[str], where: str = "") -> dict[str, Any]:
     """The fields of the JSON object ``body`` that are to be read; null counts as absent, as OpenAI has it.
 
     ``where`` is the object's own place, e.g. ``messages[0]``. Raises InvalidRequest naming the field that is
@@ -114,15 +114,14 @@ def readable_fields(body: object, known: Iterable[str], where: str = "") -> dict
         raise InvalidRequest(
             f"{where or 'the body'} is {json_kind(body)}; it must be a JSON object", param=where or None
         )
-    known = frozenset(known)
     fields: dict[str, Any] = {}
     for name, value in body.items():
-        if value is None or name in IGNORED - known:
+        if value is None:
             continue
-        if name not in known:
-            _refuse_unless_neutral(name, value, known, where)
-            continue
-        fields[name] = value
+        if name in known:
+            fields[name] = value
+        elif name not in IGNORED:
+            _refuse_unless_neutral(name, value, frozenset(known), where)
     return fields
 
 

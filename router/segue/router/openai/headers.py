@@ -21,7 +21,9 @@ PRIORITY_HEADER = "X-Segue-Priority"
 TENANT_HEADER = "X-Segue-Tenant"
 EXPLAIN_HEADER = "X-Segue-Explain"
 
+_OF_TERMS = (CLASS_HEADER, PRIORITY_HEADER, TENANT_HEADER, EXPLAIN_HEADER)
 _TERMS_HEADERS = TermsParams(CLASS_HEADER, PRIORITY_HEADER, TENANT_HEADER)
+_USUAL_TERMS = Terms("")
 _LABEL = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 # Plain decimals: float() would take "1_0", "1e3" and "infinity" too.
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
@@ -67,6 +69,8 @@ def read_timeout_s(request: web.Request, limits: Limits) -> float:
 
 def read_terms(request: web.Request, classes: SloClasses) -> Terms:
     """On which terms the request comes. Raises InvalidRequest or Forbidden."""
+    if not any(map(request.headers.__contains__, _OF_TERMS)):
+        return check_terms(_USUAL_TERMS, classes, _TERMS_HEADERS)
     priority = _one(request, PRIORITY_HEADER) or "0"
     if not _WHOLE.fullmatch(priority):
         raise InvalidRequest(

@@ -8,8 +8,9 @@ be as fast as its kind.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean, median_low
+from typing import NamedTuple
 
 from segue.router.rates.lines import NOTHING, Line
 from segue.router.rates.worker_rates import UNMEASURED, Rates
@@ -23,9 +24,8 @@ KNOWN_BEYOND = 4.0
 _PROMPT_TOKENS, _BATCH_REQUESTS = 1000, 8
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What makes workers comparable."""
+class Kind(NamedTuple):
+    """What makes workers comparable. A tuple: it is looked up for each worker that has changed."""
 
     role: int
     accelerator: str

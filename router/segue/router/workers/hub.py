@@ -15,6 +15,7 @@ from segue.base.identity import caller_problem
 from segue.base.logging import get_logger
 from segue.base.versions import protocol_problem
 from segue.proto.worker_pb2 import (
+    ROLE_PREFILL,
     WORKER_STATE_READY,
     KvEvents,
     Load,
@@ -210,7 +211,7 @@ class WorkerHub(WorkerHubServicer):
         if not link.meter.stepped(load):
             return
         crowding, now_s = self._links.crowding, time.monotonic()
-        if link.register.role == Role.ROLE_PREFILL:
+        if link.register.role == ROLE_PREFILL:
             if load.step_prompt_tokens:
                 began_s = now_s - load.step_s  # Steps before it that gave nobody a token were not told of.
                 crowding.computed(link.worker_id, min(link.meter.busy_since_s or began_s, began_s), now_s)

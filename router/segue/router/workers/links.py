@@ -84,7 +84,7 @@ class WorkerLinks:
         for link in links:
             name = link.worker_id
             spared = self.circuits.spares(name, link.assigned_requests, now_s)
-            view = link.view(spared, self._usual.get(link.kind, link.meter.rates))
+            view = link.view(spared, self._usual.get(link.kind) or link.meter.rates)
             link.changed = False
             if self._views.get(name) is not view:
                 self._views[name] = view
