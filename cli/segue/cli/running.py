@@ -15,6 +15,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from segue.base.errors import SettingsError
 from segue.base.logging import setup_logging
 from segue.cli.display import StartupDisplay, tell_died, tell_event
 from segue.cli.failures import fail
@@ -27,7 +28,7 @@ from segue.cluster.manager import serve_pools
 from segue.cluster.pools import Pools
 from segue.cluster.pools_access import PoolsGuard, new_token
 from segue.cluster.readiness import NotReadyInTime, wait_until_ready
-from segue.cluster.restarts import RestartPolicy
+from segue.cluster.restarts import CONFIGURATION_STATUS, RestartPolicy
 from segue.cluster.run_files import RunFile, announced
 from segue.cluster.supervisor import ProcessDied
 
@@ -69,7 +70,8 @@ def run_cluster(run: Run, console: Console, body: Callable[[], Awaitable[None]])
     """Start the cluster, wait until it is ready, run ``body``, stop everything.
 
     Returns the signal that ended it, if one did. Raises typer.Exit(1), after telling why, when a process died
-    or the cluster didn't get ready; what ``body`` raises comes out as it is.
+    or the cluster didn't get ready, typer.Exit(2) if its pools' port can't be had; what ``body`` raises comes out as
+    it is.
     """
     try:
         return asyncio.run(_run(run, console, body))
@@ -78,6 +80,8 @@ def run_cluster(run: Run, console: Console, body: Callable[[], Awaitable[None]])
         raise typer.Exit(1) from None
     except NotReadyInTime as error:
         raise fail(f"{error} (in {run.cluster.run_dir})") from None
+    except SettingsError as error:
+        raise fail(str(error), CONFIGURATION_STATUS) from None
 
 
 async def _run(run: Run, console: Console, body: Callable[[], Awaitable[None]]) -> signal.Signals | None:

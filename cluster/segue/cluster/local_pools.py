@@ -25,6 +25,7 @@ from segue.cluster.turning import FlexWorker
 MOST_WORKERS = 64
 # After its drain a process still has an engine to shut down.
 _BEYOND_DRAIN_S = 5.0
+_ASK_AGAIN_S = 0.5
 
 
 @dataclass
@@ -174,10 +175,20 @@ class LocalPools(ResizablePools):
         tls = None if self._cluster.certs is None else files_of(self._cluster.certs, OPERATOR)
         flex = FlexWorker(worker.name, f"127.0.0.1:{worker.port}", tls)
         ready_s = await flex.turn(worker.role, self._cluster.drain_timeout_s)
+        pool = worker.role if ready_s is not None else await self._pool_of(member, flex)
         if member.turning_from is not None and member.worker is worker:  # It may have died meanwhile.
             member.last_turn_s = ready_s or member.last_turn_s
-            self._turned(member, ended=ready_s is not None)
+            self._turned(member, ended=pool == worker.role)
             self.tell()
+
+    @staticmethod
+    async def _pool_of(member: _Member, flex: FlexWorker) -> PoolName | None:
+        """After a turn whose end nobody heard of: it may have stayed what it was, have turned, or still be about to."""
+        while member.phase == "turning":
+            if (pool := await flex.pool()) is not None:
+                return pool
+            await asyncio.sleep(_ASK_AGAIN_S)
+        return None
 
     @staticmethod
     def _turned(member: _Member, ended: bool) -> None:

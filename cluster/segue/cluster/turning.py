@@ -15,7 +15,7 @@ from segue.base.logging import get_logger
 from segue.base.tls import TlsFiles, load_mesh
 from segue.base.tls_grpc import open_aio_channel
 from segue.cluster.pools import PoolName
-from segue.proto.worker_pb2 import DescribeRequest, Role, TurnRequest
+from segue.proto.worker_pb2 import WORKER_STATE_DRAINING, DescribeRequest, Role, TurnRequest
 from segue.proto.worker_pb2_grpc import WorkerStub
 
 if TYPE_CHECKING:
@@ -57,12 +57,14 @@ class FlexWorker:
         return turned.ready_s
 
     async def pool(self) -> PoolName | None:
-        """The one whose role it has now; None: it doesn't say, as while its process starts."""
+        """The one whose role it has now; None: it doesn't say, as while its process starts, or may have the other one
+        in a moment, because it turns."""
         try:
             async with self._stub() as stub:
-                return _NAMES.get((await stub.Describe(DescribeRequest(), timeout=_ANSWER_S)).register.role)
+                said = await stub.Describe(DescribeRequest(), timeout=_ANSWER_S)
         except grpc.aio.AioRpcError:
             return None
+        return None if said.status.state == WORKER_STATE_DRAINING else _NAMES.get(said.register.role)
 
     @asynccontextmanager
     async def _stub(self) -> AsyncIterator[WorkerAsyncStub]:

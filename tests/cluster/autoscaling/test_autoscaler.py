@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from segue.base.errors import Conflict, SettingsError
-from segue.cluster.autoscaling.autoscaler import Autoscaler
+from segue.cluster.autoscaling.autoscaler import Autoscaler, autoscaling
 from segue.cluster.autoscaling.fleet_readings import Look, work_by_worker
+from segue.cluster.autoscaling.fleet_watch import FleetWatch
 from segue.cluster.autoscaling.scaled_pools import ScaledPools
 from segue.cluster.autoscaling.settings import AutoscalerSettings, autoscaler_settings, scaling_figures
 from segue.cluster.autoscaling.with_pools import Mode
@@ -164,3 +165,10 @@ def test_figures_that_make_no_sense_are_refused(figures: dict[str, object], says
 def test_an_unknown_mode_names_the_nearest() -> None:
     with pytest.raises(SettingsError, match="did you mean 'advise'"):
         AutoscalerSettings("advice")  # type: ignore[arg-type]
+
+
+async def test_what_goes_wrong_beside_it_comes_out_as_it_is() -> None:
+    """As a port that is taken: not in a group, which nobody would tell in one line."""
+    with pytest.raises(SettingsError, match="taken"):
+        async with autoscaling(settings("advise"), FakePools(1, 1), FleetWatch([])):
+            raise SettingsError("taken")

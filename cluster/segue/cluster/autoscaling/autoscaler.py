@@ -108,11 +108,13 @@ class Autoscaler:
 async def autoscaling(
     settings: AutoscalerSettings, pools: ResizablePools, watch: FleetWatch, say: Say = say_nothing
 ) -> AsyncIterator[ScaledPools]:
-    """Scale the pools while the block runs; yields them as people should see them."""
+    """Scale the pools while the block runs; yields them as people should see them. What the block raises comes out as
+    it is."""
     scaled = ScaledPools(pools, settings.mode)
     off = settings.mode == "off"  # Then routers are still asked where their workers are, and nothing that costs them.
     interval_s = _SLOWEST_WATCH_S if off else min(settings.interval_s, _SLOWEST_WATCH_S)
     window_s = _LEAST_WINDOW_S if off else settings.window_s
+    body_error: Exception | None = None
     async with asyncio.TaskGroup() as tasks:
         endless = [tasks.create_task(watch.run(interval_s, window_s, scaled.heard), name="fleet watch")]
         if not off:
@@ -120,6 +122,10 @@ async def autoscaling(
             endless.append(tasks.create_task(autoscaler.run(watch.looks), name="autoscaler"))
         try:
             yield scaled
+        except Exception as error:  # noqa: BLE001 - raised again below, where no group wraps it
+            body_error = error
         finally:
             for task in endless:
                 task.cancel()
+    if body_error is not None:
+        raise body_error

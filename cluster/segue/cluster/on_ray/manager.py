@@ -6,8 +6,10 @@ import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 
 from segue.base.errors import SettingsError
 from segue.base.logging import get_logger, setup_logging
@@ -16,7 +18,7 @@ from segue.cluster.autoscaling.fleet_watch import FleetWatch
 from segue.cluster.autoscaling.settings import AutoscalerSettings
 from segue.cluster.manager import serve_pools
 from segue.cluster.on_ray.mesh import Mesh
-from segue.cluster.on_ray.pools import RayPools
+from segue.cluster.on_ray.pools import BEYOND_DRAIN_S, RayPools
 from segue.cluster.on_ray.process_actor import ProcessActor
 from segue.cluster.on_ray.settings import MANAGER, NAMESPACE, ROUTER, RayCluster, RouterPorts, router_spec
 from segue.cluster.pools_access import PoolsGuard, new_token
@@ -61,17 +63,27 @@ class Manager:
         host = ray.util.get_node_ip_address()
         self._ports = RouterPorts(host, cluster.port, cluster.grpc_port, cluster.worker_port)
         self._addresses: asyncio.Future[Addresses] | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._router: Any = None
         self._pools: RayPools | None = None
         self._stopping = asyncio.Event()
+        self._ending: asyncio.Task[Addresses | None] | None = None
         context = ray.get_runtime_context()
-        if context.was_current_actor_reconstructed:  # Nobody else will call it.
+        self._later_life: bool = context.was_current_actor_reconstructed
+        if self._later_life:  # Nobody else will call it.
             context.current_actor.start.remote()
 
     async def start(self) -> Addresses:
-        """Start what isn't there yet; once, however often it is called."""
+        """Start what isn't there yet; once, however often it is called.
+
+        Raises:
+            SettingsError: it can't be started as it is configured, or is being ended.
+        """
+        if self._stopping.is_set():
+            raise SettingsError("the cluster that is there is being ended; try again when it has gone")
         if self._addresses is None:
             self._addresses = asyncio.get_running_loop().create_future()
-            self._serving = asyncio.ensure_future(self._serve(self._addresses))
+            self._serving = asyncio.create_task(self._serve(self._addresses), name="manager")
             self._serving.add_done_callback(self._on_end)
         return await asyncio.shield(self._addresses)
 
@@ -96,17 +108,19 @@ class Manager:
         watch = FleetWatch([f"{host}:{self._ports.worker}"], self._guard.tls)
         pools = self._pools = RayPools(self._cluster, self._ports, watch.work, mesh)
         pools.adopt()
-        pools.start()
-        self._watching = asyncio.ensure_future(pools.watch_actors())
         scaling, insecure = self._cluster.scaling or AutoscalerSettings(), self._cluster.insecure
         async with (
             autoscaling(scaling, pools, watch) as scaled,
             serve_pools(scaled, host, self._cluster.pools_port, self._guard, insecure=insecure) as address,
+            asyncio.TaskGroup() as tasks,
         ):
+            pools.start()
+            watching = tasks.create_task(pools.watch_actors(), name="watch actors")
             operator = {} if mesh is None else mesh.of_operator()
             http, grpc = f"{host}:{self._ports.http}", f"{host}:{self._ports.grpc}"
             addresses.set_result(Addresses(http, grpc, address, operator, self._guard.token))
             await self._stopping.wait()
+            watching.cancel()
 
     async def pool_of(self, worker_id: str) -> str:
         """For a flex worker that Ray starts again: what it was. Empty where that isn't known."""
@@ -114,32 +128,46 @@ class Manager:
         return (pools and pools.pool_of(worker_id)) or ""
 
     def _on_end(self, serving: asyncio.Task[None]) -> None:
-        """Whoever waits for the start is told why there is none; later Ray is to start another manager."""
+        """Whoever waits for the first start is told why there is none; later Ray is to start another manager."""
         if (error := serving.exception()) is None or self._addresses is None:
             return
-        if not self._addresses.done():
+        if not self._addresses.done() and not self._later_life:
             self._addresses.set_exception(error)
             return
         log.error("manager_ended", error=repr(error))
         os._exit(1)
 
     async def stop(self) -> Addresses | None:
-        """Let all workers drain, then end the router; where all that was. The manager itself is killed by whoever
-        asked."""
-        self._stopping.set()  # First who scales: what drains now is not to be replaced.
-        await self._serving
-        assert self._pools is not None, "stopped before it was started"
-        await self._pools.stop_all()
-        self._watching.cancel()
-        await self._router.stop.remote(self._cluster.drain_timeout_s)
-        ray.kill(self._router, no_restart=True)
+        """Let all workers drain, then end the router; where all that was, None if it was nowhere. The manager itself is
+        killed by whoever asked, who may be gone by then: whoever asks again waits for the same end."""
+        if self._ending is None:
+            self._stopping.set()
+            self._ending = asyncio.create_task(self._end(), name="end")
+        return await asyncio.shield(self._ending)
+
+    async def _end(self) -> Addresses | None:
+        if self._serving is not None:  # First who scales: what drains now is not to be replaced.
+            await asyncio.wait([self._serving])
+        if self._pools is not None:
+            await self._pools.stop_all()
+        if self._router is not None:
+            try:
+                await self._router.stop.remote(self._cluster.drain_timeout_s + BEYOND_DRAIN_S)
+            except RayError as error:
+                log.warning("router_left_hard", error=str(error).partition("\n")[0])
+            ray.kill(self._router, no_restart=True)
         if self._mesh is not None:
             self._mesh.close()
-        return None if self._addresses is None else self._addresses.result()
+        started = self._addresses is not None and self._addresses.done() and self._addresses.exception() is None
+        return self._addresses.result() if self._addresses is not None and started else None
 
 
 def start_manager(cluster: RayCluster) -> Addresses:
-    """Start a cluster, or find the one that runs; needs ``ray.init`` with the namespace :data:`NAMESPACE`."""
+    """Start a cluster, or find the one that runs; needs ``ray.init`` with the namespace :data:`NAMESPACE`.
+
+    Raises:
+        SettingsError: it can't be started as it is configured; nothing of it is left.
+    """
     manager = (
         ray.remote(Manager)
         .options(
@@ -153,7 +181,13 @@ def start_manager(cluster: RayCluster) -> Addresses:
         )
         .remote(cluster, new_token())
     )
-    addresses: Addresses = ray.get(manager.start.remote())
+    try:
+        addresses: Addresses = ray.get(manager.start.remote())
+    except RayTaskError as error:
+        ray.get(manager.stop.remote())
+        ray.kill(manager, no_restart=True)
+        # As it was raised there: Ray's own has the manager's traceback for a text.
+        raise (error.cause if isinstance(error.cause, SettingsError) else error) from None
     return addresses
 
 

@@ -32,11 +32,12 @@ from segue.cluster.turning import FlexWorker
 
 log = get_logger("pools")
 
-# Room for the actor's own answers beside a stop that waits for a drain.
+# Room for an actor's own answers beside a stop that waits for a drain.
 _ACTOR_CONCURRENCY = 4
 _LOOK_S = 1.0
 _ANSWER_S = 5.0
-_BEYOND_DRAIN_S = 10.0
+# After its drain a process still has an engine to shut down.
+BEYOND_DRAIN_S = 5.0
 MOST_WORKERS = 1024
 
 
@@ -52,6 +53,7 @@ class _Member:
     flex: bool = False
     asked: bool = True  # A flex worker is asked for its role in each life, and after a turn that nobody saw the end of.
     last_turn_s: float = 0.0
+    looked_at: bool = False  # Just now.
 
 
 class RayPools(ResizablePools):
@@ -100,21 +102,27 @@ class RayPools(ResizablePools):
 
     async def watch_actors(self) -> None:
         """Look at every worker now and then. Never returns."""
-        while True:
-            for name, member in list(self._members.items()):
-                if member.phase == "leaving":
-                    continue
-                try:
-                    place = await asyncio.wait_for(_answer(member.actor.place.remote()), _ANSWER_S)
-                except (RayError, TimeoutError):
-                    self._seen(name, member, None)
-                else:
-                    self._seen(name, member, place)
-                    if place.stopping:  # A manager before this one let it go.
-                        self.let_go(name)
-                    elif not member.asked and member.phase == "running":
-                        await self._ask(name, member, place)
-            await asyncio.sleep(_LOOK_S)
+        async with asyncio.TaskGroup() as looks:
+            while True:
+                # Each by itself: one that waits for resources, or whose node is gone, answers late or never.
+                for name, member in self._members.items():
+                    if member.phase != "leaving" and not member.looked_at:
+                        member.looked_at = True
+                        looks.create_task(self._look(name, member), name=f"look at {name}")
+                await asyncio.sleep(_LOOK_S)
+
+    async def _look(self, name: str, member: _Member) -> None:
+        try:
+            place = await _place(member, _ANSWER_S)
+            if member.phase == "leaving":
+                return
+            self._seen(name, member, place)
+            if place is not None and place.stopping:  # A manager before this one let it go.
+                self.let_go(name)
+            elif place is not None and not member.asked and member.phase == "running":
+                await self._ask(name, member, place)
+        finally:
+            member.looked_at = False
 
     async def stop_all(self) -> None:
         """Let every worker go and wait for it."""
@@ -210,25 +218,29 @@ class RayPools(ResizablePools):
 
     def let_go(self, worker_id: str) -> None:
         member = self._members[worker_id]
+        runs = member.phase != "restarting"
         member.phase = "leaving"
-        task = asyncio.ensure_future(self._leave(worker_id, member))
+        task = asyncio.ensure_future(self._leave(worker_id, member, runs))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _leave(self, name: str, member: _Member) -> None:
-        grace_s = self._cluster.drain_timeout_s
-        try:
-            await asyncio.wait_for(_answer(member.actor.stop.remote(grace_s)), grace_s + _BEYOND_DRAIN_S)
-        except (RayError, TimeoutError) as error:
-            log.warning("worker_left_hard", worker_id=name, error=str(error).partition("\n")[0])
+    async def _leave(self, name: str, member: _Member, runs: bool) -> None:
+        # One that has no place to run has nothing to finish, and is not to be asked for any longer.
+        if runs or await _place(member, _ANSWER_S) is not None:
+            await self._drained(name, member)
         ray.kill(member.actor, no_restart=True)
         remove_placement_group(member.group)
         del self._members[name]
         self.tell()
 
+    async def _drained(self, name: str, member: _Member) -> None:
+        grace_s = self._cluster.drain_timeout_s + BEYOND_DRAIN_S
+        try:
+            await asyncio.wait_for(_answer(member.actor.stop.remote(grace_s)), grace_s + _ANSWER_S)
+        except (RayError, TimeoutError) as error:
+            log.warning("worker_left_hard", worker_id=name, error=str(error).partition("\n")[0])
+
     def _seen(self, name: str, member: _Member, place: Place | None) -> None:
-        if member.phase == "leaving":
-            return
         before = member.phase, member.place
         if place is None:
             if member.phase != "restarting":
@@ -254,6 +266,15 @@ def reserve(pool: RayPool, name: str) -> Any:
         lifetime="detached",
         bundle_label_selector=[dict(pool.labels)] if pool.labels else None,
     )
+
+
+async def _place(member: _Member, timeout_s: float) -> Place | None:
+    """None: it runs nowhere now."""
+    try:
+        place: Place = await asyncio.wait_for(_answer(member.actor.place.remote()), timeout_s)
+    except (RayError, TimeoutError):
+        return None
+    return place
 
 
 async def _answer(reference: Any) -> Any:

@@ -88,10 +88,15 @@ class ProcessActor:
         return self._place
 
     def stop(self, grace_s: float) -> int:
-        """SIGTERM, after ``grace_s`` SIGKILL; the exit status once it has ended. The actor lives on without it."""
-        self._stopping = True
-        self._place = replace(self._place, stopping=True)
-        self._process.send_signal(signal.SIGTERM)
+        """SIGTERM, after ``grace_s`` SIGKILL; the exit status once it has ended. The actor lives on without it.
+
+        Called again, as by a manager that took the place of a lost one, it waits as well: a second signal would end a
+        process that drains at once.
+        """
+        if not self._stopping:
+            self._stopping = True
+            self._place = replace(self._place, stopping=True)
+            self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(grace_s)
         except subprocess.TimeoutExpired:
