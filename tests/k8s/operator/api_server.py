@@ -95,6 +95,9 @@ class ApiServer(KubernetesEmulator):
         applied = request.headers["Content-Type"].startswith("application/apply-patch")
         if live is None and (not applied or request.subresource):
             return aiohttp.web.json_response({"message": f"{request.name} not found"}, status=404)
+        version = change.get("metadata", {}).get("resourceVersion")
+        if live is not None and version not in (None, live["metadata"]["resourceVersion"]):
+            return aiohttp.web.json_response({"message": f"{request.name} has been modified"}, status=409)
         if request.subresource:
             # Status and scale each take one field and leave the rest alone.
             part = "status" if request.subresource == "status" else "spec"

@@ -6,9 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import grpc.aio
+import kopf
 import pytest
 
-from segue.base.errors import Conflict, InvalidRequest, NotFound
+from segue.base.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from segue.cluster.manager import serve_pools
 from segue.cluster.pools import PoolsView
 from segue.cluster.pools_service import view_of
@@ -78,6 +79,31 @@ async def test_what_cannot_be_done_is_refused_as_on_other_pools(world: World) ->
         (last,) = pools.view().of("prefill").workers
         with pytest.raises(Conflict, match="the last prefill worker"):
             await pools.drain(last.worker_id)
+
+
+async def test_two_who_drain_at_a_time_drain_two(world: World) -> None:
+    async with world.operator():
+        await world.put(decode={"replicas": 3})
+        await world.settle(world.ready)
+        await world.settle(lambda: len(world.nodes.pods("chat-decode")) == 3)
+    async with Api(world.login) as api, KubernetesPools(api, "segue", "chat") as pools:
+        await world.settle(lambda: pools.view().pools)
+        first, second, third = (one.worker_id for one in pools.view().of("decode").workers)
+        await asyncio.gather(pools.drain(first), pools.drain(second))
+        assert world.replicas("PDPool", "chat-decode") == 1
+        with pytest.raises(Conflict, match="the last decode worker"):
+            await pools.drain(third)
+        phases = {one.worker_id: one.phase for one in pools.view().of("decode").workers}
+    assert phases == {first: "leaving", second: "leaving", third: "running"}
+
+
+async def test_an_api_server_that_is_gone_is_said_so() -> None:
+    nowhere = kopf.ConnectionInfo(server="http://127.0.0.1:1")
+    async with Api(lambda: nowhere) as api, KubernetesPools(api, "segue", "chat") as pools:
+        with pytest.raises(Unavailable, match="the API server wasn't reached"):
+            await pools.scale({"decode": 2})
+        with pytest.raises(Unavailable, match="the API server wasn't reached"):
+            await pools.drain("chat-decode-1")
 
 
 async def test_a_drain_that_is_refused_leaves_no_mark(world: World) -> None:

@@ -191,6 +191,26 @@ async def test_what_the_api_server_refuses_is_told_and_tried_again_and_holds_up_
         await world.settle(world.ready)
 
 
+async def test_an_object_that_is_somebody_elses_is_left_alone_and_told(world: World) -> None:
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "chat", "namespace": "segue"},
+        "spec": {"selector": {"app": "theirs"}},
+    }
+    world.api.place("Service", theirs)
+    async with world.operator():
+        await world.put()
+        await world.settle(lambda: world.api.find("Deployment", "chat-decode"))
+        await world.looks(2)
+    service = world.api.find("Service", "chat")
+    assert service is not None
+    assert service["spec"] == theirs["spec"]
+    assert "ownerReferences" not in service["metadata"], "it would be deleted with the PDCluster"
+    (told,) = [event["message"] for event in world.api.all("Event") if event["reason"] == "Refused"]
+    assert told.startswith("there is a Service chat that isn't this PDCluster's, and it is left alone")
+
+
 async def test_without_the_definitions_it_says_so_and_ends(world: World) -> None:
     del world.api.resources["segue.dev/v1alpha1/pdpools"]
     with pytest.raises(SettingsError, match="no definition of PDPool; apply k8s/components/operator first"):

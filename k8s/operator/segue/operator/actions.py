@@ -10,11 +10,13 @@ from segue.operator.names import MANAGER, Manifest
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Server-side apply of a whole object, or of its status."""
+    """Server-side apply of a whole object, or of its status. ``first``: no such object of ours was seen; somebody
+    else's of that name is to be left alone."""
 
     manifest: Manifest
     manager: str = MANAGER
     status: bool = False
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,11 @@ class Api:
         identity = {"apiVersion": API_VERSIONS.get(kind, "v1"), "kind": kind}
         return [{**item, **identity} for item in answer["items"]]
 
+    async def named(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        """As :meth:`get`, with the right to list alone."""
+        answer = await self._call("GET", _path(kind, namespace), params={"fieldSelector": f"metadata.name={name}"})
+        return next((item for item in answer["items"] if item["metadata"]["name"] == name), None)
+
     async def apply(self, manifest: Manifest, manager: str, *, status: bool = False) -> None:
         """Server-side apply. Fields that it names become ``manager``'s, whoever had them; fields that it had named
         before and doesn't any more are removed, unless another manager has them too."""
@@ -159,9 +164,10 @@ class Api:
         return self._session, self._login
 
     async def _close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        # Forgotten before it is closed: others go on meanwhile, and are to open one of their own.
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
 
 async def _reason(answer: aiohttp.ClientResponse) -> str:

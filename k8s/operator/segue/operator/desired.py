@@ -72,7 +72,10 @@ def _pool(look: _Look, role: PoolName, pool: Manifest | None) -> list[Action]:
     cluster, spec, seen = look.cluster, look.spec, look.seen
     if pool is None:
         first = render_pool(cluster, spec, role, spec.pool(role).replicas)
-        return [Apply(first, SCALE_MANAGER), Apply(_with_digest(render_pool(cluster, spec, role, None)), MANAGER)]
+        return [
+            Apply(first, SCALE_MANAGER, first=True),
+            Apply(_with_digest(render_pool(cluster, spec, role, None)), MANAGER),
+        ]
     now: int = pool["spec"]["replicas"]
     wanted = render_pool(cluster, spec, role, None)
     if spec.scaling.mode == "External":
@@ -128,7 +131,7 @@ def _applied(seen: Observed, manifest: Manifest) -> list[Action]:
     """Nothing if the object is there and has all of it."""
     wanted = _with_digest(manifest)
     live = seen.object(manifest["kind"], manifest["metadata"]["name"])
-    return [] if live is not None and covers(live, wanted) else [Apply(wanted)]
+    return [] if live is not None and covers(live, wanted) else [Apply(wanted, first=live is None)]
 
 
 def _with_digest(manifest: Manifest) -> Manifest:

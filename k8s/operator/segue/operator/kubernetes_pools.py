@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +21,23 @@ from segue.operator.shown import mode_of, read_cluster, view_of
 log = get_logger("pools")
 
 _LOOK_S = 1.0
+# The operator writes to a pool's status, which changes its version, every second while workers come or go.
+_TRIES = 10
+_CHANGED = 409
+
+
+@contextmanager
+def _told(what: str, but: int = 0) -> Iterator[None]:
+    """Raises Conflict or NotFound with the API server's own words if it refuses, Unavailable if it isn't reached;
+    ApiError as it is if its status is ``but``."""
+    try:
+        yield
+    except ApiError as error:
+        if error.status == but:
+            raise
+        raise (NotFound if error.status == 404 else Conflict)(f"{what}: {error.message}") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise Unavailable(f"the API server wasn't reached: {error!r}; try again") from None
 
 
 class KubernetesPools:
@@ -71,7 +89,7 @@ class KubernetesPools:
         # Named before the pool is one smaller: whoever then looks for a victim finds this one.
         await self._name(worker_id, f"{time.time():.3f}")
         try:
-            await self._write_scale(pool.name, pool.desired - 1)
+            await self._one_less(pool.name, worker_id)
         except (Conflict, NotFound):
             await self._unname(worker_id)
             raise
@@ -97,7 +115,7 @@ class KubernetesPools:
         try:
             await self._name(worker_id, None)
             await self._look()
-        except (ApiError, SegueError, aiohttp.ClientError, OSError) as error:
+        except SegueError as error:
             log.warning("name_not_taken_back", worker_id=worker_id, error=repr(error))
 
     async def _check_mode(self, desired: Mapping[PoolName, int]) -> None:
@@ -114,17 +132,30 @@ class KubernetesPools:
     async def _write_scale(self, pool: PoolName, count: int) -> None:
         await self._asked("PDPool", pool_name(self._cluster, pool), {"spec": {"replicas": count}}, "scale")
 
+    async def _one_less(self, pool: PoolName, worker_id: str) -> None:
+        """Than there are by then: of two who each drain one worker neither may write the other's number again."""
+        name = pool_name(self._cluster, pool)
+        for _ in range(_TRIES):
+            live = await self._read("PDPool", name)
+            count = live["spec"]["replicas"] - 1
+            if count < 1:
+                break
+            change = {"metadata": {"resourceVersion": live["metadata"]["resourceVersion"]}, "spec": {"replicas": count}}
+            try:
+                with _told(f"PDPool {name}", but=_CHANGED):
+                    await self._api.patch("PDPool", self._namespace, name, change, "scale")
+            except ApiError:
+                continue
+            return
+        raise Conflict(f"{pool} is changed by others just now, and {worker_id} stays; look, and drain it again")
+
     async def _asked(self, kind: str, name: str, change: Manifest, subresource: str = "") -> None:
-        """Raises Conflict with the API server's own words if it refuses."""
-        try:
+        with _told(f"{kind} {name}"):
             await self._api.patch(kind, self._namespace, name, change, subresource)
-        except ApiError as error:
-            raise (NotFound if error.status == 404 else Conflict)(f"{kind} {name}: {error.message}") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"the API server wasn't reached: {error}; try again") from None
 
     async def _read(self, kind: str, name: str) -> Manifest:
-        found = await self._api.get(kind, self._namespace, name)
+        with _told(f"{kind} {name}"):
+            found = await self._api.get(kind, self._namespace, name)
         if found is None:
             raise NotFound(f"there is no {kind} {name} in namespace {self._namespace}")
         return found
@@ -133,12 +164,13 @@ class KubernetesPools:
         while True:
             try:
                 await self._look()
-            except (ApiError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            except SegueError as error:
                 log.warning("pools_not_read", cluster=self._cluster, error=repr(error))
             await asyncio.sleep(_LOOK_S)
 
     async def _look(self) -> None:
-        view = view_of(await read_cluster(self._api, self._namespace, self._cluster))
+        with _told(f"PDCluster {self._cluster}"):
+            view = view_of(await read_cluster(self._api, self._namespace, self._cluster))
         if view != self._view:
             self._view = view
             changed, self._changed = self._changed, asyncio.Event()

@@ -24,6 +24,10 @@ log = get_logger("operator")
 _OWNED = ("ConfigMap", "Deployment", "PDPool", "Service", "ServiceAccount")
 
 
+class NameTaken(ApiError):
+    """Somebody else's object has the name that one of ours should have."""
+
+
 class Reconciler:
     """Of one PDCluster. ``mesh`` is our certificate where processes use TLS among each other. ``clock`` is Unix time:
     marks on pods must mean the same to the next operator."""
@@ -75,7 +79,10 @@ class Reconciler:
             except ApiError as error:
                 # What else there is to do doesn't wait for it: each step is read back before the next is decided.
                 refusals.append(error)
-        said = [f"the API server refuses what should be done: {error.message}" for error in refusals]
+        said = [
+            error.message if isinstance(error, NameTaken) else f"the API server refuses what should be done: {error}"
+            for error in refusals
+        ]
         await self._tell_once(cluster, "Refused", said)
         if refusals:
             raise refusals[0]
@@ -119,7 +126,9 @@ class Reconciler:
 
     async def _act(self, namespace: str, action: Action) -> None:
         match action:
-            case Apply(manifest, manager, status):
+            case Apply(manifest, manager, status, first):
+                if first:
+                    await self._check_name_is_free(manifest)
                 await self._api.apply(manifest, manager, status=status)
             case Annotate(pod, annotations):
                 log.info("worker_marked", worker_id=pod, **annotations)
@@ -131,6 +140,20 @@ class Reconciler:
             case Tell():
                 log.info("told", about=action.about["metadata"]["name"], reason=action.reason, message=action.message)
                 await self._tell(namespace, action)
+
+    async def _check_name_is_free(self, manifest: Manifest) -> None:
+        """An apply would make somebody else's object ours, and have it deleted with the PDCluster. Raises NameTaken."""
+        kind, metadata = manifest["kind"], manifest["metadata"]
+        live = await self._api.named(kind, metadata["namespace"], metadata["name"])
+        if live is None:
+            return
+        owners = {one["uid"] for one in live["metadata"].get("ownerReferences") or []}
+        if owners.isdisjoint(one["uid"] for one in metadata["ownerReferences"]):
+            raise NameTaken(
+                409,
+                f"there is a {kind} {metadata['name']} that isn't this PDCluster's, and it is left alone; delete it, "
+                "or give the PDCluster another name",
+            )
 
     async def _annotate(self, namespace: str, pod: str, annotations: dict[str, str | None]) -> None:
         try:
