@@ -43,6 +43,18 @@ def manifests(request: pytest.FixtureRequest) -> tuple[Manifest, ...]:
     return with_what_the_operator_makes(rendered(request.param))
 
 
+def test_what_engines_compile_is_kept_where_workers_can_write() -> None:
+    """Their root file systems are read-only."""
+    image = (K8S.parent / "worker" / "Dockerfile").read_text()
+    caches = re.findall(r"\b(?:TRITON_CACHE_DIR|CUDA_CACHE_PATH)=(\S+)", image)
+    assert len(caches) == 2
+    for role in ("prefill", "decode"):
+        deployment = yaml.safe_load((K8S / "base" / f"{role}.yaml").read_text())
+        (worker,) = deployment["spec"]["template"]["spec"]["containers"]
+        writable = [mount["mountPath"] for mount in worker["volumeMounts"] if not mount.get("readOnly")]
+        assert all(any(cache.startswith(f"{path}/") for path in writable) for cache in caches)
+
+
 def names(manifests: tuple[Manifest, ...], kind: str) -> set[str]:
     return {one["metadata"]["name"] for one in of_kind(manifests, kind)}
 
