@@ -6,18 +6,30 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
+from segue.base.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    Overloaded,
+    PayloadTooLarge,
+    SegueError,
+    Unavailable,
+)
 from segue.loadtest.measure.outcome import Failure, Outcome
 from segue.loadtest.target.base import Ask
 from segue.loadtest.target.segue_session import SessionTarget
 from segue.proto.inference_pb2 import (
     GenerateRequest,
     GenerateResponse,
+    SessionError,
     SessionPart,
     SessionRequest,
     SessionResponse,
@@ -26,6 +38,7 @@ from segue.proto.inference_pb2 import (
 )
 from segue.proto.inference_pb2_grpc import InferenceServicer, add_InferenceServicer_to_server
 
+ASK = Ask("m", timeout_s=20.0)
 Context = grpc.aio.ServicerContext[SessionRequest, SessionResponse]
 
 
@@ -53,12 +66,12 @@ class FirstCallBreaks(InferenceServicer):
 
 
 @asynccontextmanager
-async def a_target(servicer: FirstCallBreaks) -> AsyncIterator[SessionTarget]:
+async def a_target(servicer: InferenceServicer, ask: Ask = ASK) -> AsyncIterator[SessionTarget]:
     server = grpc.aio.server()
     add_InferenceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    target = SessionTarget(f"127.0.0.1:{port}", Ask("m", timeout_s=20.0), None)  # type: ignore[arg-type]
+    target = SessionTarget(f"127.0.0.1:{port}", ask, None)  # type: ignore[arg-type]
     try:
         yield target
     finally:
@@ -84,6 +97,54 @@ async def test_the_first_request_after_a_call_that_broke_is_answered() -> None:
     )
     assert (answered.failure, answered.output_tokens) == (None, 1)
     assert (servicer.calls, servicer.started, servicer.cancelled) == (2, [2], [])
+
+
+class Refuses(InferenceServicer):
+    """Ends every request of a session with one error, and remembers what the call brought."""
+
+    def __init__(self, error: SegueError) -> None:
+        self.metadata: dict[str, str] = {}
+        self._error = error
+
+    async def Session(
+        self, request_iterator: AsyncIterator[SessionRequest], context: Context
+    ) -> AsyncIterator[SessionResponse]:
+        self.metadata = {str(name): str(value) for name, value in context.invocation_metadata() or ()}
+        error = self._error
+        async for message in request_iterator:
+            status = error.grpc_status.value[0]
+            told = [
+                SessionError(id=start.id, status=status, code=error.code, message=error.message)
+                for start in message.start
+            ]
+            yield SessionResponse(errors=told)
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (Overloaded("busy"), Failure.REFUSED),
+        (DeadlineExceeded("late"), Failure.TIMEOUT),
+        (InvalidRequest("no"), Failure.CLIENT_ERROR),
+        (PayloadTooLarge("too much"), Failure.CLIENT_ERROR),
+        (Conflict("not now"), Failure.CLIENT_ERROR),
+        (Unavailable("nobody"), Failure.SERVER_ERROR),
+        (InternalError("oh"), Failure.SERVER_ERROR),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_an_error_is_of_the_kind_that_it_is_over_http(error: SegueError, failure: Failure) -> None:
+    async with a_target(Refuses(error)) as target:  # type: ignore[abstract]
+        outcome = await send(target)
+    assert (outcome.failure, outcome.detail) == (failure, f"{error.code}: {error.message}")
+
+
+async def test_headers_go_out_as_grpc_writes_them() -> None:
+    servicer = Refuses(InternalError("oh"))  # type: ignore[abstract]
+    ask = replace(ASK, headers=(("X-Segue-Tenant", "alice"),))
+    async with a_target(servicer, ask) as target:
+        await send(target)
+    assert servicer.metadata["x-segue-tenant"] == "alice"
 
 
 class OneThatBreaks:

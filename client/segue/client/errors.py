@@ -7,11 +7,13 @@ import grpc.aio
 from segue.base.errors import (
     Cancelled,
     ClientFault,
+    Conflict,
     DeadlineExceeded,
     Forbidden,
     InternalError,
     InvalidRequest,
     ModelNotFound,
+    NotFound,
     Overloaded,
     PayloadTooLarge,
     SegueError,
@@ -22,14 +24,14 @@ from segue.base.errors import (
 _BY_CODE: dict[str, type[SegueError]] = {
     kind.default_code: kind
     for kind in (
-        ClientFault, InvalidRequest, Unauthenticated, Forbidden, ModelNotFound, PayloadTooLarge, Overloaded,
-        Unavailable, DeadlineExceeded, Cancelled, InternalError,
+        ClientFault, InvalidRequest, Unauthenticated, Forbidden, NotFound, ModelNotFound, Conflict, PayloadTooLarge,
+        Overloaded, Unavailable, DeadlineExceeded, Cancelled, InternalError,
     )
 }  # fmt: skip
 _BY_STATUS: dict[grpc.StatusCode, type[SegueError]] = {
     kind.grpc_status: kind
     for kind in (
-        InternalError, InvalidRequest, Unauthenticated, Forbidden, ModelNotFound, Overloaded, Unavailable,
+        InternalError, InvalidRequest, Unauthenticated, Forbidden, ModelNotFound, Conflict, Overloaded, Unavailable,
         DeadlineExceeded, Cancelled,
     )
 }  # fmt: skip

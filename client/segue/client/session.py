@@ -76,8 +76,8 @@ class Session:
             raise self._end
         self._last_id += 1
         id_ = self._last_id
+        request = build_request(prompt, model, n, sampling)  # Raises for what is no request.
         inbox = self._inboxes[id_] = _Inbox()
-        request = build_request(prompt, model, n, sampling)
         self._outgoing.start.append(
             SessionStart(id=id_, request=request, timeout_s=timeout_s or 0.0, trace_parent=trace_parent)
         )

@@ -1,4 +1,4 @@
-"""What waits of a session's cancelled request is not sent, and never under an id's next request."""
+"""What waits for a session's client: nothing of cancelled requests, and the ends of as many as it has under way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from segue.base.errors import InvalidRequest
+from segue.base.errors import InvalidRequest, Unavailable
 from segue.proto.inference_pb2 import (
     ChoiceDelta,
     GenerateRequest,
@@ -22,7 +22,7 @@ from segue.proto.inference_pb2 import (
 )
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.router.limits import Limits
-from segue.router.public_grpc.session import Session, SessionCore
+from segue.router.public_grpc.session import MAX_REQUESTS, Session, SessionCore
 from segue.router.public_grpc.session_outbox import SessionOutbox
 from segue.router.service import Generation, ResponseSink
 from tests.router.core.scripted import until
@@ -156,3 +156,16 @@ async def test_a_cancelled_requests_waiting_tokens_are_not_sent() -> None:
         wire.reads.set()
         await until(lambda: len(wire.written) == 2)
         assert rows(wire.written[1]) == [(1, 2, "mine")]
+
+
+async def test_all_that_a_session_may_have_under_way_can_end_at_once() -> None:
+    """As they do when the last decode worker is gone: no client reads faster than that."""
+    lost = Unavailable("decode worker decode-17 was lost while it worked on the request; " + "after 10.0 s " * 20)
+    async with a_busy_session() as wire:
+        await wire.say(*range(2, MAX_REQUESTS + 1))
+        for sink in wire.sinks[1:]:
+            sink.on_error(lost)
+        wire.reads.set()
+        await until(lambda: len(wire.written) == 2)
+        assert len(wire.written[1].errors) == MAX_REQUESTS - 1
+        assert wire.written[1].ByteSize() < 4 << 20  # What gRPC's clients take unless they are told otherwise.

@@ -26,7 +26,7 @@ class GrpcTarget:
         self._ask = ask
         self._prompts = prompts
         self._channel = connection.open()
-        self._metadata = (*connection.metadata(), *ask.headers)
+        self._metadata = call_metadata(connection, ask)
         self._stub = InferenceStub(self._channel)
 
     def prepare(self, shape: RequestShape) -> GenerateRequest:
@@ -46,6 +46,11 @@ class GrpcTarget:
 
     async def close(self) -> None:
         await self._channel.close(grace=None)
+
+
+def call_metadata(connection: Connection, ask: Ask) -> tuple[tuple[str, str], ...]:
+    """What each call carries. Names of metadata are lower case, those of headers as people write them."""
+    return (*connection.metadata(), *((name.lower(), value) for name, value in ask.headers))
 
 
 def generate_request(shape: RequestShape, ask: Ask, prompts: PromptMaker) -> GenerateRequest:

@@ -11,22 +11,15 @@ import grpc
 import grpc.aio
 
 from segue.client.connection import Connection
+from segue.client.errors import from_code
 from segue.loadtest.measure.outcome import Failure, Outcome
 from segue.loadtest.target.base import Ask, Clock
-from segue.loadtest.target.segue_grpc import generate_request, take_response
+from segue.loadtest.target.segue_grpc import call_metadata, failure_of, generate_request, take_response
 from segue.loadtest.workload.prompts import PromptMaker
 from segue.loadtest.workload.shape import RequestShape
 from segue.proto.inference_pb2 import GenerateRequest, SessionRequest, SessionResponse, SessionStart
 from segue.proto.inference_pb2_grpc import InferenceStub
 
-_FAILURES = {
-    grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]: Failure.REFUSED,
-    grpc.StatusCode.DEADLINE_EXCEEDED.value[0]: Failure.TIMEOUT,
-    grpc.StatusCode.INVALID_ARGUMENT.value[0]: Failure.CLIENT_ERROR,
-    grpc.StatusCode.NOT_FOUND.value[0]: Failure.CLIENT_ERROR,
-    grpc.StatusCode.UNAUTHENTICATED.value[0]: Failure.CLIENT_ERROR,
-    grpc.StatusCode.PERMISSION_DENIED.value[0]: Failure.CLIENT_ERROR,
-}
 # For the router's own word on a deadline to arrive before ours.
 _GRACE_S = 1.0
 
@@ -47,7 +40,7 @@ class SessionTarget:
         self._ask = ask
         self._prompts = prompts
         self._channel = connection.open()
-        self._metadata = (*connection.metadata(), *ask.headers)
+        self._metadata = call_metadata(connection, ask)
         self._stub = InferenceStub(self._channel)
         self._ids = count(1)
         self._call: _Call | None = None
@@ -142,8 +135,8 @@ class _Call:
                     self._end(part.id)
         for error in response.errors:
             if (one := self._open.get(error.id)) is not None:
-                failure = _FAILURES.get(error.status, Failure.SERVER_ERROR)
-                one.outcome.fail(failure, f"{error.code}: {error.message}")
+                told = from_code(error.code, error.status, error.message, None)
+                one.outcome.fail(failure_of(told, by_the_router=True), f"{told.code}: {told.message}")
                 self._end(error.id)
 
     def _end(self, request_id: int) -> None:

@@ -28,7 +28,9 @@ from segue.router.service import Generation, GenerationService, Handle
 
 log = get_logger("grpc")
 
-_MAX_REQUESTS = 4096  # Of one session at a time.
+MAX_REQUESTS = 4096  # Of one session at a time.
+# What one of them may have waiting whatever the limit is: room for its end, as all of them may end in one moment.
+_END_BYTES = 1024
 
 SessionContext = grpc.aio.ServicerContext[SessionRequest, SessionResponse]
 Release = Callable[[], None]
@@ -146,14 +148,15 @@ class Session:
         try:
             if start.id in self._open:
                 raise InvalidRequest(f"id {start.id} is in use by another request of this session", param="id")
-            if len(self._open) >= _MAX_REQUESTS:
-                raise Overloaded(f"{_MAX_REQUESTS} requests of this session are under way, which is the limit for one")
+            if len(self._open) >= MAX_REQUESTS:
+                raise Overloaded(f"{MAX_REQUESTS} requests of this session are under way, which is the limit for one")
             release = self.core.enter(self.context)
         except SegueError as error:
             self.outbox.put_error(start.id, error)
             return
         request = _Open(start.id, self, release)
         self._open[start.id] = request
+        self.outbox.limit_bytes = max(self.outbox.limit_bytes, _END_BYTES * len(self._open))
         request.task = asyncio.create_task(self._start(request, start), name=f"session request {start.id}")
 
     async def _start(self, request: _Open, start: SessionStart) -> None:

@@ -17,7 +17,7 @@ class SessionOutbox:
 
     def __init__(self, limit_bytes: int) -> None:
         self.overrun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._held_bytes = 0
         self._ids: list[int] = []
         self._token_ids: list[int] = []
@@ -91,13 +91,13 @@ class SessionOutbox:
 
     def _count(self, size_bytes: int) -> None:
         self._held_bytes += size_bytes
-        if self._held_bytes <= self._limit_bytes and not self.overrun.done():
+        if self._held_bytes <= self.limit_bytes and not self.overrun.done():
             self._filled.set()
             return
         self._clear()
         if not self.overrun.done():
             error = Overloaded(
-                f"the client reads too slowly: more than {self._limit_bytes} bytes wait for it in this session; read "
+                f"the client reads too slowly: more than {self.limit_bytes} bytes wait for it in this session; read "
                 "faster, or use several sessions"
             )
             self.overrun.set_exception(error)
