@@ -173,9 +173,9 @@ def figures(stack: str, round_: int, turn: tuple[list[Outcome], list[Outcome], l
 
 
 @contextmanager
-def up(stack: str, setup: Setup, segue_command: Sequence[str]) -> Iterator[list[str]]:
+def up(stack: str, setup: Setup, segue_command: Sequence[str], disaggregation: str) -> Iterator[list[str]]:
     if stack == SEGUE:
-        with segue_stack(segue_command).up(setup) as url:
+        with segue_stack(segue_command, ("--disaggregation", disaggregation)).up(setup) as url:
             yield [url]
     else:
         # Not compiled, as Segue's engines on CPU are not: what differs is who computes prompts.
@@ -214,7 +214,7 @@ def main() -> int:
     for round_ in range(first, first + options.rounds):
         order = (SEGUE, AGGREGATED) if round_ % 2 else (AGGREGATED, SEGUE)
         for stack in order:
-            with up(stack, setup, shlex.split(options.segue_command)) as urls, OtherWork() as other:
+            with up(stack, setup, shlex.split(options.segue_command), options.disaggregation) as urls, OtherWork() as other:
                 outcomes = asyncio.run(one_turn(urls, load, 1000 * round_))
             turns.append(figures(stack, round_, outcomes, other.cores))
             print(turns[-1], flush=True)
@@ -229,6 +229,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--chats", type=int, default=4, help="at once (4)")
     parser.add_argument("--long-tokens", type=int, default=3800, help="of a long prompt (3800)")
     parser.add_argument("--long-every-s", type=float, default=3.0, help="(3)")
+    parser.add_argument("--disaggregation", default="auto", help="as the router takes it (auto)")
     parser.add_argument("--quiet-s", type=float, default=10.0, help="chats alone (10)")
     parser.add_argument("--noisy-s", type=float, default=30.0, help="chats among long prompts (30)")
     parser.add_argument(
