@@ -81,6 +81,20 @@ def test_a_long_prompt_without_room_is_passed_by_short_ones() -> None:
     assert drain(queue) == ["long"]
 
 
+def test_what_decode_computes_passes_what_waits_for_a_prefill_worker() -> None:
+    queue = AdmissionQueue()
+    queue.offer(waiting("document", at_s=0.0, tokens=2000))
+    queue.offer(waiting("second", at_s=1.0, tokens=60))
+    queue.offer(waiting("first", at_s=0.5, tokens=40))
+    queue.offer(waiting("batch", BATCH, tokens=40))
+    prefill_is_full = Room(short=False, long=False, on_decode=lambda tokens: tokens < 100)
+    assert drain(queue, rooms=Rooms(prefill_is_full, NONE)) == ["first", "second"]
+    no_places = dataclasses.replace(prefill_is_full, places=0)
+    queue.offer(waiting("third", tokens=40))
+    assert drain(queue, rooms=Rooms(no_places, NONE)) == []
+    assert drain(queue) == ["document", "third", "batch"]
+
+
 def test_who_wants_many_places_is_not_passed_by_those_who_want_few() -> None:
     queue = AdmissionQueue()
     queue.offer(waiting("eight", at_s=0.0, n=8))

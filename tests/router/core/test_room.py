@@ -12,6 +12,7 @@ from segue.router.queueing.room import AHEAD_MIN_TOKENS, LongWork, rooms
 from segue.router.rates.lines import Line
 from segue.router.rates.worker_rates import Rates
 from segue.router.workers.fleet import FleetSnapshot, WorkerView
+from tests.router.core.queued import waiting
 from tests.router.core.test_admission import DECODE, PREFILL, fleet, worker
 
 FAST = Rates(prefill=Line(0.0, 1 / 50_000, samples=9))
@@ -36,6 +37,12 @@ def test_prefill_gets_little_ahead_and_batch_half_of_it() -> None:
     assert short(3_000) == (True, True)
     assert short(5_000) == (True, False)
     assert short(8_000) == (False, False)
+
+
+def test_prompts_that_decode_computes_need_no_room_with_prefill_and_those_of_batch_do() -> None:
+    made = rooms(fleet(prefill(tokens=8_000), worker(DECODE)), LongWork(), lambda tokens: tokens < 100)
+    few, many = (waiting(str(tokens), tokens=tokens) for tokens in (50, 500))
+    assert (made.interactive.takes(few), made.interactive.takes(many), made.batch.takes(few)) == (True, False, False)
 
 
 def test_a_slow_worker_still_gets_a_steps_worth() -> None:

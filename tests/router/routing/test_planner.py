@@ -10,7 +10,8 @@ from segue.base.errors import Unavailable
 from segue.cli.explain import decision_table
 from segue.proto.worker_pb2 import Load, WorkerState
 from segue.router.planning.decisions import explain
-from segue.router.planning.planner import NO_ASK, Plan, Policy, plan
+from segue.router.planning.disaggregation import Disaggregation
+from segue.router.planning.planner import NO_ASK, Plan, Policy, decode_instead, plan
 from segue.router.planning.prediction import Ask, decode_cost
 from segue.router.rates.lines import Line
 from segue.router.rates.transfers import Links
@@ -181,6 +182,19 @@ def test_a_prompt_on_decode_waits_for_the_step_under_way_and_shares_the_next_one
     assert decode_cost(busy, Ask(100), 0.0).local_s == pytest.approx(0.5 * 0.011 + 0.0115 + 0.011)
     late = decode(0, rates=replace(rates, local_s=0.004), assigned_requests=2)
     assert decode_cost(late, Ask(100), 0.0).local_s == pytest.approx(0.032)
+
+
+def test_behind_a_queue_decode_computes_short_prompts_itself_and_leaves_long_ones_to_prefill() -> None:
+    rates = replace(DECODE_RATES, stall=Line(0.001, 1e-4, 20, 5000.0))
+    busy = prefill(0, **queued(4000, 4))
+    some = fleet(busy, decode(0, rates=rates, assigned_requests=4))
+    auto = Disaggregation()
+    assert decode_instead(some, Ask(50), auto, leans_local=False)
+    assert not decode_instead(some, Ask(4000), auto, leans_local=False)
+    assert not decode_instead(some, Ask(50), Disaggregation("always"), leans_local=False)
+    assert not decode_instead(fleet(prefill(0), decode(0, rates=rates)), Ask(4000), auto, leans_local=False)
+    unknown = fleet(busy, decode(0, assigned_requests=4))
+    assert not decode_instead(unknown, Ask(50), auto, leans_local=False)
 
 
 def test_a_few_short_prompts_say_nothing_of_long_ones() -> None:

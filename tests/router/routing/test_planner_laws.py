@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from segue.proto.worker_pb2 import Load, Role, WorkerState
 from segue.router.planning.disaggregation import Disaggregation
-from segue.router.planning.planner import Plan, Policy, plan
+from segue.router.planning.planner import Plan, Policy, decode_instead, plan
 from segue.router.planning.prediction import Ask, decode_cost, prefill_cost
 from segue.router.rates.lines import Line
 from segue.router.rates.transfers import Links
@@ -113,6 +113,18 @@ def test_never_a_full_spared_or_draining_worker_when_another_will_do(
     if policy.routing != "round-robin":
         rivals = [view for view in prefills.values() if view.spared == first.spared]
         assert not prefill_cost(first, seen, now_s).full or all(prefill_cost(view, seen, now_s).full for view in rivals)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), policies, st.booleans())
+def test_what_decode_would_compute_instead_is_planned_there_where_nobody_else_could(
+    data: st.DataObject, policy: Policy, leans: bool
+) -> None:
+    views_ = [data.draw(views(role, 0)) for role in (Role.ROLE_PREFILL, Role.ROLE_DECODE)]
+    pair = FleetSnapshot(tuple(replace(view, state=READY, spared=False) for view in views_), now_s=100.0)
+    ask = Ask(data.draw(st.integers(1, 5000)))
+    if decode_instead(pair, ask, policy.disaggregation, leans):
+        assert plan(pair, ask, (), policy, leans).prefill_id is None
 
 
 @settings(max_examples=300, deadline=None)

@@ -41,7 +41,7 @@ class Conductor:
         continuation: ContinuationPolicy,
         admission: Admission,
     ) -> None:
-        self.waiting = WaitingRoom(links, admission, self._begin, continuation.patience_s)
+        self.waiting = WaitingRoom(links, admission, self._begin, continuation.patience_s, self._on_decode)
         self.streams = TokenStreams()
         self._links = links
         self._model = model
@@ -108,6 +108,9 @@ class Conductor:
             self.settle(run)
             for action in actions:
                 tell(self._links, action)
+
+    def _on_decode(self, fleet: FleetSnapshot, prompt_tokens: int) -> bool:
+        return self._around.placement.on_decode(fleet, prompt_tokens)
 
     def _begin(self, request: Request, fleet: FleetSnapshot) -> None:
         """Its turn has come, by this look at the fleet."""

@@ -13,7 +13,7 @@ from segue.base.logging import get_logger
 from segue.proto.inference_pb2 import RoutingDecision
 from segue.proto.worker_pb2 import KvEvents, Transfer
 from segue.router.planning.decisions import explain
-from segue.router.planning.planner import Plan, Policy, plan
+from segue.router.planning.planner import Plan, Policy, decode_instead, plan
 from segue.router.planning.prediction import Ask
 from segue.router.prefixes.expected_blocks import ExpectedBlocks
 from segue.router.prefixes.prefix_index import PrefixIndex
@@ -122,6 +122,11 @@ class Placement:
         if not made.tried:
             self._leans_local[size] = made.prefill_id is None
         return made
+
+    def on_decode(self, fleet: FleetSnapshot, prompt_tokens: int) -> bool:
+        """Whether a prompt of so many tokens would not be sent to a prefill worker now, whatever is cached."""
+        leans_local = self._leans_local.get(prompt_tokens.bit_length(), False)
+        return decode_instead(fleet, Ask(prompt_tokens), self.policy.disaggregation, leans_local)
 
     def explain(self, fleet: FleetSnapshot, ask: Ask, made: Plan, avoid: Collection[str] = ()) -> RoutingDecision:
         return explain(fleet, ask, avoid, self.policy, made)

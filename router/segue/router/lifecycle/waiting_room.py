@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from segue.base.errors import Overloaded, Unavailable
 from segue.proto.worker_pb2 import ROLE_DECODE
@@ -42,16 +43,25 @@ class WaitingRoom:
     """Every request passes through it; with room on the workers, without a wait.
 
     ``start`` is called on the event loop with each request whose turn it is, and the fleet as it then is.
-    ``patience_s`` is how long requests wait for a decode worker when there is none at all.
+    ``patience_s`` is how long requests wait for a decode worker when there is none at all. ``on_decode`` says whether a
+    prompt of so many tokens would be computed there.
     """
 
-    def __init__(self, links: WorkerLinks, admission: Admission, start: Start, patience_s: float) -> None:
+    def __init__(
+        self,
+        links: WorkerLinks,
+        admission: Admission,
+        start: Start,
+        patience_s: float,
+        on_decode: Callable[[FleetSnapshot, int], bool] = lambda fleet, prompt_tokens: False,
+    ) -> None:
         self._links = links
         self._admission = admission
         # By class and about how much time: until when, and how many more.
         self._let_past: dict[tuple[str, int], tuple[float, int]] = {}
         self._start = start
         self._patience_s = patience_s
+        self._on_decode = on_decode
         self._queue = AdmissionQueue(admission.bounds)
         promises_s = (one.ttft_s for one in admission.classes if one.interactive)
         self._long_s = _LONG_PART * min(promises_s, default=math.inf)
@@ -117,7 +127,8 @@ class WaitingRoom:
     def enter(self, request: Request, demand: Demand, fleet: FleetSnapshot) -> None:
         """Wait for a turn; perhaps it is now."""
         waiting = self._waiting(request, demand, fleet)
-        free = room(fleet, self._long_work(fleet.now_s), interactive=waiting.slo_class.interactive)
+        on_decode = partial(self._on_decode, fleet)
+        free = room(fleet, self._long_work(fleet.now_s), on_decode, interactive=waiting.slo_class.interactive)
         if self._queue.passes(waiting, time.monotonic(), free):
             self._turn(request, waiting, fleet)
             return
@@ -187,7 +198,8 @@ class WaitingRoom:
         while self._queue:
             fleet = fleet or self._links.snapshot()
             now_s = time.monotonic()
-            waiting = self._queue.next(now_s, rooms(fleet, self._long_work(fleet.now_s)))
+            found = rooms(fleet, self._long_work(fleet.now_s), partial(self._on_decode, fleet))
+            waiting = self._queue.next(now_s, found)
             if waiting is None:
                 self._desert(fleet, now_s)
                 break

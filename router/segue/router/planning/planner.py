@@ -23,6 +23,7 @@ from segue.router.planning.prediction import (
     handoff_s,
     lost_s,
     prefill_cost,
+    queue_s,
     running,
 )
 from segue.router.rates.pooled_rates import KNOWN_BEYOND
@@ -98,6 +99,19 @@ def plan(
     worker_id = weighed.prefill.worker.worker_id
     tokens = ask.uncached_tokens(worker_id)
     return Plan(worker_id, weighed.decode.worker.worker_id, decision.reason, tokens, decision.tried)
+
+
+def decode_instead(fleet: FleetSnapshot, ask: Ask, policy: Disaggregation, leans_local: bool) -> bool:
+    """Whether decode would compute such a prompt itself at this moment. Nothing is tried for it, and the workers with
+    the least to do stand for their pools, which is a small part of a plan's work."""
+    prefills, decodes = fleet.usable(Role.ROLE_PREFILL), fleet.usable(Role.ROLE_DECODE)
+    if policy.mode == "always" or not (prefills and decodes):
+        return False
+    prefill = min(prefills, key=lambda worker: queue_s(worker, fleet.now_s))
+    decode = min(decodes, key=lambda worker: (queue_s(worker, fleet.now_s), decode_requests(worker)))
+    remote, local = prefill_cost(prefill, ask, fleet.now_s), decode_cost(decode, ask, fleet.now_s)
+    ways = _ways(fleet, ask, Weighed((remote,), (local,), remote, local, local))
+    return not local.full and decide(policy, ways, 0, leans_local).local
 
 
 def weigh(fleet: FleetSnapshot, ask: Ask, avoid: Collection[str], policy: Policy) -> Weighed:

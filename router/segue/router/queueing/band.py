@@ -10,13 +10,14 @@ from segue.router.queueing.waiting import Waiting
 
 # One line is a heap of (priority, due, number, request id).
 _Key = tuple[int, float, int, str]
-_Line = tuple[str, str, bool]
+_Line = tuple[str, str, bool, int]
 
 _GARBAGE = 64
 
 
 class Band:
-    """Lines by tenant, class and length; a line's head is its next one by priority, then by when it is due.
+    """Lines by tenant, class and length (in powers of two, since there may be room for short ones alone); a line's head
+    is its next one by priority, then by when it is due.
 
     Among the heads of the tenants whose turn it is, priority decides within a class and then who is due first; between
     classes the one that is promised a first token sooner goes first. With ``by_due`` neither priority nor class counts,
@@ -94,7 +95,7 @@ class Band:
         return 0.0 if self._by_due else waiting.slo_class.ttft_s
 
     def _put(self, waiting: Waiting, number: int) -> None:
-        line = (waiting.tenant, waiting.slo_class.name, waiting.long)
+        line = _line_of(waiting)
         self._waiting[waiting.request_id] = waiting, number
         priority = 0 if self._by_due else waiting.priority
         heapq.heappush(self._lines.setdefault(line, []), (priority, waiting.due_s, number, waiting.request_id))
@@ -103,7 +104,7 @@ class Band:
     def _take(self, request_id: str) -> tuple[Waiting, int]:
         """With its number."""
         waiting, number = self._waiting.pop(request_id)
-        self._tidy((waiting.tenant, waiting.slo_class.name, waiting.long))
+        self._tidy(_line_of(waiting))
         return waiting, number
 
     def _tidy(self, line: _Line) -> None:
@@ -120,3 +121,7 @@ class Band:
             lines.discard(line)
             if not lines:
                 del self._by_tenant[line[0]]
+
+
+def _line_of(waiting: Waiting) -> _Line:
+    return waiting.tenant, waiting.slo_class.name, waiting.long, waiting.prompt_tokens.bit_length()

@@ -19,7 +19,7 @@ from segue.router.planning.prediction import (
     queue_s,
     queued_tokens,
 )
-from segue.router.queueing.waiting import Room, Rooms
+from segue.router.queueing.waiting import OnDecode, Room, Rooms, nothing
 from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
 # Work ahead of a prefill worker. Measured: see docs/slo.md.
@@ -50,18 +50,19 @@ class LongWork:
     short_tokens: float = 0.0
 
 
-def rooms(fleet: FleetSnapshot, long: LongWork) -> Rooms:
+def rooms(fleet: FleetSnapshot, long: LongWork, on_decode: OnDecode = nothing) -> Rooms:
     """No room where decode has no worker; whoever looks for one says so better."""
-    return Rooms(room(fleet, long, interactive=True), room(fleet, long, interactive=False))
+    return Rooms(room(fleet, long, on_decode, interactive=True), room(fleet, long, interactive=False))
 
 
-def room(fleet: FleetSnapshot, long: LongWork, *, interactive: bool) -> Room:
-    """That of one of both alone."""
+def room(fleet: FleetSnapshot, long: LongWork, on_decode: OnDecode = nothing, *, interactive: bool) -> Room:
+    """That of one of both alone. Prompts that decode computes itself wait for no prefill worker; those of batch do, and
+    so are no burden to decode while there is much to do."""
     decode, prefill = fleet.believed(ROLE_DECODE), fleet.believed(ROLE_PREFILL)
     short = _prefill_room(prefill, long, 1.0 if interactive else _BATCH_AHEAD_SHARE, fleet.now_s)
     may_long = short and (not prefill or long.requests < max(1, len(prefill) - _kept(prefill, long)))
     if interactive:
-        return Room(short, may_long, _places(decode, fleet.now_s), _blocks(decode, 1.0))
+        return Room(short, may_long, _places(decode, fleet.now_s), _blocks(decode, 1.0), on_decode)
     return Room(short, may_long, _batch_places(decode), _blocks(decode, _BATCH_SHARE))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from segue.router.queueing.slo import SloClass
@@ -64,17 +64,28 @@ class Ahead:
 NOTHING_AHEAD = Ahead()
 
 
+OnDecode = Callable[[int], bool]
+
+
+def nothing(tokens: int) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What may start now: a short prompt, a long one; so many answers and blocks of KV cache in decode."""
+    """What may start now: a short prompt, a long one; so many answers and blocks of KV cache in decode.
+
+    ``on_decode`` says of a prompt's tokens whether decode computes it anyway: prefill needs no room for it.
+    """
 
     short: bool
     long: bool
     places: float = math.inf
     blocks: float = math.inf
+    on_decode: OnDecode = field(default=nothing, compare=False)
 
     def takes_length(self, waiting: Waiting) -> bool:
-        return self.long if waiting.long else self.short
+        return (self.long if waiting.long else self.short) or self.on_decode(waiting.prompt_tokens)
 
     def takes(self, waiting: Waiting) -> bool:
         return self.takes_length(waiting) and waiting.n <= self.places and waiting.blocks <= self.blocks
