@@ -175,6 +175,13 @@ def test_prompt_tokens_queued_ahead_are_weighed_by_the_measured_rate() -> None:
     assert Admission(2.0).refusal(fleet(faster, decode), DEMAND, PATIENT) is None
 
 
+def test_a_prompt_that_decode_computes_waits_for_a_place_alone() -> None:
+    queued = worker(PREFILL, requests=1, tokens=10**6)
+    assert predicted_wait(fleet(queued, worker(DECODE, requests=1)), DEMAND, on_decode=True).seconds == 0
+    full = worker(DECODE, requests=16, rates=Rates(decode_s=4.0))
+    assert predicted_wait(fleet(queued, full), DEMAND, on_decode=True).what == "a place in decode"
+
+
 def test_a_free_worker_of_the_pool_is_enough() -> None:
     full = worker(PREFILL, 0, requests=1, tokens=10**6)
     assert Admission().refusal(fleet(full, worker(PREFILL, 1), worker(DECODE)), DEMAND, PATIENT) is None

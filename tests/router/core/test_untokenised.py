@@ -92,3 +92,13 @@ def test_whoever_comes_after_one_that_was_refused_is_looked_at(room: WaitingRoom
         with pytest.raises(Overloaded):
             room.check_untokenised(DEMAND)
     assert links.looks == 3
+
+
+def test_what_decode_computes_is_refused_for_no_queue_before_prefill(links: Links) -> None:
+    as_links: Any = links
+    room = WaitingRoom(as_links, Admission(), lambda request, fleet: None, 1.0, lambda fleet, tokens: tokens < 100)
+    links.queued_tokens = 10**6
+    room.check(Demand(60.0, prompt_tokens=64), links.snapshot())
+    for demand in (Demand(60.0, prompt_tokens=200), Demand(1.0, prompt_tokens=64, slo_class="batch")):
+        with pytest.raises(Overloaded, match="the wait for prefill"):
+            room.check(demand, links.snapshot())

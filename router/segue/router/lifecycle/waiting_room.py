@@ -119,7 +119,10 @@ class WaitingRoom:
 
     def _require_room(self, demand: Demand, slo_class: SloClass, fleet: FleetSnapshot, now_s: float) -> None:
         ahead = self._ahead(slo_class, demand, fleet, now_s)
-        if (refusal := self._admission.refusal(fleet, demand, slo_class, ahead)) is not None:
+        refusal = self._admission.refusal(fleet, demand, slo_class, ahead)
+        if refusal is not None and slo_class.interactive and self._on_decode(fleet, demand.prompt_tokens):
+            refusal = self._admission.refusal(fleet, demand, slo_class, ahead, on_decode=True)
+        if refusal is not None:
             raise Overloaded(refusal.reason, retry_after_s=refusal.retry_after_s)
         if (full := self._queue.full(slo_class.name, demand.tenant, demand.prompt_tokens)) is not None:
             raise Overloaded(f"the queue is full: {full}; try again in a second", retry_after_s=_RETRY_S)

@@ -94,10 +94,16 @@ class Admission:
     bounds: QueueBounds = DEFAULT_BOUNDS
 
     def refusal(
-        self, fleet: FleetSnapshot, demand: Demand, slo_class: SloClass, ahead: Ahead = NOTHING_AHEAD
+        self,
+        fleet: FleetSnapshot,
+        demand: Demand,
+        slo_class: SloClass,
+        ahead: Ahead = NOTHING_AHEAD,
+        *,
+        on_decode: bool = False,
     ) -> Refusal | None:
-        """None: take it."""
-        wait = predicted_wait(fleet, demand, ahead)
+        """None: take it. ``on_decode``: decode would compute the prompt, whatever waits for prefill."""
+        wait = predicted_wait(fleet, demand, ahead, on_decode=on_decode)
         if not wait.seconds:  # Whatever the limit is, which takes a look at all workers.
             return None
         limit_s, bound = self._limit(fleet, demand, slo_class)
@@ -133,10 +139,12 @@ def prefill_s(fleet: FleetSnapshot, prompt_tokens: int) -> float:
     return min(seconds) if seconds else FIRST_PREFILL(prompt_tokens)
 
 
-def predicted_wait(fleet: FleetSnapshot, demand: Demand, ahead: Ahead = NOTHING_AHEAD) -> Wait:
+def predicted_wait(
+    fleet: FleetSnapshot, demand: Demand, ahead: Ahead = NOTHING_AHEAD, *, on_decode: bool = False
+) -> Wait:
     """How long this request would be held up by others. 0 where a pool is empty: whoever plans says so better."""
     prefill, decode = fleet.believed(ROLE_PREFILL), fleet.believed(ROLE_DECODE)
-    wait = Wait(_prefill_wait_s(prefill, ahead, fleet.now_s), "prefill")
+    wait = Wait(0.0 if on_decode else _prefill_wait_s(prefill, ahead, fleet.now_s), "prefill")
     if not decode or _takes_anything(decode, ahead):
         return wait
     places = Wait(_places_wait_s(decode, demand, ahead, fleet.now_s), "a place in decode")
