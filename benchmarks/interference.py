@@ -208,13 +208,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     load = Load(options.chats, (64, 96), options.long_tokens, options.long_every_s, options.quiet_s, options.noisy_s)
     options.log_dir.mkdir(parents=True, exist_ok=True)
+    command = shlex.split(options.segue_command)
     setup = Setup(ensure_embedded_model(), options.log_dir, 300.0, 1, "float32")
     turns = [Turn(**one) for one in json.loads(options.json.read_text())] if options.json.exists() else []
     first = max((turn.round_ for turn in turns), default=0) + 1
     for round_ in range(first, first + options.rounds):
         order = (SEGUE, AGGREGATED) if round_ % 2 else (AGGREGATED, SEGUE)
         for stack in order:
-            with up(stack, setup, shlex.split(options.segue_command), options.disaggregation) as urls, OtherWork() as other:
+            with up(stack, setup, command, options.disaggregation) as urls, OtherWork() as other:
                 outcomes = asyncio.run(one_turn(urls, load, 1000 * round_))
             turns.append(figures(stack, round_, outcomes, other.cores))
             print(turns[-1], flush=True)
