@@ -94,11 +94,19 @@ async def test_where_no_router_is_heard_everything_stays() -> None:
 
 
 async def test_what_there_is_no_room_for_is_told_and_tried_again() -> None:
-    running = Running(settings("act"), FakePools(1, 1, room=3))
+    running = Running(settings("act"), FakePools(1, 1, room=2))
     assert await running.look(0.0, busy()) == (1, 1)
+    assert "there is room for 2" in running.scaled.view().of("prefill").reason
+    running.pools.room = 3
+    assert await running.look(1.0, busy()) == (2, 1), "one of the two that are wanted"
     assert "there is room for 3" in running.scaled.view().of("prefill").reason
     running.pools.room = 9
-    assert await running.look(1.0, busy()) == (3, 1)
+    assert await running.look(62.0, busy()) == (3, 1)
+
+
+async def test_what_shrinks_does_so_although_there_is_no_room_for_what_grows() -> None:
+    running = Running(settings("act", down_window_s=0), FakePools(1, 2, room=2))
+    assert await running.look(0.0, busy()) == (1, 1)
 
 
 async def test_a_budget_is_not_exceeded_before_anything_is_measured_either() -> None:

@@ -87,3 +87,5 @@ def test_what_a_pod_has_to_itself_is_what_its_containers_ask_for() -> None:
         "GPU": 2.0,
     }
     assert resources_of({}) == {}
+    for written, cpus in (("1500m", 1.5), ("250000u", 0.25), ("0.5", 0.5), ("1k", 1000.0)):
+        assert resources_of({"spec": {"containers": [{"resources": {"requests": {"cpu": written}}}]}}) == {"CPU": cpus}

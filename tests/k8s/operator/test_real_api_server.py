@@ -70,6 +70,38 @@ async def test_scale_reads_and_writes_replicas_alone(server: Server, api: Api) -
         await api.patch("PDPool", "segue", "scaled-decode", {"spec": {"replicas": 65}}, "scale")
 
 
+async def test_who_scales_by_what_he_has_read_does_not_write_over_somebody_else(server: Server, api: Api) -> None:
+    await _made(server, "counted")
+    await _looked(api, "counted")
+    read = (await _pool(api, "counted-decode"))["metadata"]["resourceVersion"]
+    await api.patch("PDPool", "segue", "counted-decode", {"spec": {"replicas": 3}}, "scale")
+    change = {"metadata": {"resourceVersion": read}, "spec": {"replicas": 2}}
+    with pytest.raises(ApiError) as raised:
+        await api.patch("PDPool", "segue", "counted-decode", change, "scale")
+    assert raised.value.status == 409
+    change["metadata"]["resourceVersion"] = (await _pool(api, "counted-decode"))["metadata"]["resourceVersion"]
+    await api.patch("PDPool", "segue", "counted-decode", change, "scale")
+    assert (await _pool(api, "counted-decode"))["spec"]["replicas"] == 2
+
+
+async def test_somebody_elses_service_is_left_alone(server: Server, api: Api) -> None:
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "taken", "namespace": "segue"},
+        "spec": {"selector": {"app": "theirs"}, "ports": [{"port": 80}]},
+    }
+    await api.create(theirs)
+    await _made(server, "taken")
+    with pytest.raises(ApiError, match="there is a Service taken that isn't this PDCluster's"):
+        await _looked(api, "taken", 1)
+    service = await api.get("Service", "segue", "taken")
+    assert service is not None
+    assert service["spec"]["selector"] == {"app": "theirs"}
+    assert "ownerReferences" not in service["metadata"]
+    assert await api.get("Service", "segue", "taken-routers") is not None, "all else is made"
+
+
 async def test_spec_and_status_are_written_apart(server: Server, api: Api) -> None:
     await _made(server, "apart")
     await _looked(api, "apart")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from segue.base.errors import Conflict, NotFound
@@ -15,6 +15,7 @@ from segue.cluster.autoscaling.fleet_watch import FleetWatch
 from segue.cluster.autoscaling.scaled_pools import ScaledPools
 from segue.cluster.autoscaling.settings import AutoscalerSettings
 from segue.cluster.autoscaling.with_pools import Orders
+from segue.cluster.pools import PoolName, PoolsView
 from segue.cluster.resizing import ResizablePools
 from segue.cluster.scaling.policy import Decision
 
@@ -78,13 +79,27 @@ class Autoscaler:
         """What could not be done, and why; and whether anything was."""
         try:
             if given.scale:
-                await self._pools.scale(given.scale)
+                return await self._scale(given)
             if (turn := given.turn) is not None:
                 log.info("worker_turns", worker_id=turn.worker_id, pool=turn.pool)
                 await self._pools.turn(turn.worker_id, turn.pool)
         except (Conflict, NotFound) as error:  # No room, or it has just gone: the next look will see.
             return error.message, False
-        return given.held, bool(given.scale or given.turn)
+        return given.held, given.turn is not None
+
+    async def _scale(self, given: Orders) -> tuple[str, bool]:
+        """As many workers as there is room for: that not all of them have any is no reason to start none. Raises
+        Conflict: there is room for none."""
+        scale, held = dict(given.scale), given.held
+        while True:
+            try:
+                await self._pools.scale(scale)
+            except Conflict as error:
+                held, scale = error.message, _one_less(scale, self._pools.view())
+                if not scale:
+                    raise
+            else:
+                return held, True
 
     def _log(self, decision: Decision, held: str, now_s: float) -> None:
         pools = decision.prefill, decision.decode
@@ -102,6 +117,15 @@ class Autoscaler:
         if what != known or now_s - at_s >= _REPEAT_S:
             self._logged = what, now_s
             log.info(event, **figures)
+
+
+def _one_less(scale: Mapping[PoolName, int], view: PoolsView) -> dict[PoolName, int]:
+    """With a worker less in the pool that grows most; without pools that don't change. Empty if none grows."""
+    growth = {pool: count - view.of(pool).desired for pool, count in scale.items()}
+    most = max(growth, key=lambda pool: growth[pool])
+    if growth[most] <= 0:
+        return {}
+    return {pool: count - (pool == most) for pool, count in scale.items() if growth[pool] - (pool == most)}
 
 
 @asynccontextmanager

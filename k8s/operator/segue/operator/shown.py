@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from segue.cluster.pools import POOL_NAMES, Phase, PoolName, PoolsView, PoolView, PoolWorker
 from segue.operator.api import Api
 from segue.operator.names import COMPONENT, COMPONENTS, Manifest, labels_of, pool_name
 from segue.operator.observed import workers_of
 from segue.operator.workers import WORKER_PORT
+
+_SUFFIXES: Final = {"": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3}
+_ALL_SUFFIXES: Final = "".join(_SUFFIXES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,4 +91,6 @@ def resources_of(pod: Manifest) -> dict[str, float]:
 
 
 def _cpus(quantity: str) -> float:
-    return float(quantity.removesuffix("m")) / 1000 if quantity.endswith("m") else float(quantity)
+    """As the API server writes them: ``2``, ``500m``; as it may, ``1k`` or ``100u``."""
+    number = quantity.rstrip(_ALL_SUFFIXES)
+    return float(number) * _SUFFIXES[quantity[len(number) :]]
