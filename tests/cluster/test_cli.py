@@ -85,6 +85,12 @@ def test_scaling_that_makes_no_sense_is_refused_before_anything_starts(arguments
     assert says in result.output
 
 
+def test_more_router_processes_than_ray_runs_are_refused_before_anything_starts() -> None:
+    result = CliRunner().invoke(app, ["up", "--ray", "--processes", "2", "--insecure"])
+    assert result.exit_code == 2
+    assert "on Ray the router is one process" in result.output
+
+
 def test_the_command_line_needs_no_engine_to_show_its_help() -> None:
     code = (
         "import sys; from segue.cli.main import app\n"

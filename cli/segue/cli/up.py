@@ -119,6 +119,7 @@ def up(
     """Run a cluster on this machine until Ctrl-C: a router, prefill workers and decode workers."""
     from rich.console import Console
 
+    from segue.base.errors import SettingsError
     from segue.cli.running import Run, new_run_dir, run_cluster
     from segue.cluster.environment import choose_device
     from segue.cluster.local import FlexSettings, LocalCluster, PoolSettings, cuda_engine_installed, this_machine
@@ -168,6 +169,10 @@ def up(
         decode_args = as_flags("--engine-arg", decode_engine_arg)
         flex_args = as_flags("--engine-arg", flex_engine_arg)
         if ray:
+            if processes > 1:
+                raise SettingsError(
+                    f"--processes is {processes}, and on Ray the router is one process; run further routers apart"
+                )
             from segue.cluster.on_ray.settings import RayCluster
 
             on_ray = RayCluster(
