@@ -6,6 +6,7 @@ import pytest
 
 from segue.proto.inference_pb2 import Path
 from segue.proto.kv_transfer_pb2 import Ticket
+from segue.proto.sampling_pb2 import FINISH_REASON_ABORT as ABORT
 from segue.proto.sampling_pb2 import SamplingParams
 from segue.proto.worker_pb2 import EngineUsage, RequestOutput, Transfer
 from segue.router.lifecycle.actions import Abort, Emit, Release, Send
@@ -112,3 +113,51 @@ def test_a_path_of_prefill_alone_names_no_decode_worker() -> None:
     run.on_output(PREFILL, RequestOutput(request_id="run-0.1", token_ids=[300], finish_reason=LENGTH), 10.5)
     timings = run.timings.message(run.path, run.output_tokens)
     assert (timings.path, timings.decode_worker, timings.itl_mean_s) == (Path.PATH_PREFILL_ONLY, "", 0)
+
+
+LOCAL = Plan(None, DECODE, prefill_tokens=1)  # Of a prompt of three tokens.
+
+
+def test_of_an_answer_that_we_end_ourselves_counts_what_was_expected_to_be_cached() -> None:
+    """By a stop string or a cancel: the engine, which is stopped, doesn't say what it had."""
+    run = new_run()
+    run.go_on(LOCAL, 10.0)
+    assert run.timings.cached_prompt_tokens == 0  # Nothing has come yet.
+    run.on_output(DECODE, RequestOutput(request_id="run-0.1", token_ids=[300]), 10.5)
+    run.cancel()
+    assert run.timings.cached_prompt_tokens == 2
+
+
+def test_what_the_engine_says_of_its_cache_counts_more_than_what_was_expected() -> None:
+    run = new_run()
+    run.go_on(LOCAL, 10.0)
+    usage = EngineUsage(input_tokens=3, cached_tokens=1, computed_tokens=2)
+    run.on_output(DECODE, RequestOutput(request_id="run-0.1", token_ids=[300], finish_reason=LENGTH, usage=usage), 10.5)
+    assert run.timings.cached_prompt_tokens == 1
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_what_was_cached_of_a_prompt_is_kept_when_the_answer_goes_on_elsewhere(moved: bool) -> None:
+    run = new_run()
+    run.go_on(LOCAL, 10.0)
+    run.on_output(DECODE, RequestOutput(request_id="run-0.1", token_ids=[300]), 10.5)
+    if moved:
+        usage = EngineUsage(input_tokens=3, cached_tokens=1, computed_tokens=2)
+        run.on_output(DECODE, RequestOutput(request_id="run-0.1", finish_reason=ABORT, usage=usage), 10.6)
+    else:
+        run.on_worker_lost(DECODE)
+    run.go_on(Plan(None, "decode-1", prefill_tokens=4), 10.7)
+    usage = EngineUsage(input_tokens=4, cached_tokens=0, computed_tokens=4)
+    last = RequestOutput(request_id="run-0.2", token_ids=[301], finish_reason=LENGTH, usage=usage)
+    run.on_output("decode-1", last, 11.0)
+    assert run.timings.cached_prompt_tokens == (1 if moved else 2)
+
+
+def test_of_a_worker_that_was_lost_before_its_first_token_nothing_counts() -> None:
+    run = new_run()
+    run.go_on(LOCAL, 10.0)
+    run.on_worker_lost(DECODE)
+    run.go_on(Plan(None, "decode-1", prefill_tokens=3), 10.7)
+    run.on_output("decode-1", RequestOutput(request_id="run-0.2", token_ids=[300]), 11.0)
+    run.cancel()
+    assert run.timings.cached_prompt_tokens == 0

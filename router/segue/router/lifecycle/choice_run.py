@@ -128,7 +128,10 @@ class ChoiceRun:
         self._leg += 1
         self.leg_id = f"{self.run_id}.{self._leg}"
         self.plan = plan
-        self.timings.on_plan(plan.reason if plan.prefill_id is None else "")
+        if plan.prefill_id is None:
+            self.timings.on_plan(plan.reason, self.prompt_tokens - plan.prefill_tokens if plan.prefill_tokens else 0)
+        else:
+            self.timings.on_plan("", 0)
         self.timings.on_sent(now_s)
         if self.held is not None or plan.prefill_id is None:
             return self._to_decode(now_s)
@@ -186,6 +189,8 @@ class ChoiceRun:
         if output.token_ids and self.phase is Phase.DECODE:  # Sampled before the worker stopped.
             sampled = RequestOutput(token_ids=output.token_ids, logprobs=output.logprobs)
             actions = [action for action in self._on_tokens(sampled, now_s) if not isinstance(action, Abort)]
+        if output.HasField("usage") and self.phase is Phase.DECODE:
+            self.timings.on_usage(output.usage)
         if output.HasField("offer"):
             if self.movable:
                 actions += self._kv.release()

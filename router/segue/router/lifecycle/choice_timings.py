@@ -19,6 +19,9 @@ class ChoiceTimings:
         self._path_reason = path_reason
         self._accepted_s = now_s
         self._local_reason = ""
+        self._expected_cached = 0
+        self._local_cached: int | None = None  # By the decode worker that computed the prompt, once it has said so.
+        self._began_after = 0  # Interruptions.
         self._sent_s: float | None = None
         self._token_1_s: float | None = None
         self._decode_first_s: float | None = None
@@ -28,9 +31,12 @@ class ChoiceTimings:
         self._transfer = Transfer()
         self._continuations: list[Continuation] = []
 
-    def on_plan(self, local_reason: str) -> None:
-        """``local_reason``: why decode computes the prompt, if it does."""
+    def on_plan(self, local_reason: str, expected_cached: int) -> None:
+        """``local_reason``: why decode computes the prompt, if it does; ``expected_cached``: the tokens of it that it
+        then probably has in its cache."""
         self._local_reason = local_reason
+        if self._token_1_s is None:
+            self._expected_cached = expected_cached
 
     def on_sent(self, now_s: float) -> None:
         """To the first worker; later ones don't count as queueing."""
@@ -68,25 +74,33 @@ class ChoiceTimings:
 
     def on_tokens(self, worker_id: str, output: RequestOutput, now_s: float) -> None:
         if self._token_1_s is None:  # The prompt was computed by decode.
-            self._token_1_s = now_s
+            self._token_1_s, self._began_after = now_s, len(self._continuations)
         if self._decode_first_s is None:
             self._decode_first_s = now_s
         self._decode_worker = worker_id
         self.last_s = now_s
         if output.HasField("usage"):
             self._decode = output.usage
+            self.on_usage(output.usage)
             if self._continuations:
                 self._continuations[-1].reused_tokens = output.usage.transferred_tokens
         if output.HasField("transfer"):
             self._transfer = output.transfer
 
+    def on_usage(self, usage: EngineUsage) -> None:
+        """A decode worker is done with its part. What a second one had is of the answer as well as of the prompt."""
+        if self._token_1_s is not None and len(self._continuations) == self._began_after:
+            self._local_cached = usage.cached_tokens
+
     @property
     def cached_prompt_tokens(self) -> int:
-        """Of the worker that computed the prompt."""
+        """Of the worker that computed the prompt; what was expected of a decode worker that didn't come to say, since
+        the answer was ended before."""
         if self._prefill_worker:
             return self._prefill.cached_tokens
-        # What a second decode worker had is of the answer as well as of the prompt.
-        return 0 if self._continuations else self._decode.cached_tokens
+        if self._local_cached is not None:
+            return self._local_cached
+        return 0 if self._token_1_s is None else self._expected_cached
 
     def message(self, path: Path, output_tokens: int) -> Timings:
         sent_s = self._accepted_s if self._sent_s is None else self._sent_s
