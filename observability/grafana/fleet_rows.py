@@ -78,7 +78,7 @@ FLEET_ROWS = (
             Panel(
                 "Transfers at a time",
                 {"{{pool}}": rate("segue_kv_transfer_seconds_sum", CLASS, "pool")},
-                about="By Little's law; near 1 a decode worker's link is never free.",
+                about="By Little's law; near as many as there are decode workers, their links are never free.",
             ),
             Panel("Transfers by outcome", {"{{outcome}}": rate("segue_kv_transfers_total", ROUTER, "outcome")}, "ops"),
             Panel(

@@ -234,6 +234,13 @@ def test_a_generator_that_was_the_bottleneck_says_so(
     assert word in report.problems[0]
 
 
+def test_a_load_of_which_nothing_was_measured_is_no_result() -> None:
+    report = judge([], [GeneratorLoad((0.001,) * 100, 1.0, 10.0)], 0.05)
+
+    assert not report.valid
+    assert "no request was measured" in report.problems[0]
+
+
 def test_a_result_comes_back_from_its_file(tmp_path: Path) -> None:
     outcomes = [answered(), failed(0.5)]
     result = Result(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segue.cli.failures import fail, settings_errors
-from segue.cli.fleet import Address, OperationsKey, Tls, TlsCaFile, TlsCertFile, TlsKeyFile
+from segue.cli.fleet import Address, Tls, TlsCaFile, TlsCertFile, TlsKeyFile
 from segue.cli.options import tls_files
 
 if TYPE_CHECKING:
@@ -29,7 +29,12 @@ def explain(
     max_tokens: Annotated[int, typer.Option(min=1, help="Length of the answer that is planned for.")] = 16,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds the answer may take.")] = 60.0,
-    api_key: OperationsKey = "",
+    api_key: Annotated[
+        str,
+        typer.Option(
+            envvar="SEGUE_API_KEY", help="A client's key, if the router has keys: one for operations asks for nothing."
+        ),
+    ] = "",
     tls: Tls = False,
     tls_ca: TlsCaFile = "",
     tls_cert: TlsCertFile = "",

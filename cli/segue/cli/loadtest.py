@@ -148,7 +148,7 @@ def loadtest(
 
     With --rate or --trace the loop is open: requests go out when they are due, whatever became of those before, and
     latencies count from then. With --concurrency it is closed. Exit status: 0 measured, 1 goodput below the bound,
-    3 the generator could not keep up, so that the figures don't count.
+    3 the generator could not keep up or nothing was measured, so that the figures don't count.
     """
     from segue.cli.load_display import LoadDisplay, show
     from segue.loadtest.describe import describe

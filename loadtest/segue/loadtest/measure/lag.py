@@ -49,6 +49,10 @@ def judge(send_lags_s: Sequence[float], loads: Sequence[GeneratorLoad], max_lag_
         else f"it used {100 * cpu_share:.0f} % of a core, so other work had the processor: give it a quieter machine"
     )
     problems = []
+    if not send_lags_s:
+        problems.append(
+            "no request was measured: the load test sent none, or none after its warm-up; let it run longer"
+        )
     for name, lag in (("requests were sent", send), ("the generator's event loop woke", loop)):
         if lag.p99 > max_lag_s:
             problems.append(

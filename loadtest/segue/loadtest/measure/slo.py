@@ -22,7 +22,7 @@ class Slo:
     def parse(cls, text: str) -> tuple[str, Slo]:
         """``chat=ttft_s:0.5,tokens_per_s:30`` or, for requests without a class, ``ttft_s:0.5,itl_s:0.05``.
 
-        Also with ``:`` after the class, as the router writes it. Raises ValueError saying how an SLO is written.
+        Raises ValueError saying how an SLO is written.
         """
         head, _, tail = text.partition("=")
         name, bounds = (head, tail) if tail else ("", head)
