@@ -151,8 +151,10 @@ REQUEST_ROWS = (
             Panel(
                 "Prompt tokens",
                 {
-                    "computed": f"{total('segue_prompt_tokens_total', ROUTER)}"
-                    f" - {total('segue_cached_prompt_tokens_total', ROUTER)}",
+                    "computed by prefill": total("segue_prefill_computed_tokens_total", ROUTER),
+                    "computed by decode": f"clamp_min({total('segue_prompt_tokens_total', ROUTER)}"
+                    f" - {total('segue_cached_prompt_tokens_total', ROUTER)}"
+                    f" - {total('segue_prefill_computed_tokens_total', ROUTER)}, 0)",
                     "cached": total("segue_cached_prompt_tokens_total", ROUTER),
                 },
                 stacked=True,
