@@ -12,7 +12,6 @@ import random
 import resource
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -58,7 +57,7 @@ class Counts:
     failed: int = 0
     tokens: int = 0
     messages: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, int] = field(default_factory=dict)
     stories: list[str] = field(default_factory=list)
 
 
@@ -133,7 +132,8 @@ class Streams:
             counts.failed += 1
         else:
             counts.wrong += 1
-        counts.failures[error.split(" ", 1)[0] or "wrong"] += 1
+        word = error.split(" ", 1)[0] or "wrong"
+        counts.failures[word] = counts.failures.get(word, 0) + 1
         if len(counts.stories) < _KEPT:
             counts.stories.append(f"after {stream}: {error or 'the end'}")
 
