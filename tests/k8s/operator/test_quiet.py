@@ -27,6 +27,9 @@ class Objects:
     async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         return self.live.get((kind, name))
 
+    async def named(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        return self.live.get((kind, name))
+
     async def list(self, kind: str, namespace: str, labels: dict[str, str]) -> list[Manifest]:
         return [one for (of, _), one in self.live.items() if of == kind]
 
