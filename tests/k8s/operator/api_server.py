@@ -113,7 +113,8 @@ class ApiServer(KubernetesEmulator):
             self._taken(key, change)
         if request.resource.plural in _OURS and (broken := refusals(result, live)):
             return aiohttp.web.json_response({"message": f"{request.name} is invalid: {'; '.join(broken)}"}, status=422)
-        await self._store(key, result)
+        if "dryRun" not in request.params:
+            await self._store(key, result)
         return aiohttp.web.json_response(result)
 
     def _applied(self, key: Any, live: Manifest, change: Manifest, manager: str) -> Manifest:

@@ -147,7 +147,8 @@ async def test_the_api_servers_own_words_reach_whoever_scales_out_of_bounds(worl
         with pytest.raises(
             Conflict, match="replicas must lie between minReplicas and maxReplicas, the bounds in the PDCluster"
         ):
-            await pools.scale({"decode": 99})
+            await pools.scale({"prefill": 3, "decode": 99})
+        assert world.replicas("PDPool", "chat-prefill") == 1, "both or none"
     async with Api(world.login) as api, KubernetesPools(api, "segue", "other") as pools:
         with pytest.raises(NotFound, match="no PDCluster other in namespace segue"):
             await pools.scale({"decode": 2})

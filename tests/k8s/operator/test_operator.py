@@ -135,6 +135,7 @@ async def test_a_bad_spec_is_told_and_what_runs_goes_on(world: World) -> None:
         await world.settle(lambda: world.condition("PDCluster", "chat", "Accepted").get("status") == "False")
         told = world.condition("PDCluster", "chat", "Accepted")
         assert told["reason"] == "InvalidSpec"
+        assert world.ready(), "what runs is told of as ever"
         assert "prefill: args has --port, which the operator sets; take it out" in told["message"]
         router = world.api.find("Deployment", "chat-router")
         assert router is not None

@@ -79,6 +79,10 @@ async def test_who_scales_by_what_he_has_read_does_not_write_over_somebody_else(
     with pytest.raises(ApiError) as raised:
         await api.patch("PDPool", "segue", "counted-decode", change, "scale")
     assert raised.value.status == 409
+    await api.check_scale("segue", "counted-decode", 9)
+    with pytest.raises(ApiError, match="replicas must lie between minReplicas and maxReplicas"):
+        await api.check_scale("segue", "counted-decode", 65)
+    assert (await _pool(api, "counted-decode"))["spec"]["replicas"] == 3, "it was only asked"
     change["metadata"]["resourceVersion"] = (await _pool(api, "counted-decode"))["metadata"]["resourceVersion"]
     await api.patch("PDPool", "segue", "counted-decode", change, "scale")
     assert (await _pool(api, "counted-decode"))["spec"]["replicas"] == 2

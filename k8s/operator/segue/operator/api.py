@@ -116,6 +116,12 @@ class Api:
         path = _path(kind, namespace, name, subresource)
         await self._call("PATCH", path, body=change, content="application/merge-patch+json")
 
+    async def check_scale(self, namespace: str, name: str, replicas: int) -> None:
+        """Raises ApiError as to scale this PDPool to so many would; nothing is changed."""
+        path, change = _path("PDPool", namespace, name, "scale"), {"spec": {"replicas": replicas}}
+        content, params = "application/merge-patch+json", {"dryRun": "All"}
+        await self._call("PATCH", path, body=change, content=content, params=params)
+
     async def create(self, manifest: Manifest) -> None:
         await self._call("POST", _path(manifest["kind"], manifest["metadata"]["namespace"]), body=manifest)
 

@@ -36,7 +36,7 @@ def desired_state(cluster: Manifest, seen: Observed, now_s: float) -> Plan:
     try:
         spec = parse_spec(cluster["spec"])
     except BadSpec as error:
-        return Plan(tuple(refused_status(cluster, str(error), now_s)))
+        return Plan(tuple(refused_status(cluster, str(error), seen, now_s)))
     look = _Look(cluster, spec, seen, now_s)
     actions: list[Action] = []
     for manifest in render_cluster(cluster, spec):

@@ -71,8 +71,13 @@ class KubernetesPools:
             if count < 1:
                 raise InvalidRequest(f"{name} is to have {count} workers; a pool has at least 1", param=name)
         await self._check_mode(desired)
-        for name, count in desired.items():
-            await self._write_scale(name, count)
+        # Both or none, where one of them may be refused.
+        pools = {pool_name(self._cluster, name): count for name, count in desired.items()}
+        for pool, count in pools.items():
+            with _told(f"PDPool {pool}"):
+                await self._api.check_scale(self._namespace, pool, count)
+        for pool, count in pools.items():
+            await self._asked("PDPool", pool, {"spec": {"replicas": count}}, "scale")
         await self._look()
 
     async def drain(self, worker_id: str) -> None:
@@ -128,9 +133,6 @@ class KubernetesPools:
                 f"scaling.mode of PDCluster {self._cluster} is {mode}, which sets how many {roles} workers there are; "
                 f"{fixed}, or set the mode to External"
             )
-
-    async def _write_scale(self, pool: PoolName, count: int) -> None:
-        await self._asked("PDPool", pool_name(self._cluster, pool), {"spec": {"replicas": count}}, "scale")
 
     async def _one_less(self, pool: PoolName, worker_id: str) -> None:
         """Than there are by then: of two who each drain one worker neither may write the other's number again."""

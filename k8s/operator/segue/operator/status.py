@@ -17,35 +17,39 @@ from segue.operator.spec import ClusterSpec
 _OF_JOINT: Final = frozenset({"scaling", "recommended", "reason"})
 
 
-def refused_status(cluster: Manifest, message: str, now_s: float) -> list[Action]:
-    """Of a cluster whose spec can't be followed. What runs goes on running as it was."""
-    told = [Condition("Accepted", False, "InvalidSpec", f"{message}; nothing is changed until this is put right")]
-    return _told(cluster, {"observedGeneration": _generation(cluster)}, told, now_s)
+def refused_status(cluster: Manifest, message: str, seen: Observed, now_s: float) -> list[Action]:
+    """Of a cluster whose spec can't be followed. What runs goes on running as it was, and is told of as ever."""
+    refused = Condition("Accepted", False, "InvalidSpec", f"{message}; nothing is changed until this is put right")
+    return _told(cluster, _figures(cluster, seen), [refused, _serving(cluster, seen)], now_s)
 
 
 def cluster_status(cluster: Manifest, spec: ClusterSpec, seen: Observed, now_s: float) -> list[Action]:
-    name = cluster["metadata"]["name"]
-    ready: dict[PoolName, int] = {role: sum(one.ready for one in seen.workers.get(role, ())) for role in POOL_NAMES}
-    routers = (seen.object("Deployment", f"{name}-router") or {}).get("status", {}).get("readyReplicas", 0)
-    missing = [role for role in POOL_NAMES if not ready[role]]
-    missing_text = [f"no {role} worker is ready" for role in missing] + ["no router is ready"] * (not routers)
-    counts = f"{routers} routers, {ready['prefill']} prefill and {ready['decode']} decode workers are ready"
-    told = [
-        Condition("Accepted", True, "Valid", "the spec is followed"),
-        Condition(
-            "Ready", not missing_text, "NotServing" if missing_text else "Serving", "; ".join(missing_text) or counts
-        ),
-    ]
-    status: dict[str, Any] = {
-        "observedGeneration": _generation(cluster),
-        "endpoint": f"http://{name}.{cluster['metadata']['namespace']}.svc:8000/v1",
-        "routers": routers,
-        "prefill": ready["prefill"],
-        "decode": ready["decode"],
-    }
+    status = _figures(cluster, seen)
     if spec.scaling.mode == "Joint":
         status["scaling"] = seen.joint.reason or "nothing has been measured yet"
-    return _told(cluster, status, told, now_s)
+    accepted = Condition("Accepted", True, "Valid", "the spec is followed")
+    return _told(cluster, status, [accepted, _serving(cluster, seen)], now_s)
+
+
+def _figures(cluster: Manifest, seen: Observed) -> dict[str, Any]:
+    """Of what there is, whatever was asked for."""
+    name = cluster["metadata"]["name"]
+    return {
+        "observedGeneration": _generation(cluster),
+        "endpoint": f"http://{name}.{cluster['metadata']['namespace']}.svc:8000/v1",
+        "routers": (seen.object("Deployment", f"{name}-router") or {}).get("status", {}).get("readyReplicas", 0),
+        **{role: sum(one.ready for one in seen.workers.get(role, ())) for role in POOL_NAMES},
+    }
+
+
+def _serving(cluster: Manifest, seen: Observed) -> Condition:
+    ready = _figures(cluster, seen)
+    missing = [f"no {role} worker is ready" for role in POOL_NAMES if not ready[role]]
+    missing += ["no router is ready"] * (not ready["routers"])
+    if missing:
+        return Condition("Ready", False, "NotServing", "; ".join(missing))
+    counts = f"{ready['routers']} routers, {ready['prefill']} prefill and {ready['decode']} decode workers are ready"
+    return Condition("Ready", True, "Serving", counts)
 
 
 def pool_status(
