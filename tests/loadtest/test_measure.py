@@ -190,6 +190,18 @@ def test_where_the_time_went_is_told_apart_from_the_way_to_the_client() -> None:
     assert (legs.prefill_workers, legs.decode_workers) == (1, 1)
 
 
+@pytest.mark.parametrize(("path", "gaps"), [("seeded", 1), ("recomputed", 1), ("local", 2), ("exact", 2)])
+def test_decodes_pace_is_of_the_gaps_that_its_time_holds(path: str, gaps: int) -> None:
+    """Three tokens. Where decode begins with token 1, by itself or once more, two gaps follow, else one."""
+    outcome = answered()
+    outcome.legs = Legs(path, decode_s=0.2, decode_worker="d")
+
+    legs = summarize([outcome], SLOS).legs
+
+    assert legs is not None
+    assert legs.decode_itl_s.mean == pytest.approx(0.2 / gaps)
+
+
 @given(
     st.lists(
         st.tuples(st.floats(0, 30), st.floats(0, 2), st.lists(st.floats(0, 1), max_size=5)), min_size=1, max_size=20

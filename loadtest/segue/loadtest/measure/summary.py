@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from segue.loadtest.measure.distribution import Distribution
-from segue.loadtest.measure.outcome import Outcome
+from segue.loadtest.measure.outcome import Legs, Outcome
 from segue.loadtest.measure.slo import Slo, SloTable
 
 
@@ -155,11 +155,21 @@ def _legs(outcomes: Sequence[Outcome]) -> LegFigures | None:
         transfer_s=Distribution.of([legs.transfer_s for legs in moved]),
         transfer_bytes_mean=float(np.mean([legs.transfer_bytes for legs in moved])) if moved else 0.0,
         decode_s=Distribution.of([legs.decode_s for _, legs in told]),
-        # Token 1 is prefill's, and decode's first one ends the hand-off.
         decode_itl_s=Distribution.of(
-            [legs.decode_s / (one.output_tokens - 2) for one, legs in told if legs.decode_s and one.output_tokens > 2]
+            [
+                legs.decode_s / gaps
+                for one, legs in told
+                if legs.decode_s and (gaps := one.output_tokens - _before_decode(legs)) > 0
+            ]
         ),
         prefill_workers=len({legs.prefill_worker for _, legs in told} - {""}),
         decode_workers=len({legs.decode_worker for _, legs in told} - {""}),
         outside_s=Distribution.of([one.sent_ttft_s - legs.ttft_s for one, legs in told]),
     )
+
+
+def _before_decode(legs: Legs) -> int:
+    """How many tokens come up to the one with which decode's time begins: that is token 1 where decode computes the
+    prompt, or samples that token again; else token 1 is prefill's, and decode's first one, which ends the hand-off, the
+    second."""
+    return 1 if legs.path in ("local", "exact") else 2
