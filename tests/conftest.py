@@ -17,8 +17,11 @@ from tests.scheduling import EnginesTogether
 from tests.simulated import SimulatedCluster, running_simulation
 
 # Machines are shared: what takes long says nothing about the code.
-settings.register_profile("shared cores", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared cores")
+_ON_SHARED_CORES = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The same examples whenever the code is the same: what fails, fails for a change, and for whoever looks into it, too.
+settings.register_profile("the same again", _ON_SHARED_CORES, derandomize=True)
+settings.register_profile("explore", _ON_SHARED_CORES)  # Others each time: --hypothesis-profile=explore
+settings.load_profile("the same again")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

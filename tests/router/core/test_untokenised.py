@@ -9,6 +9,7 @@ import pytest
 from segue.base.errors import Overloaded
 from segue.proto.kv_transfer_pb2 import BlockLayout
 from segue.proto.worker_pb2 import EngineFacts, Load, Role, WorkerState
+from segue.router.lifecycle import waiting_room
 from segue.router.lifecycle.waiting_room import WaitingRoom
 from segue.router.queueing.admission import Admission, Demand
 from segue.router.workers.fleet import FleetSnapshot, WorkerView
@@ -45,6 +46,23 @@ class Links:
         return FleetSnapshot((prefill, decode))
 
 
+class Clock:
+    """In the room's place of ``time``: it stands still unless it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(waiting_room, "time", made)
+    return made
+
+
 @pytest.fixture
 def links() -> Links:
     return Links()
@@ -69,6 +87,13 @@ def test_what_is_left_of_deadlines_differs_and_few_are_looked_at(
     for number in range(32):
         room.check_untokenised(Demand(50.0 - 1e-4 * number, slo_class=slo_class))
     assert links.looks <= 2
+
+
+def test_after_a_moment_one_is_looked_at_again(room: WaitingRoom, links: Links, clock: Clock) -> None:
+    for _ in range(4):
+        room.check_untokenised(DEMAND)
+        clock.now_s += 1.0
+    assert links.looks == 4
 
 
 def test_one_of_another_class_is_looked_at(room: WaitingRoom, links: Links) -> None:
