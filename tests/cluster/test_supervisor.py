@@ -26,11 +26,10 @@ def python(name: str, code: str, folder: Path) -> ProcessSpec:
 
 def is_running(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    # A grandchild that was killed and that nobody has waited for yet is a zombie: over all the same.
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return state != "Z"  # A grandchild that was killed and that nobody has waited for yet is over all the same.
 
 
 async def eventually(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
