@@ -69,6 +69,14 @@ def metrics(exposition: Exposition) -> RouterMetrics:
     return RouterMetrics(exposition, DEFAULT_CLASSES, max_tenants=2)
 
 
+@pytest.mark.parametrize("outcome", ["cancelled", "invalid_request"])
+def test_what_is_the_clients_own_doing_misses_no_slo(
+    exposition: Exposition, metrics: RouterMetrics, outcome: str
+) -> None:
+    metrics.on_finished(record(outcome, ttft_s=0.2))
+    assert Scraped(exposition)("segue_slo_requests_total", slo_class="chat", slo="missed") == 0
+
+
 def test_goodput_counts_what_met_its_class(exposition: Exposition, metrics: RouterMetrics) -> None:
     metrics.on_finished(record(ttft_s=0.5, itl_mean_s=1 / 30))
     metrics.on_finished(record(ttft_s=0.6, itl_mean_s=0.01))

@@ -105,7 +105,8 @@ REFUSED = Metric(
 SLO = Metric(
     "segue_slo_requests_total",
     "counter",
-    "Goodput: requests of classes that have an SLO; met is answered within it, missed is everything else but cancels.",
+    "Goodput: requests of classes that have an SLO; met is answered within it, missed is everything else but cancels "
+    "and invalid requests.",
     ("slo_class", "slo"),
 )
 PROMISED_TTFT = Metric(

@@ -18,7 +18,8 @@ from segue.router.metrics.totals import Totals
 from segue.router.metrics.window import Look, Looks
 from segue.router.queueing.slo import SloClass, SloClasses
 
-_NO_FAILURES = frozenset({"ok", Cancelled.default_code, InvalidRequest.default_code})
+_CLIENTS_DOING = frozenset({Cancelled.default_code, InvalidRequest.default_code})
+_NO_FAILURES = _CLIENTS_DOING | {"ok"}
 _EXACTLY = 1.0 + 1e-6  # Timings are single-precision.
 
 
@@ -123,7 +124,7 @@ class RouterMetrics(RouterObserver):
         self._tenants.count(record)
         self._count_times(record)
         slo = self._promised.get(record.slo_class)
-        if slo is not None and record.outcome != "cancelled":
+        if slo is not None and record.outcome not in _CLIENTS_DOING:
             met = meets(slo, record)
             self.slo.add(1, record.slo_class, "met" if met else "missed")
             totals.judged += 1
