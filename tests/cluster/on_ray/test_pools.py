@@ -7,22 +7,22 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-pytest.importorskip("ray")
-
 from segue.base.errors import SettingsError
-from segue.cluster.on_ray import manager as manager_module
-from segue.cluster.on_ray import pools as pools_module
-from segue.cluster.on_ray.manager import Manager
-from segue.cluster.on_ray.pools import RayPools
 from segue.cluster.on_ray.process_actor import Place, ProcessActor
 from segue.cluster.on_ray.settings import RayCluster, RouterPorts
 from segue.cluster.pools import POOL_NAMES
 from segue.cluster.resizing import nobody_works
 
+if TYPE_CHECKING:  # They import Ray.
+    from segue.cluster.on_ray.manager import Manager
+    from segue.cluster.on_ray.pools import RayPools
+
+POOLS = "segue.cluster.on_ray.pools"
+MANAGER = "segue.cluster.on_ray.manager"
 CLUSTER = RayCluster("model", "/log", drain_timeout_s=30.0)
 PORTS = RouterPorts("127.0.0.1", 1, 2, 3)
 
@@ -68,17 +68,19 @@ class Ray:
 
 
 @pytest.fixture
-def patched(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setattr(pools_module, "_ANSWER_S", 0.05)
-    monkeypatch.setattr(pools_module, "_LOOK_S", 0.01)
-    monkeypatch.setattr(pools_module, "remove_placement_group", lambda group: None)
+def patched(ray: Any, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(f"{POOLS}._ANSWER_S", 0.05)
+    monkeypatch.setattr(f"{POOLS}._LOOK_S", 0.01)
+    monkeypatch.setattr(f"{POOLS}.remove_placement_group", lambda group: None)
     return monkeypatch
 
 
 @asynccontextmanager
 async def watched(patched: pytest.MonkeyPatch, ray: Ray) -> AsyncIterator[RayPools]:
     """The pools of a manager that finds these actors."""
-    patched.setattr(pools_module, "ray", ray)
+    from segue.cluster.on_ray.pools import RayPools
+
+    patched.setattr(f"{POOLS}.ray", ray)
     pools = RayPools(CLUSTER, PORTS, nobody_works)
     pools.adopt()
     watching = asyncio.create_task(pools.watch_actors())
@@ -99,7 +101,7 @@ def place(pid: int, *, stopping: bool = False) -> Place:
 
 
 async def test_one_that_waits_for_resources_holds_up_no_look_at_the_others(patched: pytest.MonkeyPatch) -> None:
-    patched.setattr(pools_module, "_ANSWER_S", 3600.0)
+    patched.setattr(f"{POOLS}._ANSWER_S", 3600.0)
     actors = {"prefill-0": Actor(), "decode-0": Actor(place(1)), "decode-1": Actor(place(2))}
     async with watched(patched, Ray(actors)) as pools:
         await until(pools, prefill_0="restarting", decode_0="running", decode_1="running")
@@ -163,6 +165,8 @@ class RefusedPort:
 
 
 def a_manager(patched: pytest.MonkeyPatch, router: Actor) -> Manager:
+    from segue.cluster.on_ray.manager import Manager
+
     made = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda _: router))
     context = SimpleNamespace(was_current_actor_reconstructed=False)
     util = SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1", list_named_actors=list)
@@ -172,8 +176,8 @@ def a_manager(patched: pytest.MonkeyPatch, router: Actor) -> Manager:
         get_runtime_context=lambda: context,
         kill=lambda actor, *, no_restart: router.ended.set(),
     )
-    patched.setattr(manager_module, "ray", fake)
-    patched.setattr(pools_module, "ray", fake)
+    patched.setattr(f"{MANAGER}.ray", fake)
+    patched.setattr(f"{POOLS}.ray", fake)
     return Manager(CLUSTER, "token")
 
 
@@ -181,7 +185,7 @@ async def test_a_cluster_that_could_not_start_can_be_ended_and_has_no_workers(pa
     router = Actor(place(1))
     router.ended.set()
     manager = a_manager(patched, router)
-    patched.setattr(manager_module, "serve_pools", lambda *_, **__: RefusedPort())
+    patched.setattr(f"{MANAGER}.serve_pools", lambda *_, **__: RefusedPort())
     for _ in range(2):
         with pytest.raises(SettingsError, match="choose another --pools-port"):
             await manager.start()
@@ -193,7 +197,7 @@ async def test_a_cluster_that_could_not_start_can_be_ended_and_has_no_workers(pa
 
 async def test_whoever_asks_again_for_the_end_waits_for_the_same_one(patched: pytest.MonkeyPatch) -> None:
     """As after a ``segue down`` that was interrupted."""
-    patched.setattr(RayPools, "start", lambda self: None)
+    patched.setattr(f"{POOLS}.RayPools.start", lambda self: None)
     router = Actor(place(1))
     manager = a_manager(patched, router)
     addresses = await manager.start()
