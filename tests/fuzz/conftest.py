@@ -57,6 +57,10 @@ class Front:
         assert not self.faults, self.faults[:3]
 
 
+# What gRPC logs of a call whose client leaves, or whose deadline passes, in the moment that it is begun or answered.
+_CLIENT_HAS_LEFT = {"CancelledError", "ExecuteBatchError"}
+
+
 class _Errors(logging.Handler):
     """What gRPC, aiohttp and asyncio log as errors: exceptions that got as far as them."""
 
@@ -65,6 +69,9 @@ class _Errors(logging.Handler):
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        kind = record.exc_info[0] if record.exc_info else None
+        if record.name == "grpc._cython.cygrpc" and kind is not None and kind.__name__ in _CLIENT_HAS_LEFT:
+            return
         self.texts.append(f"{record.name}: {self.format(record)}")
 
 
