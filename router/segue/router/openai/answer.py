@@ -127,6 +127,13 @@ class Answer(ABC):
             handle.cancel()
         self._complete()
 
+    def let_go(self) -> None:
+        """Nobody waits any more: cancel what still runs, and keep nothing that keeps this. The error has passed frames
+        that have the answer; such a ring would wait for the garbage collector to look at what is old."""
+        self.cancel()
+        self.handles.clear()
+        self.error = None
+
     def usage(self) -> wire.Json:
         return wire.usage([last.usage for last in self._last])
 

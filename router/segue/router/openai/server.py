@@ -151,7 +151,7 @@ class _Edge:
             return await _unary(answer)
         finally:
             # Whatever ended this handler (the answer, an error, the client's going), nothing may run on.
-            answer.cancel()
+            answer.let_go()
 
     async def _generation(
         self, headers: RequestHeaders, ask: Ask, prompt: Prompt, model: ServedModel, deadline: float

@@ -61,6 +61,11 @@ class StreamAnswer(Answer):
             self._write_text[choice] = self._writer.text_writer(*self._chunks.parts[choice])
         self._write(self._chunks.text(choice, text))
 
+    def let_go(self) -> None:
+        super().let_go()
+        self._writer, self._write = None, _drop
+        self._write_text.clear()
+
     def _hold(self, data: bytes) -> None:
         self._waiting.append(data)
         resolve(self.begun)
@@ -105,6 +110,10 @@ class StreamAnswer(Answer):
         else:
             self.error = error
         self._complete()
+
+
+def _drop(data: bytes) -> None:
+    return
 
 
 class EventWriter:
