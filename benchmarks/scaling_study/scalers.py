@@ -99,15 +99,12 @@ def scalers(gpus: int) -> list[Candidate]:
     pace = Pace(Direction(0.0, 4, 60.0), Direction(300.0, 1, 60.0), bounds)
     apart = ScalingPolicy(Targets(), pace, pace)
     jointly = ScalingPolicy(Targets(), pace, pace, Joint(Budget(gpus)))
-    keeping = Joint(Budget(gpus), use=0.95, pause_s=5.0, grow_step=8, release_s=300.0)
-    steadily = ScalingPolicy(Targets(), pace, pace, keeping)
     begin = gpus // 4
     return [
         Candidate("pool rules (llm-d)", begin, begin, lambda: PoolRules(gpus - 1)),
         Candidate("Segue, each pool", begin, begin, lambda: Policy(apart)),
         Candidate("Segue, joint", begin, begin, lambda: Policy(jointly)),
         Candidate("Segue, joint with flex", begin, begin, lambda: Policy(jointly, flex=True)),
-        Candidate("Segue, joint, keeps 300 s", begin, begin, lambda: Policy(steadily)),
     ]
 
 

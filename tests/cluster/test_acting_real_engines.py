@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.variant, pytest.
 
 BUDGET = 4
 # A small part of what an engine on a CPU can do is to be its fair share, so that little is a load; short windows.
-FIGURES = {"joint_use": 0.15, "window_s": 10, "interval_s": 2, "warm_after_s": 5}
+FIGURES = {"joint_use": 0.15, "joint_room_starts": 1, "window_s": 10, "interval_s": 2, "warm_after_s": 5}
 PACE = {"joint_patience_s": 5, "joint_pause_s": 5, "down_window_s": 15, "down_period_s": 5}
 STARTUP_S = 900.0
 HEAVY = ("-c", "6", "-n", "24", "--input-tokens", "200-300", "--output-tokens", "32-64")

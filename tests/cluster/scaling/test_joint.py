@@ -47,8 +47,9 @@ def test_a_steady_mix_is_followed_to_an_end_and_the_budget_kept_on_the_way(
         moved = move(joint, balance, split, work, now_s)
         if split.gpus(budget) <= budget.gpus:
             assert moved.split.gpus(budget) <= budget.gpus
-        assert abs(moved.split.prefill - split.prefill) <= 1
-        assert abs(moved.split.decode - split.decode) <= 1
+        if moved.split.prefill < split.prefill or moved.split.decode < split.decode:
+            assert abs(moved.split.prefill - split.prefill) <= 1
+            assert abs(moved.split.decode - split.decode) <= 1
         assert min(moved.split.prefill, moved.split.decode) >= 1
         split, balance = moved.split, moved.balance
         seen.append((split.prefill, split.decode))
@@ -71,27 +72,6 @@ def test_a_short_peak_takes_no_worker_from_the_other_pool() -> None:
     assert (lasting.split.prefill, lasting.split.decode) == (3, 1)
 
 
-@given(st.lists(works, min_size=1, max_size=80), st.integers(1, 8), st.sampled_from([0.0, 30.0, 60.0, 300.0]))
-def test_no_gpu_is_given_back_that_a_load_within_the_release_time_needed(
-    loads: list[Work], grow_step: int, release_s: float
-) -> None:
-    joint = Joint(Budget(12), grow_step=grow_step, release_s=release_s)
-    split, balance = Split(2, 2, 0.0), Balance()
-    needed: list[tuple[float, int]] = []
-    for look, work in enumerate(loads):
-        now_s = 5.0 * look
-        needed.append((now_s, best_split(joint.budget, work, joint.use, 1 + joint.gain).gpus(joint.budget)))
-        moved = move(joint, balance, split, work, now_s)
-        gpus = moved.split.gpus(joint.budget)
-        assert gpus <= joint.budget.gpus
-        if gpus < split.gpus(joint.budget):
-            assert now_s >= release_s
-            # Of a trade whose other half doesn't fit yet nothing is seen here: a worker takes one GPU in either pool.
-            assert gpus >= min(split.gpus(joint.budget), max(gpu for at_s, gpu in needed if now_s - at_s <= release_s))
-        split, balance = moved.split, moved.balance
-    assert len(balance.needed) <= release_s / 5.0 + 2
-
-
 def test_several_workers_come_at_once_where_the_budget_has_them() -> None:
     joint = Joint(Budget(12), grow_step=4)
     work = Work(prompt_tokens_per_s=6_000, output_tokens_per_s=1_000, prefill_rate=1_000, decode_rate=1_000)
@@ -99,9 +79,20 @@ def test_several_workers_come_at_once_where_the_budget_has_them() -> None:
     assert (moved.split.prefill, moved.split.decode) == (6, 2)
 
 
-def test_a_release_time_or_a_growth_that_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match="grow_step 0 must be 1 or more and release_s -1 0 or more"):
-        Joint(Budget(4), grow_step=0, release_s=-1)
+def test_nothing_is_given_back_where_it_may_not_be_but_workers_are_traded() -> None:
+    joint = Joint(Budget(6), patience_s=0.0, may_give_back=False)
+    quiet = Work(prompt_tokens_per_s=100, output_tokens_per_s=100, prefill_rate=1_000, decode_rate=1_000)
+    moved = move(joint, Balance(), Split(3, 3, 0.0), quiet, 0.0)
+    assert (moved.split.prefill, moved.split.decode) == (3, 3)
+    assert moved.reason.endswith("nothing is given back yet")
+    long = Work(prompt_tokens_per_s=3_000, output_tokens_per_s=500, prefill_rate=1_000, decode_rate=1_000)
+    traded = move(joint, Balance(), Split(3, 3, 0.0), long, 0.0)
+    assert (traded.split.prefill, traded.split.decode) == (4, 2)
+
+
+def test_a_growth_or_a_room_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="grow_step 0 must be 1 or more, room_starts -1 and start_s 60 0 or more"):
+        Joint(Budget(4), grow_step=0, room_starts=-1)
 
 
 def test_a_budget_too_small_for_both_pools_is_refused_with_the_figures() -> None:

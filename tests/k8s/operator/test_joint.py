@@ -79,12 +79,12 @@ def one_of_each() -> PoolsView:
     return pools_as_asked({"prefill": 1, "decode": 1}, {"prefill": (worker("p"),), "decode": (worker("d"),)})
 
 
-async def test_prompts_that_one_worker_cannot_read_in_time_get_another_within_the_budget() -> None:
+async def test_prompts_that_one_worker_cannot_read_in_time_get_others_within_the_budget() -> None:
     async with serving(load()) as (_, address):
         decided = await JointScaler().decide(spec(), [address], one_of_each())
-        assert decided.pools == {"prefill": 2}
+        assert decided.pools == {"prefill": 3}
         assert "1+1 serves" in decided.reason
-        assert {pool: one.workers for pool, one in decided.wanted.items()} == {"prefill": 2, "decode": 1}
+        assert {pool: one.workers for pool, one in decided.wanted.items()} == {"prefill": 3, "decode": 1}
         assert "1+1 serves" in decided.wanted["prefill"].reason
         held = await JointScaler().decide(spec(gpus=2), [address], one_of_each())
     assert held.pools == {}, "the budget is used up"
@@ -94,7 +94,7 @@ async def test_what_comes_to_every_process_of_a_router_adds_up() -> None:
     async with serving(load("r0-0", 0.5)) as (_, first), serving(load("r0-1", 0.5)) as (_, second):
         half = await JointScaler().decide(spec(), [first], one_of_each())
         whole = await JointScaler().decide(spec(), [first, second], one_of_each())
-    assert (half.pools, whole.pools) == ({}, {"prefill": 2})
+    assert (half.pools, whole.pools) == ({}, {"prefill": 3})
 
 
 def router_pod(name: str, ip: str, *args: str) -> Manifest:
@@ -135,6 +135,14 @@ def test_the_policy_has_the_clusters_budget_and_bounds() -> None:
     budget = policy.joint.budget
     assert (budget.gpus, budget.prefill_gpus, budget.decode_gpus) == (24, 4, 2)
     assert (policy.prefill.bounds.most, policy.decode.bounds.least) == (3, 2)
+    assert (policy.joint.grow_step, policy.joint.room_starts) == (4, 10)
+
+
+def test_the_policy_has_the_clusters_rules() -> None:
+    rules = {"mode": "Joint", "joint": {"growStep": 1, "roomStarts": 0}}
+    policy = policy_of(parse_spec(cluster(scaling=rules, budget={"gpus": 4})["spec"]))
+    assert policy.joint is not None
+    assert (policy.joint.grow_step, policy.joint.room_starts) == (1, 0)
 
 
 def test_a_pod_that_is_still_to_be_made_counts_as_one_that_starts() -> None:

@@ -67,8 +67,9 @@ def as_if_asked_for(view: PoolsView, now_s: float) -> PolicyState:
 def not_done(before: PolicyState, after: PolicyState) -> PolicyState:
     """What is remembered of a decision that changed nothing: what was asked for. Rate limits and pauses count what was
     done."""
-    return PolicyState(
-        replace(after.prefill, changes=before.prefill.changes),
-        replace(after.decode, changes=before.decode.changes),
-        replace(after.balance, changed_s=before.balance.changed_s),
+    return replace(
+        after,
+        prefill=replace(after.prefill, changes=before.prefill.changes),
+        decode=replace(after.decode, changes=before.decode.changes),
+        balance=replace(after.balance, changed_s=before.balance.changed_s),
     )

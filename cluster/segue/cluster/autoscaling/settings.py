@@ -42,8 +42,9 @@ class ScalingFigures:
     joint_gain: float = 0.1
     joint_patience_s: float = 15.0
     joint_pause_s: float = 15.0
-    joint_grow_step: int = 1
-    joint_release_s: float = 0.0
+    joint_grow_step: int = 4
+    joint_room_starts: float = 10.0
+    joint_start_s: float = 60.0
     ttft_attainment: float = 0.95
     itl_attainment: float = 0.95
     warm_after_s: float = 30.0
@@ -118,7 +119,8 @@ def _policy(given: ScalingFigures) -> ScalingPolicy:
             patience_s=given.joint_patience_s,
             pause_s=given.joint_pause_s,
             grow_step=given.joint_grow_step,
-            release_s=given.joint_release_s,
+            room_starts=given.joint_room_starts,
+            start_s=given.joint_start_s,
         )
     return ScalingPolicy(
         targets=Targets(

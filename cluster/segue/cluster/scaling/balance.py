@@ -1,5 +1,5 @@
 """How fast a joint decision is followed: trades one worker at a time, and not before a direction has lasted; growing at
-once; giving back only what for a while nothing has needed.
+once.
 
 Both pools move in one step or not at all: half a trade would leave the budget exceeded or a GPU idle.
 """
@@ -17,9 +17,10 @@ class Joint:
 
     ``use`` is how much of a pool's capacity the SLO tolerates to be used. Another split must serve ``gain`` more of the
     work to be worth a change. A change that takes a worker from a pool must have been wanted for ``patience_s``;
-    growing into what the budget has left needs none, and takes up to ``grow_step`` workers a pool. A GPU is given back
-    once no load of the last ``release_s`` would have needed it: a worker that is missed takes its time to come again.
-    Between two changes lie ``pause_s`` at least. Splits outside ``limits`` don't count.
+    growing into what the budget has left needs none, and takes up to ``grow_step`` workers a pool. Between two changes
+    lie ``pause_s`` at least. Splits outside ``limits`` don't count. There is room for the load of the last
+    ``room_starts`` times that a worker takes to start (``room.py``), which is ``start_s`` until it has been measured;
+    before so long a time has been seen, ``may_give_back`` is False and no GPU becomes free that the budget has.
     """
 
     budget: Budget
@@ -27,24 +28,27 @@ class Joint:
     gain: float = 0.1
     patience_s: float = 15.0
     pause_s: float = 15.0
-    grow_step: int = 1
-    release_s: float = 0.0
+    grow_step: int = 4
+    room_starts: float = 10.0
+    start_s: float = 60.0
     limits: Limits = UNLIMITED
+    may_give_back: bool = True
 
     def __post_init__(self) -> None:
-        if self.grow_step < 1 or self.release_s < 0:
-            raise ValueError(f"grow_step {self.grow_step} must be 1 or more and release_s {self.release_s:g} 0 or more")
+        if self.grow_step < 1 or min(self.room_starts, self.start_s) < 0:
+            raise ValueError(
+                f"grow_step {self.grow_step} must be 1 or more, room_starts {self.room_starts:g} and start_s "
+                f"{self.start_s:g} 0 or more"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """What is remembered: the direction last wanted, (prefill, decode) as signs, and since when; the last change; the
-    best splits of late, (when, prefill, decode), newest last and the first from before ``release_s``."""
+    """What is remembered: the direction last wanted, (prefill, decode) as signs, and since when; the last change."""
 
     direction: tuple[int, int] = (0, 0)
     since_s: float = float("-inf")
     changed_s: float = float("-inf")
-    needed: tuple[tuple[float, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +72,8 @@ def move(joint: Joint, balance: Balance, now: Split, work: Work, now_s: float) -
         # At once: bounds are an order, not a recommendation.
         inside = inside if inside.gpus(joint.budget) <= joint.budget.gpus else best
         return Move(inside, f"{told}; bounds make it {_name(inside)}", replace(balance, changed_s=now_s))
-    balance = replace(balance, needed=_lately(balance.needed, best, now_s - joint.release_s, now_s))
-    if joint.release_s and _gives_back(joint, now, best):
-        best = _kept(joint, balance, now, work, now_s)
-        if best is now:
-            return Move(now, f"{told}; what was needed lately is kept", replace(balance, direction=(0, 0)))
+    if not joint.may_give_back and _gives_back(joint, now, best):
+        return Move(now, f"{told}; nothing is given back yet", replace(balance, direction=(0, 0)))
     if not _worth(joint, now, best):
         return Move(now, f"{told}; no other split is worth a change", replace(balance, direction=(0, 0)))
     told += f", {_name(best)} would serve {best.served:.0%}"
@@ -89,27 +90,8 @@ def move(joint: Joint, balance: Balance, now: Split, work: Work, now_s: float) -
     return Move(split, told, replace(balance, changed_s=now_s))
 
 
-def _lately(
-    needed: tuple[tuple[float, int, int], ...], best: Split, since_s: float, now_s: float
-) -> tuple[tuple[float, int, int], ...]:
-    """With one entry from before ``since_s``, by which it is known that the time is covered."""
-    before = [entry for entry in needed if entry[0] <= since_s]
-    after = [entry for entry in needed if entry[0] > since_s]
-    return (*before[-1:], *after, (now_s, best.prefill, best.decode))
-
-
 def _gives_back(joint: Joint, now: Split, best: Split) -> bool:
     return best.gpus(joint.budget) < now.gpus(joint.budget) <= joint.budget.gpus
-
-
-def _kept(joint: Joint, balance: Balance, now: Split, work: Work, now_s: float) -> Split:
-    """The smaller split that every load of the last ``release_s`` would have been content with, or ``now``."""
-    if now_s - balance.needed[0][0] < joint.release_s:
-        return now
-    prefill = max(entry[1] for entry in balance.needed)
-    decode = max(entry[2] for entry in balance.needed)
-    kept = Split(prefill, decode, served(prefill, decode, work, joint.use))
-    return kept if kept.gpus(joint.budget) < now.gpus(joint.budget) else now
 
 
 def _next(joint: Joint, now: Split, best: Split, direction: tuple[int, int]) -> tuple[int, int]:

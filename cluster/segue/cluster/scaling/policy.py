@@ -15,8 +15,11 @@ from segue.cluster.scaling.demand import Demand, Targets, decode_demand, prefill
 from segue.cluster.scaling.joint import Limits, Split, Work, served_by_each
 from segue.cluster.scaling.pace import Bounds, History, Pace, Step, asked_for, step
 from segue.cluster.scaling.readings import Cluster, Pool
+from segue.cluster.scaling.room import Keep, Load, Room
+from segue.cluster.scaling.starts import Starts, watched
 
-# A backlog should be gone within this time, on top of what arrives meanwhile.
+# A backlog should be gone within this time, on top of what arrives meanwhile, or within a start if that takes longer:
+# workers that are asked for to be done with it sooner come when it is gone.
 _CATCH_UP_S = 10.0
 
 
@@ -70,24 +73,16 @@ class PolicyState:
     prefill: History = field(default_factory=History)
     decode: History = field(default_factory=History)
     balance: Balance = field(default_factory=Balance)
+    starts: Starts = field(default_factory=Starts)
+    room: Room = field(default_factory=Room)
 
 
 def decide(policy: ScalingPolicy, state: PolicyState, cluster: Cluster, now_s: float) -> tuple[Decision, PolicyState]:
     """What to do now, and what to remember."""
-    now = Split(_present(cluster, "prefill"), _present(cluster, "decode"), 0.0)
-    if policy.joint is not None and (work := _work(cluster, policy.targets)).measured:
-        limits, guarded = _limits(policy, policy.joint, now, work, cluster)
-        moved = move(replace(policy.joint, limits=limits), state.balance, now, work, now_s)
-        # A lull, in which nothing can be measured, must find in the windows what the pools had until then.
-        prefill_kept = asked_for(policy.prefill, state.prefill, moved.split.prefill, now_s)
-        decode_kept = asked_for(policy.decode, state.decode, moved.split.decode, now_s)
-        return (
-            Decision(
-                PoolDecision("prefill", now.prefill, moved.split.prefill, moved.reason + guarded),
-                PoolDecision("decode", now.decode, moved.split.decode, moved.reason + guarded),
-            ),
-            PolicyState(prefill_kept, decode_kept, moved.balance),
-        )
+    state = replace(state, starts=watched(state.starts, cluster.workers, now_s))
+    if policy.joint is not None and (decided := _jointly(policy, policy.joint, state, cluster, now_s)) is not None:
+        return decided
+    now = _split(cluster)
     wanted = prefill_demand(cluster, policy.targets)
     prefill = step(policy.prefill, state.prefill, now.prefill, _asked(wanted, now.prefill), now_s)
     needed = decode_demand(cluster, policy.targets)
@@ -99,6 +94,42 @@ def decide(policy: ScalingPolicy, state: PolicyState, cluster: Cluster, now_s: f
         ),
         replace(state, prefill=prefill.history, decode=decode.history),
     )
+
+
+def _jointly(
+    policy: ScalingPolicy, joint: Joint, state: PolicyState, cluster: Cluster, now_s: float
+) -> tuple[Decision, PolicyState] | None:
+    """None where not all has been measured that it takes, or nothing arrives."""
+    now, targets, start_s = _split(cluster), policy.targets, state.starts.start_s(joint.start_s)
+    work = _work(cluster, targets, max(_CATCH_UP_S, start_s))
+    if not work.measured:
+        return None
+    limits, told = _limits(policy, joint, now, work, cluster)
+    keep = Keep(start_s, joint.room_starts, targets.ttft_attainment, targets.itl_attainment, joint.gain)
+    room = state.room.after(_load(cluster, work, now_s), keep.window_s)
+    sized = room.sized(work, keep)
+    if sized != work:
+        told = f"; that has room for the last {keep.window_s:.0f} s, now {_tokens(work)} come{told}"
+    joint = replace(joint, limits=limits, may_give_back=room.covers(keep.window_s))
+    moved = move(joint, state.balance, now, sized, now_s)
+    # A lull, in which nothing can be measured, must find in the windows what the pools had until then.
+    prefill_kept = asked_for(policy.prefill, state.prefill, moved.split.prefill, now_s)
+    decode_kept = asked_for(policy.decode, state.decode, moved.split.decode, now_s)
+    return (
+        Decision(
+            PoolDecision("prefill", now.prefill, moved.split.prefill, moved.reason + told),
+            PoolDecision("decode", now.decode, moved.split.decode, moved.reason + told),
+        ),
+        PolicyState(prefill_kept, decode_kept, moved.balance, state.starts, room),
+    )
+
+
+def _load(cluster: Cluster, work: Work, now_s: float) -> Load:
+    return Load(now_s, cluster.arriving_tokens_per_s / work.prefill_rate, work.output_tokens_per_s / work.decode_rate)
+
+
+def _tokens(work: Work) -> str:
+    return f"{work.prompt_tokens_per_s:.0f} prompt and {work.output_tokens_per_s:.0f} output tokens/s"
 
 
 def _limits(policy: ScalingPolicy, joint: Joint, now: Split, work: Work, cluster: Cluster) -> tuple[Limits, str]:
@@ -132,14 +163,18 @@ def _reason(demand: Demand, taken: Step) -> str:
     return f"{demand.reason}: {demand.workers} wanted" + (f"; {taken.held}" if taken.held else "")
 
 
-def _work(cluster: Cluster, targets: Targets) -> Work:
+def _work(cluster: Cluster, targets: Targets, catch_up_s: float) -> Work:
     backlog = cluster.queued_tokens + sum(worker.backlog_tokens for worker in cluster.of("prefill"))
     return Work(
-        prompt_tokens_per_s=cluster.arriving_tokens_per_s + backlog / _CATCH_UP_S,
+        prompt_tokens_per_s=cluster.arriving_tokens_per_s + backlog / catch_up_s,
         output_tokens_per_s=cluster.arriving_output_tokens_per_s,
         prefill_rate=warm_rate(cluster, "prefill", targets),
         decode_rate=warm_rate(cluster, "decode", targets),
     )
+
+
+def _split(cluster: Cluster) -> Split:
+    return Split(_present(cluster, "prefill"), _present(cluster, "decode"), 0.0)
 
 
 def _present(cluster: Cluster, pool: Pool) -> int:

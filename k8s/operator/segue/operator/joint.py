@@ -106,10 +106,11 @@ def policy_of(spec: ClusterSpec) -> ScalingPolicy:
     """Raises ValueError without a budget, which the spec's own check has refused."""
     if spec.budget is None:
         raise ValueError("scaling.mode Joint without a budget")
+    budget, rules = Budget(spec.budget.gpus, spec.prefill.cost, spec.decode.cost), spec.scaling.joint
     return ScalingPolicy(
         prefill=_pace(spec.prefill),
         decode=_pace(spec.decode),
-        joint=Joint(Budget(spec.budget.gpus, spec.prefill.cost, spec.decode.cost)),
+        joint=Joint(budget, grow_step=rules.grow_step, room_starts=rules.room_starts),
     )
 
 

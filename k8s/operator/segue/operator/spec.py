@@ -109,8 +109,17 @@ class Budget(_Part):
     gpus: int = Field(ge=2)
 
 
+class JointRules(_Part):
+    """``grow_step`` workers may start at once in a pool; there is room for the load of the last ``room_starts`` times
+    that a worker takes to start."""
+
+    grow_step: int = Field(default=4, ge=1)
+    room_starts: int = Field(default=10, ge=0)
+
+
 class Scaling(_Part):
     mode: Mode = "External"
+    joint: JointRules = JointRules()
 
 
 class ClusterSpec(_Part):
