@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -51,12 +52,12 @@ async def test_the_routers_own_deadline_says_how_far_it_came(codec: TextCodec) -
             decode.go.clear()
             code, details, word = await refused(InferenceStub(channel).GenerateUnary(ask()))
             assert (code, word) == (grpc.StatusCode.DEADLINE_EXCEEDED, "deadline_exceeded")
-            assert f"the request's {timeout_s:g} s passed" in details
             await until(lambda decode=decode: decode.submits.keys() == decode.aborted_at_s.keys())  # type: ignore[misc]
             router.assert_idle()
             if decode.submits:
                 break
-    assert details == f"the request's {timeout_s:g} s passed during decode, after 1 output tokens"
+    # What was left of them when the prompt had been read.
+    assert re.fullmatch(r"the request's [\d.]+ s passed during decode, after 1 output tokens", details)
 
 
 @pytest.mark.parametrize("method", ["Generate", "GenerateUnary"])

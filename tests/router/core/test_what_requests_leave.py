@@ -65,7 +65,7 @@ async def test_nothing_of_a_request_outlives_it(router: Router, pair: Pair, whol
 async def test_nothing_of_a_request_that_fails_outlives_it(router: Router, pair: Pair) -> None:
     async with SegueClient(router.address) as client, client.session() as session:
         with no_collector() as left:
-            with pytest.raises(DeadlineExceeded, match="passed during"):
+            with pytest.raises(DeadlineExceeded, match="s passed "):
                 async for _ in session.stream(PROMPT, max_tokens=4000, timeout_s=0.05):
                     pass
             await until(lambda: not left())
