@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.cluster.scaling.balance import Joint
@@ -149,6 +149,7 @@ def test_where_workers_start_at_once_little_is_kept() -> None:
     assert min(prefill for prefill, _ in splits[240:]) <= 3
 
 
+@settings(max_examples=8)
 @given(st.floats(0.2, 6.0), st.floats(0.2, 4.0), st.floats(0.2, 6.0), st.floats(0.2, 4.0))
 def test_a_steady_load_is_come_to_rest_at_within_the_window_and_before_it_nothing_is_given_back(
     prefill: float, decode: float, then_prefill: float, then_decode: float
