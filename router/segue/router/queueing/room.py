@@ -19,7 +19,7 @@ from segue.router.planning.prediction import (
     queue_s,
     queued_tokens,
 )
-from segue.router.queueing.waiting import OnDecode, Room, Rooms, nothing
+from segue.router.queueing.waiting import OnDecode, Room, Rooms, no_prompt
 from segue.router.workers.fleet import FleetSnapshot, WorkerView
 
 # Work ahead of a prefill worker. Measured: see docs/slo.md.
@@ -50,12 +50,12 @@ class LongWork:
     short_tokens: float = 0.0
 
 
-def rooms(fleet: FleetSnapshot, long: LongWork, on_decode: OnDecode = nothing) -> Rooms:
+def rooms(fleet: FleetSnapshot, long: LongWork, on_decode: OnDecode = no_prompt) -> Rooms:
     """No room where decode has no worker; whoever looks for one says so better."""
     return Rooms(room(fleet, long, on_decode, interactive=True), room(fleet, long, interactive=False))
 
 
-def room(fleet: FleetSnapshot, long: LongWork, on_decode: OnDecode = nothing, *, interactive: bool) -> Room:
+def room(fleet: FleetSnapshot, long: LongWork, on_decode: OnDecode = no_prompt, *, interactive: bool) -> Room:
     """That of one of both alone. Prompts that decode computes itself wait for no prefill worker; those of batch do, and
     so are no burden to decode while there is much to do."""
     decode, prefill = fleet.believed(ROLE_DECODE), fleet.believed(ROLE_PREFILL)

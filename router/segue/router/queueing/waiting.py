@@ -64,10 +64,12 @@ class Ahead:
 NOTHING_AHEAD = Ahead()
 
 
+# Whether decode would compute a prompt of so many tokens itself.
 OnDecode = Callable[[int], bool]
 
 
-def nothing(tokens: int) -> bool:
+def no_prompt(tokens: int) -> bool:
+    """All prompts go to prefill workers."""
     return False
 
 
@@ -82,7 +84,7 @@ class Room:
     long: bool
     places: float = math.inf
     blocks: float = math.inf
-    on_decode: OnDecode = field(default=nothing, compare=False)
+    on_decode: OnDecode = field(default=no_prompt, compare=False)
 
     def takes_length(self, waiting: Waiting) -> bool:
         return (self.long if waiting.long else self.short) or self.on_decode(waiting.prompt_tokens)
