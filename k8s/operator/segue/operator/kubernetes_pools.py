@@ -146,7 +146,7 @@ class KubernetesPools:
             try:
                 with _told(f"PDPool {name}", but=_CHANGED):
                     await self._api.patch("PDPool", self._namespace, name, change, "scale")
-            except ApiError:
+            except ApiError:  # Somebody changed it since: all else is told as what it is.
                 continue
             return
         raise Conflict(f"{pool} is changed by others just now, and {worker_id} stays; look, and drain it again")
